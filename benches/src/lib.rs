@@ -1,0 +1,1 @@
+//! Benchmarks of the workspace, one file per subject under `benches/`.

@@ -1,0 +1,1 @@
+//! Reads a config, builds the parts by name, runs.

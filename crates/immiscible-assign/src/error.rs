@@ -1,0 +1,78 @@
+/// Why no assignment was made.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum AssignError {
+    /// A value that is not a number, or infinite: a solver would answer with nonsense.
+    #[error("{what} holds {value} at row {row}, column {column}: every value must be finite")]
+    NonFinite {
+        /// "images", "candidates" (per image: as [B·k, D]) or "cost".
+        what: &'static str,
+        /// Its row, from 0.
+        row: usize,
+        /// Its column, from 0.
+        column: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Arrays whose sizes do not fit each other.
+    #[error("{what} has the shape {found:?}, but {expected:?} is needed here")]
+    ShapeMismatch {
+        /// The array.
+        what: &'static str,
+        /// The shape that the other arrays ask for.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// More or fewer noises than images, for an assigner that pairs them one to one.
+    #[error(
+        "\"{assigner}\" gives every image a noise of its own and uses all of them: {images} images need {images} \
+         noises, not {noises}"
+    )]
+    NotSquare {
+        /// The assigner.
+        assigner: &'static str,
+        /// Number of images.
+        images: usize,
+        /// Number of noises.
+        noises: usize,
+    },
+    /// Candidates per image, for an assigner that shares one set of noises among the images.
+    #[error(
+        "\"{assigner}\" shares one set of noises among all images: pass Candidates::Shared, or use \"knn\""
+    )]
+    NeedsShared {
+        /// The assigner.
+        assigner: &'static str,
+    },
+    /// One shared set of noises, for an assigner that picks among an image's own candidates.
+    #[error(
+        "\"{assigner}\" picks among candidates drawn for each image, so that no two images take the same noise: pass \
+         Candidates::PerImage, or use \"lapjv\" or \"greedy\" to share one set"
+    )]
+    NeedsPerImage {
+        /// The assigner.
+        assigner: &'static str,
+    },
+    /// A solver gave up, or answered with something that is not a permutation.
+    #[error("\"{assigner}\" found no assignment: {reason}")]
+    Solver {
+        /// The assigner.
+        assigner: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A name that is not in the registry.
+    #[error("there is no assigner \"{name}\": the assigners are {known}")]
+    UnknownAssigner {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// A name that is no [`Cost`](crate::Cost).
+    #[error("there is no cost \"{name}\": the costs are dot, squared_l2, l2")]
+    UnknownCost {
+        /// The name.
+        name: String,
+    },
+}

@@ -1,0 +1,78 @@
+use ndarray::{Array2, ArrayView2, Axis, parallel::prelude::*};
+
+use crate::{AssignError, Assigner, Assignment, Candidates, Problem, cost::all_finite};
+
+/// Best of k: every image takes the cheapest of its own candidates, the first of them if several are
+/// (Improved Immiscible Diffusion, arXiv 2505.18521, Algorithm 1).
+///
+/// Images do not compete, so the batch size does not matter and [`groups`](Problem::groups) change nothing. With the
+/// distances as cost the chosen noises are shorter than drawn ones (about 2 % less energy at k = 4, D = 3072), which a
+/// sampler that starts from a standard normal has not been trained for; [`Cost::Dot`](crate::Cost::Dot) has no such bias.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Knn;
+
+const NAME: &str = "knn";
+
+impl Assigner for Knn {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
+        let Problem {
+            images,
+            candidates,
+            cost,
+            groups,
+        } = *problem;
+        let Candidates::PerImage(noise) = candidates else {
+            return Err(AssignError::NeedsPerImage { assigner: NAME });
+        };
+        let (batch, k, dimension) = noise.dim();
+        if (batch, dimension) != images.dim() {
+            return Err(AssignError::ShapeMismatch {
+                what: "candidates",
+                expected: vec![images.nrows(), k, images.ncols()],
+                found: noise.shape().to_vec(),
+            });
+        }
+        let mut costs = Array2::zeros((batch, k));
+        costs
+            .axis_iter_mut(Axis(0))
+            .into_par_iter()
+            .zip(images.axis_iter(Axis(0)))
+            .zip(noise.axis_iter(Axis(0)))
+            .for_each(|((mut costs, image), noise)| {
+                for (c, noise) in costs.iter_mut().zip(noise.rows()) {
+                    *c = cost.between(image, noise);
+                }
+            });
+        self.solve(costs.view(), groups).map_err(|found| {
+            // An input is the better culprit, where one is.
+            let noise = noise.as_standard_layout();
+            let rows = noise.view().into_shape_with_order((batch * k, dimension));
+            let inputs = all_finite(images, "images")
+                .and_then(|()| rows.map_or(Ok(()), |rows| all_finite(rows, "candidates")));
+            inputs.err().unwrap_or(found)
+        })
+    }
+
+    fn solve(&self, cost: ArrayView2<f32>, _groups: Option<&[u32]>) -> Result<Assignment, AssignError> {
+        if cost.nrows() > 0 && cost.ncols() == 0 {
+            return Err(AssignError::ShapeMismatch {
+                what: "candidates",
+                expected: vec![cost.nrows(), 1],
+                found: cost.shape().to_vec(),
+            });
+        }
+        all_finite(cost, "cost")?;
+        let mut assignment = Assignment::default();
+        for row in cost.rows() {
+            let best = (1..row.len()).fold(0, |best, j| if row[j] < row[best] { j } else { best });
+            assignment.noise_of.push(best as u32);
+            assignment.cost += f64::from(row[best]);
+            assignment.identity_cost += f64::from(row[0]);
+        }
+        Ok(assignment)
+    }
+}

@@ -1,0 +1,42 @@
+use crate::{
+    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise,
+};
+use burn::tensor::Tensor;
+use immiscible_random::Key;
+use ndarray::{Array2, ArrayView2};
+
+/// Ordinary diffusion training: every image takes the noise that was drawn for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Independent;
+
+impl Coupling for Independent {
+    fn name(&self) -> &'static str {
+        "independent"
+    }
+
+    fn draw(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Draw<Tensor<4>>, CouplingError> {
+        draw_through_host(self, x0, pairing, key)
+    }
+
+    fn host(&self) -> Option<&dyn HostCoupling> {
+        Some(self)
+    }
+}
+
+impl HostCoupling for Independent {
+    fn draw_host(
+        &self,
+        x0: ArrayView2<f32>,
+        _pairing: &PairContext,
+        key: Key,
+    ) -> Result<Draw<Array2<f32>>, CouplingError> {
+        let noise = fresh_noise(x0.nrows(), x0.ncols(), key);
+        let statistics = Statistics::measure(x0, noise.view(), noise.view(), 0.0)?;
+        Ok(Draw { noise, statistics })
+    }
+}

@@ -1,0 +1,110 @@
+//! Draws the training noise of a batch on the host or on a Burn device, and reports what it did.
+//!
+//! Ordinary diffusion training gives every image an independent noise. Immiscible Diffusion (Li et al.,
+//! NeurIPS 2024, arXiv 2406.12303) first chooses *which* noise goes with which image; nothing else of the
+//! training step changes. A [`Coupling`] is that choice. Whatever it returns is the one noise that both
+//! `add_noise` and the target must see.
+
+mod assignment;
+mod config;
+mod context;
+mod error;
+mod independent;
+mod knn;
+mod statistics;
+
+pub use assignment::Assignment;
+pub use config::{COUPLINGS, CouplingConfig};
+pub use context::PairContext;
+pub use error::CouplingError;
+pub use independent::Independent;
+pub use knn::Knn;
+pub use statistics::Statistics;
+
+use burn::tensor::{Tensor, TensorData};
+use immiscible_random::Key;
+use ndarray::{Array2, ArrayView2};
+
+/// The noise of one batch, in image order, and what choosing it did.
+#[derive(Clone, Debug)]
+pub struct Draw<N> {
+    /// Row `i` is the noise of image `i`.
+    pub noise: N,
+    /// What the choice did to this batch.
+    pub statistics: Statistics,
+}
+
+/// Chooses the noise of every image of a batch.
+///
+/// A draw is a pure function of its arguments: the same images, context and key give the same noise.
+pub trait Coupling: Send + Sync {
+    /// The name under which a config selects it.
+    fn name(&self) -> &'static str;
+
+    /// Draws the noise of the batch `x0` on the device that holds it.
+    ///
+    /// # Shapes
+    /// `x0` and the noise are `[B, C, H, W]`. `x0` must be a plain tensor, outside any autodiff graph.
+    ///
+    /// # Errors
+    /// When a needed part of `pairing` is missing, or the images hold values that cannot be compared.
+    fn draw(&self, x0: &Tensor<4>, pairing: &PairContext, key: Key)
+    -> Result<Draw<Tensor<4>>, CouplingError>;
+
+    /// The same draw on host arrays, where the coupling has one. A trainer whose images come from the host
+    /// runs it in the loader's pipeline, a batch ahead, so that nothing of it delays the step.
+    fn host(&self) -> Option<&dyn HostCoupling> {
+        None
+    }
+}
+
+/// A coupling whose whole work happens on host arrays.
+pub trait HostCoupling: Send + Sync {
+    /// Draws the noise of the batch `x0`.
+    ///
+    /// # Shapes
+    /// `x0` and the noise are `[B, D]`, one flattened image a row.
+    ///
+    /// # Errors
+    /// As [`Coupling::draw`].
+    fn draw_host(
+        &self,
+        x0: ArrayView2<f32>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Draw<Array2<f32>>, CouplingError>;
+}
+
+/// Independent standard normal rows `0..rows`, the noise that every coupling starts from.
+fn fresh_noise(rows: usize, dimensions: usize, key: Key) -> Array2<f32> {
+    let mut noise = Array2::zeros((rows, dimensions));
+    if let Some(values) = noise.as_slice_mut() {
+        key.fill_normals(0, dimensions, values);
+    }
+    noise
+}
+
+/// The device form of a host coupling: the images are read back, the noise is uploaded.
+fn draw_through_host(
+    coupling: &dyn HostCoupling,
+    x0: &Tensor<4>,
+    pairing: &PairContext,
+    key: Key,
+) -> Result<Draw<Tensor<4>>, CouplingError> {
+    let shape = x0.dims();
+    let [rows, channels, height, width] = shape;
+    let values: Vec<f32> = x0.to_data().try_into_vec_as().map_err(CouplingError::device)?;
+    let images = ArrayView2::from_shape((rows, channels * height * width), &values);
+    let images = images.map_err(CouplingError::device)?;
+    let Draw { noise, statistics } = coupling.draw_host(images, pairing, key)?;
+    Ok(Draw {
+        noise: upload(noise, shape, &x0.device()),
+        statistics,
+    })
+}
+
+/// Puts host noise `[B, D]` on a device as `[B, C, H, W]`.
+pub fn upload(noise: Array2<f32>, shape: [usize; 4], device: &burn::tensor::Device) -> Tensor<4> {
+    let (values, _) = noise.into_raw_vec_and_offset();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}

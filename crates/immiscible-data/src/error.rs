@@ -1,0 +1,217 @@
+use std::io;
+use std::path::PathBuf;
+
+/// What can go wrong between a data set on disk and a batch. Each message names the file or value and the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The name is not in [`SOURCES`](crate::SOURCES).
+    #[error("no data set is called `{name}`; choose one of {known}")]
+    UnknownSource {
+        /// The name asked for.
+        name: String,
+        /// The names that exist.
+        known: String,
+    },
+    /// The data set lies on disk and `path` says not where.
+    #[error("data set `{name}` needs the option `path`: {wanted}")]
+    MissingPath {
+        /// Name of the data set.
+        name: String,
+        /// What the path must lead to.
+        wanted: &'static str,
+    },
+    /// An option that this data set does not use has been set.
+    #[error("data set `{name}` does not use the option `{option}` here; remove it")]
+    UnusedOption {
+        /// Name of the data set.
+        name: String,
+        /// The option.
+        option: &'static str,
+    },
+    /// `image_size` is out of range.
+    #[error("image_size = {size} is out of range; choose 1 to {max}")]
+    ImageSizeOption {
+        /// The value given.
+        size: usize,
+        /// The largest one allowed.
+        max: u32,
+    },
+    /// The operating system refuses the file or folder.
+    #[error("cannot read {path}: {source}; check the path and its permissions")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The folder holds none of the files that the data set is made of.
+    #[error("{path} holds no {wanted}; point `path` at the folder that does")]
+    NoFiles {
+        /// The folder.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: String,
+    },
+    /// A gzip file is cut short or damaged.
+    #[error("{path} is not a complete gzip file ({reason}); fetch it again")]
+    Gzip {
+        /// The file.
+        path: PathBuf,
+        /// What the decompressor says.
+        reason: String,
+    },
+    /// A file is larger, after decompression, than is accepted.
+    #[error(
+        "{path} holds more than {limit} bytes after decompression, the most that is kept in memory; \
+             is it the right file? large data sets belong in an image folder"
+    )]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A file does not have the format that its place says it has.
+    #[error("{path} {reason}; fetch it again, or check that it is the right file")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// How the content departs from the format.
+        reason: String,
+    },
+    /// An image file and its label file do not belong together.
+    #[error(
+        "{images_path} holds {images} images but {labels_path} holds {labels} labels; \
+             fetch both from the same place"
+    )]
+    FileCounts {
+        /// File of the images.
+        images_path: PathBuf,
+        /// Images in it.
+        images: usize,
+        /// File of the labels.
+        labels_path: PathBuf,
+        /// Labels in it.
+        labels: usize,
+    },
+    /// A label names no class.
+    #[error(
+        "{origin}: sample {index} has the label {label}, but there are {classes} classes and labels count from 0"
+    )]
+    Label {
+        /// The file or data set.
+        origin: String,
+        /// Index of the sample.
+        index: usize,
+        /// Its label.
+        label: u8,
+        /// Number of classes.
+        classes: usize,
+    },
+    /// The labels given are not one for each image.
+    #[error("{labels} labels for {images} images; give one label for each image")]
+    LabelCount {
+        /// Number of labels.
+        labels: usize,
+        /// Number of images.
+        images: usize,
+    },
+    /// The bytes given are not a whole number of images, at least one.
+    #[error("{bytes} bytes are not a whole number of images of shape [C, H, W] = {shape:?}, at least one")]
+    Shape {
+        /// Shape of an image.
+        shape: [usize; 3],
+        /// Number of bytes.
+        bytes: usize,
+    },
+    /// An image file cannot be decoded.
+    #[error("cannot decode the image {path}: {reason}; replace or remove the file")]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// The images of a folder differ in size.
+    #[error(
+        "the image {path} is {width}×{height} pixels but {first} is {first_width}×{first_height}; \
+             set `image_size` to crop and resize every image, or remove the odd ones"
+    )]
+    ImageSize {
+        /// The image that differs.
+        path: PathBuf,
+        /// Its width in pixels.
+        width: u32,
+        /// Its height in pixels.
+        height: u32,
+        /// The image it is compared with, the first of the folder.
+        first: PathBuf,
+        /// Width of the first image in pixels.
+        first_width: u32,
+        /// Height of the first image in pixels.
+        first_height: u32,
+    },
+    /// Some images lie in class folders and some beside them.
+    #[error(
+        "{loose} lies beside the class folders while {classed} lies in one; \
+             move every image into a class folder, or none"
+    )]
+    LooseImage {
+        /// An image outside the class folders.
+        loose: PathBuf,
+        /// An image inside one.
+        classed: PathBuf,
+    },
+    /// The class folders are called train, test or val.
+    #[error(
+        "the sub-folders of {path} are splits ({found}), not classes; \
+             set `split`, or point `path` at one of them"
+    )]
+    SplitsAsClasses {
+        /// The folder.
+        path: PathBuf,
+        /// The names of its sub-folders.
+        found: String,
+    },
+    /// A folder contains a link to a folder that contains it.
+    #[error("{path} leads back to a folder that contains it; remove the link")]
+    LinkLoop {
+        /// The link.
+        path: PathBuf,
+    },
+    /// A batch of this size cannot be drawn.
+    #[error("batch_size = {batch_size} cannot be drawn from {len} samples; choose 1 to {len}")]
+    BatchSize {
+        /// The batch size.
+        batch_size: usize,
+        /// Number of samples.
+        len: usize,
+    },
+    /// The data set is too long to be shuffled.
+    #[error("{len} samples are more than the {max} that can be shuffled; split the data set")]
+    TooManySamples {
+        /// Number of samples.
+        len: usize,
+        /// The most that can be shuffled.
+        max: u32,
+    },
+    /// The index names no sample.
+    #[error("sample {index} does not exist: there are {len}, counted from 0")]
+    Index {
+        /// The index asked for.
+        index: usize,
+        /// Number of samples.
+        len: usize,
+    },
+    /// The buffer for a sample has the wrong length.
+    #[error("a sample has {expected} values but the buffer holds {found}; give it the length C·H·W")]
+    OutLength {
+        /// Length of the buffer.
+        found: usize,
+        /// C·H·W.
+        expected: usize,
+    },
+    /// The prefetch thread cannot be started.
+    #[error("cannot start the prefetch thread: {0}; lower the number of running threads")]
+    Thread(#[source] io::Error),
+}

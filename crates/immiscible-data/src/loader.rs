@@ -1,0 +1,234 @@
+use std::sync::Arc;
+
+use immiscible_random::{Key, Stream};
+use ndarray::{Array4, ArrayViewMut1};
+use rayon::prelude::*;
+
+use crate::{DataError, Order, Source};
+
+/// Samples read together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// The images, `[B, C, H, W]`, in [−1, 1].
+    pub images: Array4<f32>,
+    /// A label for each image, where the data set has labels.
+    pub labels: Option<Vec<u32>>,
+    /// Index of each image in its [`Source`].
+    pub index: Vec<u64>,
+}
+
+impl Batch {
+    /// Reads the samples `index` of `source`, in this order and unflipped, on all threads of the current rayon pool.
+    ///
+    /// # Errors
+    /// Those of [`Source::read`].
+    pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
+        let [c, h, w] = source.shape();
+        let mut values = vec![0.0; index.len() * c * h * w];
+        values
+            .par_chunks_exact_mut(c * h * w)
+            .zip(&index)
+            .try_for_each(|(image, &index)| source.read(to_usize(index), image))?;
+        let images = Array4::from_shape_vec((index.len(), c, h, w), values)
+            .expect("the buffer was made for this shape");
+        let labels = match source.classes() {
+            Some(_) => index.iter().map(|&index| source.label(to_usize(index))).collect(),
+            None => None,
+        };
+        Ok(Self {
+            images,
+            labels,
+            index,
+        })
+    }
+}
+
+fn mirror(mut row: ArrayViewMut1<f32>) {
+    let width = row.len();
+    (0..width / 2).for_each(|x| row.swap(x, width - 1 - x));
+}
+
+/// An index that does not fit names no sample, and neither does `usize::MAX`.
+fn to_usize(index: u64) -> usize {
+    usize::try_from(index).unwrap_or(usize::MAX)
+}
+
+/// How a [`Loader`] draws batches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoaderOptions {
+    /// Samples in a batch.
+    pub batch_size: usize,
+    /// Seed of the order and of the flips.
+    pub seed: u64,
+    /// Mirrors each image left to right with probability 1/2, drawn for each (seed, epoch, sample).
+    pub flip: bool,
+}
+
+/// Reads the batch of any step. The batch is a function of the data set, the options and the step: asking again, in
+/// another order or in another process gives the same one.
+///
+/// Batches follow [`Order`]: shuffled epochs of whole batches, the incomplete last batch of an epoch dropped.
+pub struct Loader {
+    source: Arc<dyn Source>,
+    order: Order,
+    options: LoaderOptions,
+}
+
+impl Loader {
+    /// Draws batches from `source`.
+    ///
+    /// # Errors
+    /// Those of [`Order::new`]: the batch size must be 1 to the number of samples.
+    pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
+        let source = source.into();
+        let order = Order::new(options.seed, source.len(), options.batch_size)?;
+        Ok(Self {
+            source,
+            order,
+            options,
+        })
+    }
+
+    /// The data set.
+    pub fn source(&self) -> &Arc<dyn Source> {
+        &self.source
+    }
+
+    /// Which samples each step holds, without reading them.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+
+    /// The batch of `step`.
+    ///
+    /// # Errors
+    /// Those of [`Source::read`].
+    pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
+        let mut batch = Batch::read(self.source.as_ref(), self.order.indices(step))?;
+        if self.options.flip {
+            let key = Key::new(self.options.seed)
+                .step(self.order.epoch(step))
+                .stream(Stream::FLIP);
+            for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
+                if key.uniform(index) < 0.5 {
+                    image.rows_mut().into_iter().for_each(mirror);
+                }
+            }
+        }
+        Ok(batch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::Axis;
+
+    use super::*;
+    use crate::InMemory;
+
+    /// Twelve images of 1×2×3 that hold their own index in the first pixel of each row, then distinct values.
+    fn source() -> Arc<dyn Source> {
+        let pixels = (0..12u8).flat_map(|i| [i, 100, 200, i, 50, 150]).collect();
+        let classes = ["even", "odd"].map(str::to_owned).to_vec();
+        let source = InMemory::new("twelve", [1, 2, 3], pixels).unwrap();
+        Arc::new(
+            source
+                .with_labels((0..12).map(|i| i % 2).collect(), classes)
+                .unwrap(),
+        )
+    }
+
+    fn loader(seed: u64, flip: bool) -> Loader {
+        Loader::new(
+            source(),
+            LoaderOptions {
+                batch_size: 5,
+                seed,
+                flip,
+            },
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn images_labels_and_indices_belong_together() {
+        let batch = loader(3, false).batch_at(7).unwrap();
+        assert_eq!(batch.images.dim(), (5, 1, 2, 3));
+        for (row, &index) in batch.index.iter().enumerate() {
+            assert_eq!(batch.images[[row, 0, 0, 0]], index as f32 / 127.5 - 1.0);
+            assert_eq!(batch.labels.as_ref().unwrap()[row], index as u32 % 2);
+        }
+    }
+
+    #[test]
+    fn a_batch_depends_on_seed_and_step_alone() {
+        let forward = loader(3, true);
+        let batches: Vec<Batch> = (0..9).map(|step| forward.batch_at(step).unwrap()).collect();
+        for step in [8, 0, 5, 5, 2] {
+            assert_eq!(loader(3, true).batch_at(step).unwrap(), batches[step as usize]);
+        }
+        assert_ne!(loader(4, true).batch_at(0).unwrap().index, batches[0].index);
+    }
+
+    #[test]
+    fn a_flip_mirrors_whole_images_by_sample_and_epoch() {
+        let (plain, flipped) = (loader(3, false), loader(3, true));
+        let mut mirrored = 0;
+        for step in 0..200 {
+            let (plain, flipped) = (plain.batch_at(step).unwrap(), flipped.batch_at(step).unwrap());
+            assert_eq!((plain.labels, &plain.index), (flipped.labels, &flipped.index));
+            for (before, after) in plain.images.outer_iter().zip(flipped.images.outer_iter()) {
+                let mut mirror = before;
+                mirror.invert_axis(Axis(2));
+                let is_mirrored = after == mirror;
+                assert!(is_mirrored || after == before);
+                mirrored += usize::from(is_mirrored);
+            }
+        }
+        // 1000 draws of probability 1/2: six standard deviations are 95.
+        assert!((405..=595).contains(&mirrored), "{mirrored} of 1000");
+    }
+
+    #[test]
+    fn flips_of_a_sample_do_not_depend_on_the_batch_size() {
+        let whole = |batch_size| {
+            let loader = Loader::new(
+                source(),
+                LoaderOptions {
+                    batch_size,
+                    seed: 9,
+                    flip: true,
+                },
+            )
+            .unwrap();
+            let mut images: Vec<(u64, Vec<f32>)> = (0..12 / batch_size as u64)
+                .map(|step| loader.batch_at(step).unwrap())
+                .flat_map(|batch| {
+                    let images = batch
+                        .images
+                        .outer_iter()
+                        .map(|image| image.iter().copied().collect());
+                    batch
+                        .index
+                        .iter()
+                        .copied()
+                        .zip(images.collect::<Vec<_>>())
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            images.sort_by_key(|(index, _)| *index);
+            images
+        };
+        assert_eq!(whole(12), whole(3));
+    }
+
+    #[test]
+    fn an_index_beyond_the_end_is_an_error() {
+        let error = Batch::read(source().as_ref(), vec![0, 12]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "sample 12 does not exist: there are 12, counted from 0"
+        );
+        assert!(Batch::read(source().as_ref(), vec![u64::MAX]).is_err());
+    }
+}

@@ -1,0 +1,59 @@
+use crate::DataError;
+
+/// A data set: samples with stable indices `0..len`, all of one shape, every one labelled or none.
+///
+/// An index names the same sample for as long as the data on disk stays the same, in every epoch, run and process:
+/// noise and flips are addressed by it.
+pub trait Source: Send + Sync {
+    /// Name of the data set, for logs and messages.
+    fn name(&self) -> &str;
+
+    /// Number of samples, at least one.
+    fn len(&self) -> usize;
+
+    /// `false`: a data set holds at least one sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Shape of every sample: `[C, H, W]`.
+    fn shape(&self) -> [usize; 3];
+
+    /// Names of the classes in the order of their labels; `None` where the data set has no labels.
+    fn classes(&self) -> Option<&[String]>;
+
+    /// Label of sample `index`, less than the number of classes; `None` where there are no labels or `index` is not
+    /// less than [`len`](Self::len).
+    fn label(&self, index: usize) -> Option<u32>;
+
+    /// Writes sample `index` to `out`.
+    ///
+    /// # Shapes
+    /// `out`: C·H·W values in row-major `[C, H, W]` order, each in [−1, 1].
+    ///
+    /// # Errors
+    /// [`DataError::Index`] and [`DataError::OutLength`] where the request does not fit the data set, and whatever a
+    /// source that reads from disk meets there.
+    fn read(&self, index: usize, out: &mut [f32]) -> Result<(), DataError>;
+}
+
+/// Refuses a [`Source::read`] request that does not fit the source.
+pub(crate) fn check_request(source: &dyn Source, index: usize, out: &[f32]) -> Result<(), DataError> {
+    let (len, expected) = (source.len(), source.shape().iter().product());
+    if index >= len {
+        return Err(DataError::Index { index, len });
+    }
+    if out.len() != expected {
+        return Err(DataError::OutLength {
+            found: out.len(),
+            expected,
+        });
+    }
+    Ok(())
+}
+
+/// `v ↦ 2v/white − 1` for every byte: 0 becomes −1 and `white` becomes 1.
+pub(crate) fn levels(white: u8) -> [f32; 256] {
+    let half = f32::from(white) / 2.0;
+    std::array::from_fn(|v| v as f32 / half - 1.0)
+}

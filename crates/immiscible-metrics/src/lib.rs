@@ -1,0 +1,1 @@
+//! Honest quality numbers: sliced Wasserstein distance, nearest-neighbour coverage, coupling summaries.

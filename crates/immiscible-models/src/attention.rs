@@ -1,0 +1,49 @@
+use burn::module::Module;
+use burn::nn::{Dropout, GroupNorm, Linear};
+use burn::tensor::Tensor;
+use burn::tensor::module::attention;
+
+/// Multi-head self-attention over a sequence (Vaswani et al. 2017, §3.2), with a group norm before
+/// it in UNets.
+#[derive(Module, Debug)]
+pub(crate) struct Attention {
+    pub(crate) group_norm: Option<GroupNorm>,
+    pub(crate) to_q: Linear,
+    pub(crate) to_k: Linear,
+    pub(crate) to_v: Linear,
+    pub(crate) to_out: (Linear, Dropout),
+    pub(crate) heads: usize,
+}
+
+impl Attention {
+    /// # Shapes
+    /// `[B, N, D]` → `[B, N, D]`
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, length, width] = x.dims();
+        let split = |linear: &Linear| {
+            linear
+                .forward(x.clone())
+                .reshape([batch, length, self.heads, width / self.heads])
+                .swap_dims(1, 2)
+        };
+        let (q, k, v) = (split(&self.to_q), split(&self.to_k), split(&self.to_v));
+        // softmax(q kᵀ / √d) v
+        let y = attention(q, k, v, None, None, Default::default());
+        let y = y.swap_dims(1, 2).reshape([batch, length, width]);
+        self.to_out.1.forward(self.to_out.0.forward(y))
+    }
+
+    /// Attention between the pixels of feature maps, with a residual connection.
+    ///
+    /// # Shapes
+    /// `[B, C, H, W]` → `[B, C, H, W]`
+    pub(crate) fn forward_map(&self, x: Tensor<4>) -> Tensor<4> {
+        let shape = x.dims();
+        let normed = match &self.group_norm {
+            Some(norm) => norm.forward(x.clone()),
+            None => x.clone(),
+        };
+        let tokens = normed.flatten::<3>(2, 3).swap_dims(1, 2);
+        x + self.forward(tokens).swap_dims(1, 2).reshape(shape)
+    }
+}

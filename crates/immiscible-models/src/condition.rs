@@ -1,0 +1,55 @@
+use std::ops::Range;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// What a sample is generated *from*, next to its time.
+///
+/// Conditions are made outside the networks, so that dropping, perturbing or corrupting one is a
+/// function `Condition -> Condition` that every network shares; no network drops labels by itself.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Condition {
+    /// Unconditional.
+    #[default]
+    None,
+    /// One class per sample, `[B]`. The index after the last class is the null class of
+    /// classifier-free guidance, for networks that hold a row for it
+    /// (see [`NetworkConfig::class_rows`](crate::NetworkConfig::class_rows)).
+    Class(Tensor<1, Int>),
+}
+
+impl Condition {
+    /// The class condition of a batch with these labels.
+    ///
+    /// Labels must be smaller than the network's
+    /// [`class_rows`](crate::NetworkConfig::class_rows); a device does not check them.
+    pub fn classes(labels: &[u32], device: &Device) -> Self {
+        let labels: Vec<i64> = labels.iter().map(|&label| label.into()).collect();
+        let shape = [labels.len()];
+        Self::Class(Tensor::from_data(TensorData::new(labels, shape), device))
+    }
+
+    /// The number of samples it describes; `None` if it fits a batch of any size.
+    pub fn batch(&self) -> Option<usize> {
+        match self {
+            Self::None => None,
+            Self::Class(labels) => Some(labels.dims()[0]),
+        }
+    }
+
+    /// The condition of the samples in `rows`.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Class(labels) => Self::Class(labels.clone().slice([rows])),
+        }
+    }
+
+    /// The condition of the samples that `rows` names, `[n]`, in that order.
+    pub fn select(&self, rows: Tensor<1, Int>) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Class(labels) => Self::Class(labels.clone().select(0, rows)),
+        }
+    }
+}

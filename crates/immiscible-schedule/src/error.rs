@@ -1,0 +1,104 @@
+use thiserror::Error;
+
+use crate::Time;
+
+/// Why a schedule, objective or sampler could not be built or used.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum ScheduleError {
+    /// No registry entry has this name.
+    #[error("there is no {kind} \"{name}\"; choose one of {known}")]
+    Unknown {
+        /// `"schedule"`, `"objective"` or `"sampler"`.
+        kind: &'static str,
+        /// The name that was asked for.
+        name: String,
+        /// The names that exist, separated by commas.
+        known: String,
+    },
+    /// An option was given to something that does not have it.
+    #[error("{kind} \"{name}\" has no option `{option}`; remove it")]
+    UnusedOption {
+        /// `"schedule"` or `"sampler"`.
+        kind: &'static str,
+        /// Name of the schedule or sampler.
+        name: String,
+        /// The option's name in the config.
+        option: &'static str,
+    },
+    /// DDIM's eta is negative, above 1, or not a number.
+    #[error(
+        "eta = {0} is outside [0, 1]; use 0 for the deterministic sampler or 1 for as much noise as DDPM"
+    )]
+    Eta(f64),
+    /// A schedule has a noise increment beta outside (0, 1).
+    #[error(
+        "schedule \"{name}\" with {timesteps} timesteps has beta = {beta} at timestep {index}, outside (0, 1); \
+         use more timesteps (1000 is usual)"
+    )]
+    Beta {
+        /// Name of the schedule.
+        name: String,
+        /// T.
+        timesteps: usize,
+        /// The timestep whose beta is wrong.
+        index: usize,
+        /// Its value.
+        beta: f64,
+    },
+    /// A schedule with no timesteps.
+    #[error("schedule \"{0}\" has no timesteps; give at least 1 (1000 is usual)")]
+    NoTimesteps(String),
+    /// The time does not exist in the schedule.
+    #[error("schedule \"{name}\" has no {time}; its times are {valid}")]
+    Time {
+        /// Name of the schedule.
+        name: String,
+        /// The time that was asked for.
+        time: Time,
+        /// The times that exist.
+        valid: String,
+    },
+    /// The number of sampling steps does not fit the schedule.
+    #[error("schedule \"{name}\" cannot be sampled in {steps} steps; use {valid}")]
+    Steps {
+        /// Name of the schedule.
+        name: String,
+        /// The number that was asked for.
+        steps: usize,
+        /// The numbers that are possible.
+        valid: String,
+    },
+    /// The objective's output says nothing about x0 at pure noise, where the schedule starts.
+    #[error(
+        "objective \"{objective}\" cannot be sampled on schedule \"{schedule}\", which starts from pure noise \
+         (alpha = 0); use one of {alternatives}"
+    )]
+    PureNoise {
+        /// Name of the objective.
+        objective: &'static str,
+        /// Name of the schedule.
+        schedule: String,
+        /// The objectives that work, separated by commas.
+        alternatives: String,
+    },
+}
+
+/// The entry of a registry with this name.
+pub(crate) fn lookup<B: Copy>(
+    kind: &'static str,
+    registry: &[(&'static str, B)],
+    name: &str,
+) -> Result<B, ScheduleError> {
+    registry
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, build)| *build)
+        .ok_or_else(|| {
+            let known: Vec<_> = registry.iter().map(|(known, _)| *known).collect();
+            ScheduleError::Unknown {
+                kind,
+                name: name.into(),
+                known: known.join(", "),
+            }
+        })
+}

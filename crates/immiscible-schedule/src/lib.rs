@@ -1,0 +1,16 @@
+#![doc = include_str!("../README.md")]
+//!
+//! Conventions: x₀ is data, `noise` is ε ~ N(0, I), a larger time is noisier, tensors are `[B, C, H, W]`. Times,
+//! α and σ are `f64` on the host and reach the device once per step as [`Levels`].
+
+mod error;
+pub mod objective;
+pub mod sampler;
+pub mod schedule;
+mod time;
+
+pub use error::ScheduleError;
+pub use objective::{Estimate, OBJECTIVES, Objective, ObjectiveConfig, compatible};
+pub use sampler::{SAMPLERS, SamplerConfig, StepKernel, Transition, Variance};
+pub use schedule::{ForwardCondition, NoiseSchedule, SCHEDULES, ScheduleConfig, VariancePreserving};
+pub use time::{Levels, Point, Time, Times};

@@ -1,0 +1,109 @@
+use immiscible_random::Key;
+
+use super::NoiseSchedule;
+use crate::{Point, ScheduleError, Time, Times};
+
+/// A discrete variance-preserving schedule: alpha² + sigma² = 1 at T timesteps
+/// (Ho et al. 2020, arXiv 2006.11239). The named ones differ only in their betas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct VariancePreserving {
+    name: String,
+    /// Timestep 0 first.
+    points: Vec<Point>,
+}
+
+impl VariancePreserving {
+    /// The schedule with these noise increments, timestep 0 first.
+    ///
+    /// # Errors
+    /// [`ScheduleError::NoTimesteps`] if there are none, [`ScheduleError::Beta`] if one is outside (0, 1).
+    pub fn from_betas(
+        name: impl Into<String>,
+        betas: impl IntoIterator<Item = f64>,
+    ) -> Result<Self, ScheduleError> {
+        let name = name.into();
+        let betas: Vec<f64> = betas.into_iter().collect();
+        if betas.is_empty() {
+            return Err(ScheduleError::NoTimesteps(name));
+        }
+        if let Some(index) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
+            return Err(ScheduleError::Beta {
+                name,
+                timesteps: betas.len(),
+                index,
+                beta: betas[index],
+            });
+        }
+        let points = betas.iter().zip(0..).scan(1.0, |alpha_bar: &mut f64, (beta, i)| {
+            *alpha_bar *= 1.0 - beta; // DDPM eq. 4
+            Some(Point {
+                time: Time::Index(i),
+                alpha: alpha_bar.sqrt(),
+                sigma: (1.0 - *alpha_bar).sqrt(),
+            })
+        });
+        let points = points.collect();
+        Ok(Self { name, points })
+    }
+
+    /// The points of the timesteps 0 to T − 1.
+    pub fn points(&self) -> &[Point] {
+        &self.points
+    }
+}
+
+impl NoiseSchedule for VariancePreserving {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn at(&self, time: Time) -> Result<Point, ScheduleError> {
+        let found = match time {
+            Time::Clean => Some(Point::CLEAN),
+            Time::Index(i) => self.points.get(i as usize).copied(),
+            Time::Continuous(_) => None,
+        };
+        found.ok_or_else(|| ScheduleError::Time {
+            name: self.name.clone(),
+            time,
+            valid: format!("the timesteps 0 to {}", self.points.len() - 1),
+        })
+    }
+
+    fn noisiest(&self) -> Point {
+        self.points[self.points.len() - 1]
+    }
+
+    /// Uniform timesteps 0 to T − 1.
+    fn sample_t(&self, batch: usize, key: Key) -> Times {
+        let timesteps = self.points.len();
+        let index = |u: f64| ((u * timesteps as f64) as usize).min(timesteps - 1);
+        (0..batch as u64)
+            .map(|row| self.points[index(key.uniform(row))])
+            .collect::<Vec<_>>()
+            .into()
+    }
+
+    /// Trailing spacing, which starts at T − 1 whatever the number of steps
+    /// (Lin et al. 2024, arXiv 2305.08891, table 2): timesteps round(T (S − i)/S) − 1 for i = 0 to S − 1.
+    fn grid(&self, steps: usize) -> Result<Vec<Point>, ScheduleError> {
+        let timesteps = self.points.len();
+        if !(1..=timesteps).contains(&steps) {
+            return Err(ScheduleError::Steps {
+                name: self.name.clone(),
+                steps,
+                valid: format!("1 to {timesteps} steps"),
+            });
+        }
+        let spacing = timesteps as f64 / steps as f64;
+        let index = |left: usize| (left as f64 * spacing).round_ties_even() as usize - 1;
+        let points = (1..=steps).rev().map(|left| self.points[index(left)]);
+        Ok(points.chain([Point::CLEAN]).collect())
+    }
+}
+
+/// `n` evenly spaced values from `first` to `last`, both included.
+pub(super) fn linspace(first: f64, last: f64, n: usize) -> impl Iterator<Item = f64> {
+    let step = (last - first) / n.saturating_sub(1).max(1) as f64;
+    (0..n).map(move |i| first + i as f64 * step)
+}

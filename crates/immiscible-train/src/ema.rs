@@ -1,0 +1,69 @@
+use crate::EmaConfig;
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+
+/// The exponential moving average of a network's weights, one update per optimiser step.
+#[derive(Clone, Debug)]
+pub struct Ema<M> {
+    network: M,
+    config: EmaConfig,
+}
+
+impl<M: Module> Ema<M> {
+    /// Starts from the weights of `network`, or goes on from averaged ones.
+    pub fn new(network: &M, config: EmaConfig) -> Self {
+        Self {
+            network: network.valid(),
+            config,
+        }
+    }
+
+    /// The averaged network, outside any autodiff graph.
+    pub fn network(&self) -> &M {
+        &self.network
+    }
+
+    /// Decay of the `n`-th update, counted from 0.
+    pub fn decay(&self, n: u64) -> f64 {
+        let n = n as f64;
+        if self.config.warmup {
+            self.config.decay.min((1.0 + n) / (10.0 + n))
+        } else {
+            self.config.decay
+        }
+    }
+
+    /// Moves the average towards `online`, which has taken `n` updates before.
+    pub fn update(&mut self, online: &M, n: u64) {
+        // Burn's map from parameter id to a tensor of any rank.
+        struct Collect(GradientsParams);
+        impl ModuleVisitor for Collect {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                self.0.register(param.id, param.val());
+            }
+        }
+        struct Blend {
+            online: GradientsParams,
+            decay: f64,
+        }
+        impl ModuleMapper for Blend {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let (id, average, mapper) = param.consume();
+                let blended = match self.online.remove::<D>(id) {
+                    Some(online) => average.clone() + (online - average).mul_scalar(1.0 - self.decay),
+                    None => average,
+                };
+                Param::from_mapped_value(id, blended, mapper)
+            }
+        }
+
+        let mut online_weights = Collect(GradientsParams::new());
+        online.valid().visit(&mut online_weights);
+        let mut blend = Blend {
+            online: online_weights.0,
+            decay: self.decay(n),
+        };
+        self.network = self.network.clone().map(&mut blend);
+    }
+}

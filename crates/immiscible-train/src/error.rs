@@ -1,0 +1,78 @@
+use immiscible_coupling::CouplingError;
+use immiscible_data::DataError;
+use immiscible_models::ModelError;
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// Why training could not start or go on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// An option is outside its range.
+    #[error("{key} = {value}: {remedy}")]
+    Option {
+        /// The option's key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// The data set failed.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The coupling failed.
+    #[error("step {step}: {source}")]
+    Coupling {
+        /// The step whose batch it was.
+        step: u64,
+        /// What went wrong.
+        source: CouplingError,
+    },
+    /// The network could not be read or written.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The loss is not a finite number. The checkpoints hold no weights of this step.
+    #[error(
+        "the loss is {loss} and the gradient norm {gradient_norm} at step {step}; the last checkpoint is unharmed: \
+         lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run again"
+    )]
+    NonFinite {
+        /// The step.
+        step: u64,
+        /// Its loss.
+        loss: f32,
+        /// The norm of its gradient.
+        gradient_norm: f32,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A checkpoint does not hold what its manifest says.
+    #[error("{}: {reason}", path.display())]
+    Checkpoint {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl TrainError {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
+        let path = path.to_path_buf();
+        move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {
+        Self::Checkpoint {
+            path: path.to_path_buf(),
+            reason: reason.to_string(),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+use crate::{
+    Average, Checkpoint, CheckpointConfig, CheckpointStore, Record, StepReport, TrainConfig, TrainError,
+    TrainStep,
+    checkpoint::{read_json, write_json},
+    prepare,
+    record::MetricsLog,
+};
+use immiscible_coupling::Coupling;
+use immiscible_data::{Loader, prefetch};
+use immiscible_models::Network;
+use immiscible_random::Key;
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+const STATE: &str = "state.json";
+const METRICS: &str = "metrics.jsonl";
+
+/// What the loop itself must remember beside the networks. Data order, noise and times follow from `step`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct State {
+    step: u64,
+    /// Since the last line of the log.
+    window: Average,
+    /// Since the first step.
+    total: Average,
+}
+
+/// What the loop tells while it runs. Every method has an empty default.
+pub trait Observer {
+    /// Training starts at `step`; `skipped` are checkpoints that were passed over, with the reason.
+    fn start(&mut self, step: u64, skipped: &[TrainError]) {
+        let _ = (step, skipped);
+    }
+
+    /// A step was taken; `step` counts the steps taken so far.
+    fn step(&mut self, step: u64, report: &StepReport, total: &Average) {
+        let _ = (step, report, total);
+    }
+
+    /// A line of the log was written.
+    fn record(&mut self, record: &Record) {
+        let _ = record;
+    }
+
+    /// Called after every step with the network to sample from.
+    fn evaluate(&mut self, step: u64, network: &Network) {
+        let _ = (step, network);
+    }
+
+    /// A checkpoint was saved.
+    fn saved(&mut self, checkpoint: &Checkpoint) {
+        let _ = checkpoint;
+    }
+}
+
+/// The loop: batches in, steps taken, log and checkpoints out.
+pub struct Trainer {
+    /// Steps, batch size, log interval.
+    pub train: TrainConfig,
+    /// When to save.
+    pub checkpoint: CheckpointConfig,
+    /// The run directory; `metrics.jsonl` and `checkpoints/` appear in it.
+    pub run: PathBuf,
+    /// Hash of the config, kept in every checkpoint.
+    pub config_sha256: String,
+    /// Seed of everything random.
+    pub key: Key,
+}
+
+impl Trainer {
+    /// Trains until the last step, from the newest intact checkpoint of the run directory or from the beginning.
+    ///
+    /// # Errors
+    /// When a batch, a step or a checkpoint fails. What was saved before stays.
+    pub fn run(
+        &self,
+        method: &mut dyn TrainStep,
+        loader: Loader,
+        coupling: Arc<dyn Coupling>,
+        observer: &mut dyn Observer,
+    ) -> Result<Average, TrainError> {
+        self.train.validate()?;
+        self.checkpoint.validate()?;
+        let store = CheckpointStore::new(self.run.join("checkpoints"));
+        let (newest, skipped) = store.newest()?;
+        let mut state = match &newest {
+            Some(checkpoint) => {
+                method.load(&checkpoint.path)?;
+                read_json(&checkpoint.path.join(STATE))?
+            }
+            None => State::default(),
+        };
+        std::fs::create_dir_all(&self.run).map_err(TrainError::io(&self.run))?;
+        let mut log = MetricsLog::open(&self.run.join(METRICS), state.step)?;
+        observer.start(state.step, &skipped);
+        if state.step >= self.train.steps {
+            return Ok(state.total);
+        }
+
+        let key = self.key;
+        let ahead = NonZeroUsize::new(self.train.prefetch).unwrap_or(NonZeroUsize::MIN);
+        let batches = prefetch(state.step..self.train.steps, ahead, move |step| {
+            prepare(&*coupling, loader.batch_at(step)?, key, step)
+        })?;
+        let mut begin = Instant::now();
+        for prepared in batches {
+            let report = method.step(prepared?, state.step)?;
+            state.step += 1;
+            let step_ms = begin.elapsed().as_secs_f64() * 1e3;
+            state.window.add(&report, step_ms);
+            state.total.add(&report, step_ms);
+            observer.step(state.step, &report, &state.total);
+
+            let done = state.step == self.train.steps;
+            if state.step % self.train.log_every == 0 || done {
+                let learning_rate = method.learning_rate_at(state.step - 1);
+                let record = Record::new(state.step, &state.window, learning_rate, self.train.batch_size);
+                log.write(&record)?;
+                observer.record(&record);
+                state.window = Average::default();
+            }
+            if state.step % self.checkpoint.every == 0 || done {
+                let saved = store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
+                    method.save(folder)?;
+                    write_json(&folder.join(STATE), &state)
+                })?;
+                observer.saved(&saved);
+            }
+            observer.evaluate(state.step, method.sampling_network());
+            // Logging, saving and sampling are not part of a step's time.
+            begin = Instant::now();
+        }
+        Ok(state.total)
+    }
+}

@@ -1,0 +1,104 @@
+//! The layers of the workspace: which of our crates may depend on which, and the wall around Burn.
+
+use crate::{Outcome, cargo};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// For every crate the crates of the workspace that it may use. A crate that is not listed here has no place yet.
+const ALLOWED: &[(&str, &[&str])] = &[
+    ("immiscible-assign", &[]),
+    ("immiscible-random", &[]),
+    ("immiscible-coupling", L0),
+    ("immiscible-data", L0),
+    ("immiscible-models", L0),
+    ("immiscible-schedule", L0),
+    ("immiscible-metrics", METRICS),
+    ("immiscible-sample", L1),
+    ("immiscible-train", L1),
+    ("immiscible-app", EVERY_LIBRARY),
+    ("immiscible-benches", EVERY_LIBRARY),
+    ("xtask", &[]),
+];
+
+const L0: &[&str] = &["immiscible-assign", "immiscible-random"];
+const L1: &[&str] = &[
+    "immiscible-assign",
+    "immiscible-random",
+    "immiscible-coupling",
+    "immiscible-data",
+    "immiscible-models",
+    "immiscible-schedule",
+];
+const METRICS: &[&str] = &[
+    "immiscible-assign",
+    "immiscible-random",
+    "immiscible-coupling",
+    "immiscible-data",
+    "immiscible-models",
+    "immiscible-schedule",
+    "immiscible-sample",
+];
+const EVERY_LIBRARY: &[&str] = &[
+    "immiscible-assign",
+    "immiscible-random",
+    "immiscible-coupling",
+    "immiscible-data",
+    "immiscible-models",
+    "immiscible-schedule",
+    "immiscible-metrics",
+    "immiscible-sample",
+    "immiscible-train",
+];
+
+/// Crates from which Burn must not be reachable.
+const BURN_FREE: &[&str] =
+    &["immiscible-assign", "immiscible-random", "immiscible-data", "immiscible-metrics", "xtask"];
+
+/// Checks every edge between our crates, and that Burn stays behind its wall.
+pub(crate) fn check() -> Outcome {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
+    let ours: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let mut wrong = Vec::new();
+    for package in &packages {
+        let name = package["name"].as_str().unwrap_or_default();
+        let Some((_, allowed)) = ALLOWED.iter().find(|(crate_name, _)| *crate_name == name) else {
+            wrong.push(format!("{name} has no layer; add it to ALLOWED in xtask/src/layers.rs"));
+            continue;
+        };
+        for dependency in package["dependencies"].as_array().into_iter().flatten() {
+            let dependency = dependency["name"].as_str().unwrap_or_default();
+            if ours.contains(&dependency) && !allowed.contains(&dependency) {
+                wrong.push(format!("{name} must not depend on {dependency}"));
+            }
+        }
+    }
+    for name in BURN_FREE {
+        // `cargo tree -i burn` succeeds only when burn is in the tree.
+        let tree = cargo().args(["tree", "--quiet", "-p", name, "-e", "normal", "-i", "burn"]).output();
+        if tree.is_ok_and(|output| output.status.success()) {
+            wrong.push(format!("{name} must not reach burn"));
+        }
+    }
+    for line in &wrong {
+        eprintln!("{line}");
+    }
+    println!("{} crates, {} that must not reach burn: {} wrong", ours.len(), BURN_FREE.len(), wrong.len());
+    if wrong.is_empty() { Ok(()) } else { Err(1) }
+}
+
+/// The root folder of the workspace.
+pub(crate) fn workspace_root() -> PathBuf {
+    PathBuf::from(metadata()["workspace_root"].as_str().unwrap_or("."))
+}
+
+/// The folder that cargo builds into.
+pub(crate) fn target_folder() -> PathBuf {
+    PathBuf::from(metadata()["target_directory"].as_str().unwrap_or("target"))
+}
+
+/// What cargo knows of the workspace's own packages.
+fn metadata() -> Value {
+    let output = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output();
+    output.ok().and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default()
+}

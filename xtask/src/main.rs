@@ -1,0 +1,86 @@
+//! Developer commands, run as `cargo xtask COMMAND`.
+
+mod layers;
+mod test;
+
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  train [OPTIONS]   train and sample; no options: the `digits` preset on the CPU
+                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
+                    --set KEY=VALUE --run NAME, and every other option of `immiscible train`
+  sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
+  list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
+  test              everything that CI runs: format, lints, docs, tests, layers, a crate that uses one of ours
+";
+
+/// Why a command did not succeed: the exit status to pass on, after the reason was printed.
+type Outcome = Result<(), u8>;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match arguments.first().map(String::as_str) {
+        Some("train" | "sample" | "list") => immiscible(&arguments),
+        Some("test") if arguments.len() == 1 => test::run(),
+        Some("help" | "--help" | "-h") => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some(other) => {
+            eprintln!("xtask: unknown command `{other}`; see cargo xtask help");
+            Err(2)
+        }
+        None => {
+            print!("{HELP}");
+            Err(2)
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(code) => ExitCode::from(code),
+    }
+}
+
+/// Builds the `immiscible` binary with the backend that `--device` names, and runs it.
+fn immiscible(arguments: &[String]) -> Outcome {
+    let mut build = cargo();
+    build.args(["run", "--quiet", "--package", "immiscible-app", "--bin", "immiscible"]);
+    if let Some(feature) = backend_feature(arguments) {
+        build.args(["--features", feature]);
+    }
+    eprintln!("building immiscible (the first time takes several minutes)");
+    run(build.arg("--").args(arguments))
+}
+
+/// The cargo feature that compiles the requested backend in; the CPU is always there.
+fn backend_feature(arguments: &[String]) -> Option<&'static str> {
+    let device = arguments.iter().enumerate().find_map(|(i, argument)| match argument.strip_prefix("--device") {
+        Some("") => arguments.get(i + 1).map(String::as_str),
+        Some(rest) => rest.strip_prefix('='),
+        None => None,
+    })?;
+    match device.split(':').next() {
+        Some("cuda") => Some("cuda"),
+        Some("wgpu") => Some("wgpu"),
+        _ => None,
+    }
+}
+
+/// The cargo that runs this program.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command in the foreground and passes its failure on.
+fn run(command: &mut Command) -> Outcome {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("xtask: {}: {error}", command.get_program().display());
+            Err(1)
+        }
+    }
+}
