@@ -1,1 +1,54 @@
-fn main() {}
+//! The `immiscible` command: reads a config, builds the parts by name, runs.
+
+mod cli;
+mod config;
+mod device;
+mod grid;
+mod list;
+mod parts;
+mod presets;
+mod progress;
+mod quality;
+mod sample;
+mod train;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Train(arguments) => train::run(&arguments),
+        cli::Command::Sample(arguments) => sample::run(&arguments),
+        cli::Command::List => {
+            list::print();
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // One line: the context first, then its causes.
+            eprintln!("error: {:#}", failure.reason);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Why a command ended, and the exit status that says so: 2 for input that the user can mend, 1 for anything that
+/// went wrong later.
+struct Failure {
+    reason: anyhow::Error,
+    code: u8,
+}
+
+impl Failure {
+    /// The command cannot run as given.
+    fn usage(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: 2 }
+    }
+
+    /// Something failed while it ran.
+    fn run(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: 1 }
+    }
+}

@@ -23,9 +23,11 @@ fn main() -> Result<(), AssignError> {
 
     let before = mean_distance(images.view(), shared)?;
     for (name, build) in ASSIGNERS {
-        let candidates = match *name {
-            "knn" => Candidates::PerImage(own.view()),
-            _ => Candidates::Shared(shared),
+        let assigner = build();
+        let candidates = if assigner.shares_noise() {
+            Candidates::Shared(shared)
+        } else {
+            Candidates::PerImage(own.view())
         };
         let problem = Problem {
             images: images.view(),
@@ -33,7 +35,7 @@ fn main() -> Result<(), AssignError> {
             cost: Cost::Dot,
             groups: None,
         };
-        let assignment = build().assign(&problem)?;
+        let assignment = assigner.assign(&problem)?;
         let after = mean_distance(images.view(), assignment.gather(&candidates)?.view())?;
         println!(
             "{name:>6}: ‖x − ε‖ {before:.3} → {after:.3}, {:.2} % less",

@@ -11,6 +11,10 @@ pub trait Assigner: Send + Sync {
     /// The name in the registry and in configurations.
     fn name(&self) -> &'static str;
 
+    /// Whether all images share one set of noises ([`Candidates::Shared`](crate::Candidates::Shared)). If not, each has
+    /// candidates of its own ([`Candidates::PerImage`](crate::Candidates::PerImage)).
+    fn shares_noise(&self) -> bool;
+
     /// Chooses a noise for every image of `problem`.
     ///
     /// # Errors

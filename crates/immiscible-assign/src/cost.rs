@@ -22,8 +22,9 @@ pub enum Cost {
     L2,
 }
 
-/// Images of one matrix product. It does not depend on the number of threads, so neither do the results.
-const BLOCK: usize = 128;
+/// Images of one matrix product: enough of them to be worth the noises' repacking. It does not depend on the number of
+/// threads, so neither do the results.
+const BLOCK: usize = 256;
 
 impl Cost {
     /// Every cost there is, in the order of the declaration.

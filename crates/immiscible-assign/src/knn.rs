@@ -18,6 +18,10 @@ impl Assigner for Knn {
         NAME
     }
 
+    fn shares_noise(&self) -> bool {
+        false
+    }
+
     fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
         let Problem {
             images,

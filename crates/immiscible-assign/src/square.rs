@@ -29,6 +29,10 @@ impl<S: SquareSolver> Assigner for S {
         S::NAME
     }
 
+    fn shares_noise(&self) -> bool {
+        true
+    }
+
     fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
         let Problem {
             images,

@@ -8,8 +8,6 @@ use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Array3, ArrayView2, Axis};
 use proptest::prelude::*;
 
-const SQUARE: [&str; 2] = ["greedy", "lapjv"];
-
 fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
     let mut values = vec![0.0; rows * columns];
     Key::new(seed)
@@ -20,6 +18,14 @@ fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
 
 fn assigner(name: &str) -> Box<dyn Assigner> {
     by_name(name).expect("a name of the registry")
+}
+
+/// The assigners that share one set of noises.
+fn sharing() -> impl Iterator<Item = Box<dyn Assigner>> {
+    ASSIGNERS
+        .iter()
+        .map(|(_, build)| build())
+        .filter(|assigner| assigner.shares_noise())
 }
 
 /// Images with candidates in the form that the assigner takes: `candidates` noises, of all or of each.
@@ -37,7 +43,7 @@ impl Batch {
             .expect("b * k rows");
         Self {
             images,
-            shared: SQUARE.contains(&name).then(|| normals(2, b, d)),
+            shared: assigner(name).shares_noise().then(|| normals(2, b, d)),
             per_image,
         }
     }
@@ -164,7 +170,7 @@ fn a_tie_with_the_identity_is_the_identity() {
         for constant in [0.0, -0.1, 1e30] {
             let cost = Array2::from_elem((9, 9), constant);
             let assignment = build().solve(cost.view(), None).expect(name);
-            let first = if SQUARE.contains(name) {
+            let first = if assigner(name).shares_noise() {
                 identity(9)
             } else {
                 vec![0; 9]
@@ -279,7 +285,7 @@ fn shapes_that_do_not_fit_are_refused() {
                 groups,
             })
         };
-        if SQUARE.contains(name) {
+        if assigner(name).shares_noise() {
             let error = with(Candidates::Shared(noise.view()), None);
             assert!(
                 matches!(
@@ -343,7 +349,8 @@ fn shapes_that_do_not_fit_are_refused() {
 fn dot_and_squared_distance_have_one_answer_whatever_the_scale_and_shift_of_the_images() {
     let (images, noise) = (normals(0, 60, 20), normals(1, 60, 20));
     let shift = normals(3, 1, 20);
-    for name in SQUARE {
+    for assigner in sharing() {
+        let name = assigner.name();
         let solve = |images: &Array2<f32>, cost| {
             let candidates = Candidates::Shared(noise.view());
             let problem = Problem {
@@ -352,7 +359,7 @@ fn dot_and_squared_distance_have_one_answer_whatever_the_scale_and_shift_of_the_
                 cost,
                 groups: None,
             };
-            assigner(name).assign(&problem).expect("finite").noise_of
+            assigner.assign(&problem).expect("finite").noise_of
         };
         let reference = solve(&images, Cost::Dot);
         assert_ne!(reference, identity(60));
@@ -468,9 +475,10 @@ proptest! {
         groups in prop::collection::vec(0..4_u32, 40),
     ) {
         let n = cost.nrows();
-        for name in SQUARE {
+        for assigner in sharing() {
+            let name = assigner.name();
             for groups in [None, Some(&groups[..n])] {
-                let found = assigner(name).solve(cost.view(), groups).expect("finite");
+                let found = assigner.solve(cost.view(), groups).expect("finite");
                 prop_assert!(is_permutation(&found.noise_of), "{name}: {found:?}");
                 prop_assert!(close(found.cost, sum(cost.view(), &found.noise_of), n as f64 * largest(&cost)));
                 prop_assert!(close(found.identity_cost, sum(cost.view(), &identity(n)), n as f64 * largest(&cost)));

@@ -205,16 +205,14 @@ impl DiTTransformer2DModel {
     pub(crate) fn blocks(&self) -> Vec<String> {
         let mut names = vec!["pos_embed".to_owned()];
         for i in 0..self.transformer_blocks.len() {
-            let name = format!("transformer_blocks.{i}");
             let parts = [
-                "norm1.emb.timestep_embedder",
-                "norm1.emb.class_embedder",
-                "attn1",
-                "ff",
+                ".norm1.emb.timestep_embedder",
+                ".norm1.emb.class_embedder",
+                "",
+                ".attn1",
+                ".ff",
             ];
-            let parts: Vec<_> = parts.iter().map(|part| format!("{name}.{part}")).collect();
-            names.push(name);
-            names.extend(parts);
+            names.extend(parts.map(|part| format!("transformer_blocks.{i}{part}")));
         }
         names.push("proj_out_2".into());
         names

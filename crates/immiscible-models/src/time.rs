@@ -38,11 +38,12 @@ impl TimeInput {
 /// `u`: `[B]` → `[B, dim]`; `dim` is even and `dim / 2 > shift`.
 pub(crate) fn sinusoid(u: Tensor<1>, dim: usize, cos_first: bool, shift: usize) -> Tensor<2> {
     let half = dim / 2;
-    // In f32 and in this order of operations: at u = 1000 the last bit of ω moves the phase by 6e-5,
-    // and weights that were trained elsewhere expect that bit.
+    // Rounded to f32 where PyTorch rounds: at u = 1000 the last bit of ω moves the phase by 6e-5, and
+    // weights that were trained there expect that bit.
     let log_period = 10_000f64.ln() as f32;
     let omega: Vec<f32> = (0..half)
-        .map(|i| (-log_period * i as f32 / (half - shift) as f32).exp())
+        .map(|i| -log_period * i as f32 / (half - shift) as f32)
+        .map(|exponent| f64::from(exponent).exp() as f32)
         .collect();
     let omega = Tensor::<2>::from_data(TensorData::new(omega, [1, half]), (&u.device(), DType::F32));
     let phase = u.cast(DType::F32).unsqueeze_dim::<2>(1) * omega;

@@ -1,1 +1,13 @@
-//! Walks a network from noise to data: sampler loop, guidance and other middleware.
+#![doc = include_str!("../README.md")]
+
+mod error;
+mod guidance;
+mod noise;
+mod predictor;
+mod sampler;
+
+pub use error::SampleError;
+pub use guidance::Guidance;
+pub use noise::{NoiseSource, SeededNoise};
+pub use predictor::{NetworkPredictor, Predictor};
+pub use sampler::{Progress, SampleConfig, Sampler};

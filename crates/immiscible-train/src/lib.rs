@@ -22,5 +22,5 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use optimizer::OPTIMIZERS;
 pub use record::{Average, Record};
-pub use step::{DiffusionStep, StepReport, TrainStep};
+pub use step::{EMA_WEIGHTS, DiffusionStep, StepReport, TrainStep};
 pub use trainer::{Observer, Trainer};

@@ -49,7 +49,8 @@ pub trait TrainStep {
 }
 
 const MODEL: &str = "model.safetensors";
-const EMA: &str = "ema.safetensors";
+/// File of a checkpoint with the averaged weights, those to sample from.
+pub const EMA_WEIGHTS: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optim.bpk";
 
 /// Diffusion training of one network: loss, backward pass, clipping, optimiser, average.
@@ -142,7 +143,7 @@ impl TrainStep for DiffusionStep {
 
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
         self.network.valid().save(&folder.join(MODEL))?;
-        self.ema.network().save(&folder.join(EMA))?;
+        self.ema.network().save(&folder.join(EMA_WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
         self.optimizer
             .save(&path)
@@ -151,7 +152,7 @@ impl TrainStep for DiffusionStep {
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
         // The average first goes through the training network, whose structure it has.
-        self.network.load(&folder.join(EMA))?;
+        self.network.load(&folder.join(EMA_WEIGHTS))?;
         self.network = number_parameters(self.network.clone());
         self.ema = Ema::new(&self.network, self.ema_config.clone());
         self.network.load(&folder.join(MODEL))?;

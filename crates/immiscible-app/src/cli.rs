@@ -1,0 +1,81 @@
+//! What can be written on the command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Trains diffusion models with well-chosen noise, and samples from them.
+#[derive(Debug, Parser)]
+#[command(name = "immiscible", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model, or go on with a run that was interrupted.
+    Train(Train),
+    /// Draw samples from a run.
+    Sample(Sample),
+    /// List presets and every part that a config can name.
+    List,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// A built-in config; see `immiscible list`.
+    #[arg(long, default_value = "digits", conflicts_with = "config")]
+    pub(crate) preset: String,
+    /// A config file instead of a preset, such as the config.toml of a run.
+    #[arg(long)]
+    pub(crate) config: Option<PathBuf>,
+    /// flex (the CPU), wgpu or cuda; short for --set device=…
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+    /// independent, assignment or knn; short for --set coupling.kind=…
+    #[arg(long)]
+    pub(crate) coupling: Option<String>,
+    /// Change one key of the config; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Name of the run directory under --runs; the preset and the coupling if absent.
+    #[arg(long)]
+    pub(crate) run: Option<String>,
+    /// Folder that holds the run directories.
+    #[arg(long, default_value = "runs")]
+    pub(crate) runs: PathBuf,
+    /// Throw an existing run directory of this name away instead of going on with it.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sample {
+    /// A run directory, such as runs/digits.
+    #[arg(long)]
+    pub(crate) checkpoint: PathBuf,
+    /// How many samples.
+    #[arg(long, default_value_t = 64)]
+    pub(crate) n: usize,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Sampling steps; the config's if absent.
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Sampler; the config's if absent.
+    #[arg(long)]
+    pub(crate) sampler: Option<String>,
+    /// Class of every sample; all classes in turn if absent.
+    #[arg(long)]
+    pub(crate) class: Option<u32>,
+    /// Classifier-free guidance weight, 1 for none; the config's if absent.
+    #[arg(long)]
+    pub(crate) guidance: Option<f64>,
+    /// A .png file for one grid, or a folder for single images.
+    #[arg(long, default_value = "samples.png")]
+    pub(crate) out: PathBuf,
+    /// flex (the CPU), wgpu or cuda; the config's if absent.
+    #[arg(long)]
+    pub(crate) device: Option<String>,
+}

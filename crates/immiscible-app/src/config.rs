@@ -1,0 +1,280 @@
+//! The config: a preset or a file, changed key by key on the command line, checked as a whole.
+
+use crate::presets::PRESETS;
+use anyhow::{Context, Error, Result, anyhow, bail};
+use immiscible_coupling::CouplingConfig;
+use immiscible_data::{DataOptions, Split};
+use immiscible_models::NetworkConfig;
+use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, Variance};
+use immiscible_train::{CheckpointConfig, EmaConfig, OptimizerConfig, TrainConfig};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// Everything that a run depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Seed of everything random.
+    #[serde(default)]
+    pub(crate) seed: u64,
+    /// `flex` (the CPU), `wgpu` or `cuda`.
+    #[serde(default = "flex")]
+    pub(crate) device: String,
+    pub(crate) data: DataConfig,
+    pub(crate) model: NetworkConfig,
+    pub(crate) schedule: ScheduleConfig,
+    pub(crate) objective: ObjectiveConfig,
+    #[serde(default)]
+    pub(crate) coupling: CouplingConfig,
+    #[serde(default)]
+    pub(crate) train: TrainConfig,
+    #[serde(default)]
+    pub(crate) optimizer: OptimizerConfig,
+    #[serde(default)]
+    pub(crate) ema: EmaConfig,
+    #[serde(default)]
+    pub(crate) checkpoint: CheckpointConfig,
+    pub(crate) sample: SampleConfig,
+}
+
+fn flex() -> String {
+    "flex".into()
+}
+
+/// The `[data]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DataConfig {
+    /// A name from the registry of `immiscible-data`.
+    pub(crate) name: String,
+    /// Where the data set lies; `digits` is built in.
+    pub(crate) path: Option<PathBuf>,
+    /// `train` or `test`, where the data set has both.
+    pub(crate) split: Option<Split>,
+    /// Side that a `folder` brings its images to.
+    pub(crate) image_size: Option<usize>,
+    /// Mirror images left to right with probability 1/2.
+    #[serde(default)]
+    pub(crate) flip: bool,
+}
+
+impl DataConfig {
+    pub(crate) fn options(&self) -> DataOptions {
+        let Self { name, path, split, image_size, flip: _ } = self.clone();
+        DataOptions { name, path, split, image_size }
+    }
+}
+
+/// The `[sample]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SampleConfig {
+    /// A name from the registry of samplers.
+    pub(crate) sampler: String,
+    /// Sampling steps.
+    pub(crate) steps: usize,
+    /// Classifier-free guidance weight; 1 for none.
+    #[serde(default = "one")]
+    pub(crate) guidance: f64,
+    /// Clamp the estimate of the image to [−1, 1] at every step; right for pixels.
+    #[serde(default = "yes")]
+    pub(crate) clip: bool,
+    /// η of `ddim`.
+    pub(crate) eta: Option<f64>,
+    /// Variance of `ddpm`.
+    pub(crate) variance: Option<Variance>,
+    /// Images in a grid.
+    #[serde(default = "grid_images")]
+    pub(crate) n: usize,
+    /// Training steps between two grids; the last step always makes one.
+    #[serde(default = "grid_every")]
+    pub(crate) every: u64,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn grid_images() -> usize {
+    64
+}
+
+fn grid_every() -> u64 {
+    1_000
+}
+
+impl SampleConfig {
+    /// The part that the sampler itself reads.
+    pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
+        let sampler = SamplerConfig { name: self.sampler.clone(), eta: self.eta, variance: self.variance };
+        immiscible_sample::SampleConfig { sampler, steps: self.steps, guidance: self.guidance, clip: self.clip }
+    }
+}
+
+/// The text of a built-in config.
+pub(crate) fn preset(name: &str) -> Result<Table> {
+    let names = || PRESETS.iter().map(|(name, _)| *name);
+    match PRESETS.iter().find(|(known, _)| *known == name) {
+        Some((_, text)) => text.parse().with_context(|| format!("preset {name}")),
+        None => bail!(
+            "unknown preset `{name}`{}; known: {}",
+            did_you_mean(name, names()),
+            names().collect::<Vec<_>>().join(", ")
+        ),
+    }
+}
+
+/// The content of a config file.
+pub(crate) fn file(path: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    text.parse().map_err(|error: toml::de::Error| anyhow!("{}: {}", path.display(), one_line(&error.to_string())))
+}
+
+/// Changes one key: `a.b=value`. A value that is not TOML is taken as text.
+pub(crate) fn set(table: &mut Table, assignment: &str) -> Result<()> {
+    let Some((key, value)) = assignment.split_once('=') else {
+        bail!("--set {assignment}: write KEY=VALUE, such as --set optimizer.learning_rate=1e-4");
+    };
+    let value = value.trim();
+    let value = format!("value = {value}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    insert(table, key.trim(), value)
+}
+
+/// Puts `value` at a dotted key, making the tables on the way.
+pub(crate) fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.into(), value);
+            Ok(())
+        }
+        Some((head, rest)) => match table.entry(head).or_insert_with(|| Value::Table(Table::new())) {
+            Value::Table(inner) => insert(inner, rest, value),
+            _ => bail!("--set {key}: `{head}` is a value and has no keys below it"),
+        },
+    }
+}
+
+/// Reads the whole config; an unknown key is an error that suggests the nearest known one.
+pub(crate) fn parse(table: Table) -> Result<Config> {
+    table.try_into().map_err(|error: toml::de::Error| explain(&error.to_string()))
+}
+
+/// Turns serde's words into one line with a suggestion.
+fn explain(message: &str) -> Error {
+    let line = one_line(message);
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    match (message.starts_with("unknown field"), quoted.split_first()) {
+        (true, Some((unknown, known))) => anyhow!("{line}{}", did_you_mean(unknown, known.iter().copied())),
+        _ => anyhow!("{line}"),
+    }
+}
+
+/// toml puts the path of the key on a line of its own.
+fn one_line(message: &str) -> String {
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A suggestion, if one of the known names is near.
+fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let near = |name: &&str| strsim::jaro_winkler(unknown, name);
+    known
+        .filter(|name| near(name) > 0.75)
+        .max_by(|a, b| near(a).total_cmp(&near(b)))
+        .map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+}
+
+/// The part of a config that a run cannot change while it goes on: all but how long it trains, where, and what it
+/// writes down.
+pub(crate) fn structure(config: &Config) -> Result<Table> {
+    let mut table = Table::try_from(config)?;
+    for key in ["device", "checkpoint", "sample"] {
+        table.remove(key);
+    }
+    if let Some(Value::Table(train)) = table.get_mut("train") {
+        for key in ["steps", "log_every", "prefetch"] {
+            train.remove(key);
+        }
+    }
+    Ok(table)
+}
+
+/// The first key in which two tables differ, with both values.
+pub(crate) fn difference(before: &Table, now: &Table) -> Option<(String, String, String)> {
+    let text = |value: Option<&Value>| value.map_or_else(|| "unset".into(), Value::to_string);
+    let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
+    keys.into_iter().find_map(|key| match (before.get(key), now.get(key)) {
+        (Some(Value::Table(before)), Some(Value::Table(now))) => {
+            let (inner, before, now) = difference(before, now)?;
+            Some((format!("{key}.{inner}"), before, now))
+        }
+        (before, now) if before != now => Some((key.clone(), text(before), text(now))),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_preset_is_a_config() {
+        for (name, _) in PRESETS {
+            let config = parse(preset(name).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let again = parse(Table::try_from(&config).unwrap()).unwrap();
+            assert_eq!(config, again, "{name} does not survive being written down");
+        }
+        assert!(PRESETS.is_sorted());
+    }
+
+    #[test]
+    fn keys_are_set_with_their_type() {
+        let mut table = preset("digits").unwrap();
+        for assignment in ["train.steps=7", "optimizer.learning_rate=1e-3", "data.path=a b/c", "coupling.kind=knn"] {
+            set(&mut table, assignment).unwrap();
+        }
+        let config = parse(table).unwrap();
+        assert_eq!(config.train.steps, 7);
+        assert_eq!(config.optimizer.learning_rate, 1e-3);
+        assert_eq!(config.data.path.as_deref(), Some(Path::new("a b/c")));
+        assert_eq!(config.coupling.kind, "knn");
+        assert!(set(&mut preset("digits").unwrap(), "seed.x=1").is_err());
+    }
+
+    #[test]
+    fn a_typo_is_named_with_its_table_and_a_suggestion() {
+        for (assignment, words) in [
+            ("optimizer.lerning_rate=1", ["lerning_rate", "optimizer", "did you mean `learning_rate`?"]),
+            ("coupling.knd=knn", ["knd", "coupling", "did you mean `kind`?"]),
+            ("model.block_out_chanels=[8]", ["block_out_chanels", "model", "did you mean `block_out_channels`?"]),
+            ("trian.steps=1", ["trian", "expected", "did you mean `train`?"]),
+        ] {
+            let mut table = preset("digits").unwrap();
+            set(&mut table, assignment).unwrap();
+            let error = parse(table).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{assignment}: {error}");
+            assert!(!error.contains('\n'), "{error}");
+        }
+        let error = preset("digit").unwrap_err().to_string();
+        assert!(error.contains("did you mean `digits`?"), "{error}");
+    }
+
+    #[test]
+    fn a_difference_names_the_key_and_both_values() {
+        let before = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
+        let mut table = preset("digits").unwrap();
+        set(&mut table, "train.steps=9").unwrap();
+        assert_eq!(difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()), None);
+        set(&mut table, "coupling.k=9").unwrap();
+        let (key, was, is) = difference(&before, &structure(&parse(table).unwrap()).unwrap()).unwrap();
+        assert_eq!((key.as_str(), was.as_str(), is.as_str()), ("coupling.k", "4", "9"));
+    }
+}

@@ -1,1 +1,0 @@
-//! Reads a config, builds the parts by name, runs.

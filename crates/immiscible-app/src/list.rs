@@ -1,0 +1,25 @@
+//! `immiscible list`: everything that a config can name, from the registries.
+
+use crate::presets::PRESETS;
+
+/// Prints the registries.
+pub(crate) fn print() {
+    println!("presets");
+    for (name, text) in PRESETS {
+        let summary = text.lines().next().unwrap_or_default().trim_start_matches("# ");
+        println!("  {name:16} {summary}");
+    }
+    section("data.name", immiscible_data::SOURCES);
+    section("model.kind", immiscible_models::NETWORKS);
+    section("schedule.name", immiscible_schedule::SCHEDULES);
+    section("objective.name", immiscible_schedule::OBJECTIVES);
+    section("coupling.kind", immiscible_coupling::COUPLINGS);
+    section("coupling.assigner", immiscible_assign::ASSIGNERS);
+    section("optimizer.kind", immiscible_train::OPTIMIZERS);
+    section("sample.sampler", immiscible_schedule::SAMPLERS);
+}
+
+fn section<T>(title: &str, registry: &[(&str, T)]) {
+    let names: Vec<_> = registry.iter().map(|(name, _)| *name).collect();
+    println!("{title}\n  {}", names.join("  "));
+}

@@ -1,0 +1,190 @@
+//! From a config to the parts that it names, with every check that needs no training.
+
+use crate::config::{Config, insert, parse};
+use crate::device;
+use anyhow::{Result, anyhow, bail, ensure};
+use burn::tensor::Device;
+use immiscible_coupling::{Coupling, CouplingError};
+use immiscible_data::Source;
+use immiscible_models::{Condition, Denoiser, Network};
+use immiscible_random::{Key, Stream};
+use immiscible_sample::{Guidance, NetworkPredictor, Sampler, SeededNoise};
+use immiscible_train::{ClassCondition, Diffusion};
+use ndarray::{Array4, Axis};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use toml::{Table, Value};
+
+/// Samples that are drawn together.
+const CHUNK: usize = 256;
+
+/// What a run must know of its data after training. It is kept beside the config, so that sampling needs no data.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct DataInfo {
+    /// Name of the data set.
+    pub(crate) name: String,
+    /// Number of samples.
+    pub(crate) samples: usize,
+    /// `[C, H, W]` of every sample.
+    pub(crate) shape: [usize; 3],
+    /// Class names, if it is labelled.
+    pub(crate) classes: Option<Vec<String>>,
+}
+
+/// The parts of a run, checked against each other.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    pub(crate) data: DataInfo,
+    pub(crate) device: Device,
+    pub(crate) coupling: Arc<dyn Coupling>,
+    pub(crate) classes: Option<ClassCondition>,
+}
+
+impl Parts {
+    /// Reads the config, opens its data, and fills in what the data says about the network.
+    ///
+    /// # Errors
+    /// One line that names the key, its value and the remedy.
+    pub(crate) fn open(mut table: Table) -> Result<(Self, Arc<dyn Source>)> {
+        let config = parse(table.clone())?;
+        let source: Arc<dyn Source> = immiscible_data::build(&config.data.options())?.into();
+        let data = DataInfo {
+            name: source.name().into(),
+            samples: source.len(),
+            shape: source.shape(),
+            classes: source.classes().map(<[String]>::to_vec),
+        };
+        fit_model_to_data(&mut table, &data)?;
+        Ok((Self::new(parse(table)?, data)?, source))
+    }
+
+    /// Checks everything in a config that needs no training, against the data that it is for.
+    ///
+    /// # Errors
+    /// As [`Parts::open`].
+    pub(crate) fn new(config: Config, data: DataInfo) -> Result<Self> {
+        config.train.validate()?;
+        config.optimizer.validate()?;
+        config.ema.validate()?;
+        config.checkpoint.validate()?;
+        let [channels, height, width] = data.shape;
+        config.model.validate()?;
+        config.model.accepts(channels, height, width)?;
+        let out = config.model.out_channels();
+        ensure!(out == channels, "model.out_channels = {out}: the images have {channels} channels; set it to that");
+        let (schedule, objective) = (config.schedule.build()?, config.objective.build()?);
+        Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
+        let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
+        if config.coupling.class_wise && data.classes.is_none() {
+            bail!(CouplingError::LabelsRequired);
+        }
+        let classes = class_condition(&config, &data)?;
+        ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
+        ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
+        Ok(Self { device: device::by_name(&config.device)?, config, data, coupling, classes })
+    }
+
+    /// Everything random hangs on this.
+    pub(crate) fn key(&self) -> Key {
+        Key::new(self.config.seed)
+    }
+
+    /// What is trained.
+    pub(crate) fn diffusion(&self) -> Result<Diffusion> {
+        Ok(Diffusion {
+            schedule: self.config.schedule.build()?,
+            objective: self.config.objective.build()?,
+            coupling: self.coupling.clone(),
+            classes: self.classes,
+        })
+    }
+
+    /// Draws `n` samples with the options of the config's `[sample]` table: sample i is the same for every `n`.
+    ///
+    /// A class-conditional network draws `class`, or all classes in turn.
+    pub(crate) fn sample(
+        &self,
+        network: &impl Denoiser,
+        n: usize,
+        seed: u64,
+        class: Option<u32>,
+    ) -> Result<Array4<f32>> {
+        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
+        let config = self.config.sample.sampling();
+        let sampler = Sampler::new(&config, &*schedule, &*objective)?;
+        let null = self.classes.map(|classes| classes.null);
+        let mut predictor = Guidance::new(NetworkPredictor::new(network), config.guidance, null)?;
+        let [channels, height, width] = self.data.shape;
+        let mut samples = Array4::zeros((0, channels, height, width));
+        for first in (0..n).step_by(CHUNK) {
+            let rows = CHUNK.min(n - first);
+            let condition = match null {
+                Some(classes) => {
+                    let label = |row: usize| class.unwrap_or((row % classes as usize) as u32);
+                    let labels: Vec<u32> = (first..first + rows).map(label).collect();
+                    Condition::classes(&labels, &self.device)
+                }
+                None => Condition::None,
+            };
+            let shape = [rows, channels, height, width];
+            let mut noise = SeededNoise::new(seed, first as u64);
+            let x = sampler.sample(&mut predictor, &mut noise, shape, &condition, &self.device, |_| ())?;
+            let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
+            samples.append(Axis(0), Array4::from_shape_vec(shape, x)?.view())?;
+        }
+        Ok(samples)
+    }
+
+    /// A network with the weights that the seed gives, on the autodiff side of the device.
+    pub(crate) fn network(&self) -> Network {
+        self.device.seed(self.key().stream(Stream::INIT).device_seed());
+        self.config.model.init(&self.device.clone().autodiff())
+    }
+}
+
+/// The image's shape and the number of classes, where the config leaves them open.
+fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
+    let [channels, height, width] = data.shape;
+    let Some(Value::Table(model)) = table.get("model") else { return Ok(()) };
+    let dit = model.get("kind").and_then(Value::as_str) == Some("dit");
+    let mut open = vec![("in_channels", channels), ("out_channels", channels)];
+    if height == width {
+        open.push(("sample_size", height));
+    }
+    if dit {
+        open.push(("num_embeds_ada_norm", data.classes.as_ref().map_or(1, Vec::len)));
+    }
+    let missing: Vec<_> = open.into_iter().filter(|(key, _)| !model.contains_key(*key)).collect();
+    for (key, value) in missing {
+        insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
+    }
+    Ok(())
+}
+
+/// How labels enter the network, if it takes any.
+fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondition>> {
+    let (dropout, guidance) = (config.train.class_dropout, config.sample.guidance);
+    let (Some(rows), Some(classes)) = (config.model.class_rows(), &data.classes) else {
+        ensure!(
+            dropout == 0.0,
+            "train.class_dropout = {dropout}: the network takes no classes; set it to 0, or set model.num_class_embeds"
+        );
+        ensure!(
+            guidance == 1.0,
+            "sample.guidance = {guidance}: the network takes no classes; set it to 1, or set model.num_class_embeds"
+        );
+        return Ok(None);
+    };
+    let classes = classes.len();
+    ensure!(
+        rows == classes || rows == classes + 1,
+        "model.num_class_embeds = {rows}: the data has {classes} classes; write {classes}, or {} for guidance",
+        classes + 1
+    );
+    ensure!(
+        rows == classes + 1 || (dropout == 0.0 && guidance == 1.0),
+        "model.num_class_embeds = {rows}: class dropout and guidance need a null class; write {}",
+        classes + 1
+    );
+    Ok(Some(ClassCondition { null: classes as u32, dropout }))
+}

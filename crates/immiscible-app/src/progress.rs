@@ -1,0 +1,110 @@
+//! What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere.
+
+use crate::{grid, parts::Parts};
+use immiscible_models::Network;
+use immiscible_train::{Average, Observer, StepReport, TrainError};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Time between two lines where there is no terminal.
+const LINE: Duration = Duration::from_secs(10);
+
+/// Shows progress and draws the sample grids.
+pub(crate) struct Progress<'a> {
+    parts: &'a Parts,
+    samples: PathBuf,
+    bar: Option<ProgressBar>,
+    first_step: u64,
+    started: Instant,
+    last_line: Instant,
+    /// The newest grid.
+    pub(crate) grid: Option<PathBuf>,
+}
+
+impl<'a> Progress<'a> {
+    /// Grids go to the folder `samples`.
+    pub(crate) fn new(parts: &'a Parts, samples: PathBuf) -> Self {
+        let now = Instant::now();
+        Self { parts, samples, bar: None, first_step: 0, started: now, last_line: now, grid: None }
+    }
+
+    fn say(&self, line: String) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => eprintln!("{line}"),
+        }
+    }
+
+    fn numbers(&self, report: &StepReport, total: &Average) -> String {
+        format!(
+            "{:.0} img/s  loss {:.4}  assignment {:.2} ms ({:.1} % of the step)",
+            total.images_per_second(self.parts.config.train.batch_size),
+            report.loss,
+            total.coupling_ms(),
+            total.coupling_share_percent(),
+        )
+    }
+
+    /// Draws the grid of `step`, unless it is there.
+    pub(crate) fn draw_grid(&mut self, step: u64, network: &Network) {
+        let path = self.samples.join(format!("step-{step:08}.png"));
+        let seed = self.parts.config.seed;
+        let drawn = self
+            .parts
+            .sample(network, self.parts.config.sample.n, seed, None)
+            .and_then(|samples| grid::save(samples.view(), &path));
+        match drawn {
+            Ok(()) => self.grid = Some(path),
+            // A picture is not worth a run.
+            Err(error) => self.say(format!("warning: no sample grid at step {step}: {error:#}")),
+        }
+    }
+}
+
+impl Observer for Progress<'_> {
+    fn start(&mut self, step: u64, skipped: &[TrainError]) {
+        for error in skipped {
+            eprintln!("warning: {error}");
+        }
+        if step > 0 {
+            eprintln!("going on from step {step}");
+        }
+        let steps = self.parts.config.train.steps;
+        (self.first_step, self.started, self.last_line) = (step, Instant::now(), Instant::now());
+        if std::io::stderr().is_terminal() && step < steps {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  ETA {eta}  {msg}");
+            let bar = ProgressBar::new(steps).with_position(step);
+            bar.reset_eta();
+            self.bar = Some(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+        }
+    }
+
+    fn step(&mut self, step: u64, report: &StepReport, total: &Average) {
+        let steps = self.parts.config.train.steps;
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(step);
+                bar.set_message(self.numbers(report, total));
+                if step == steps {
+                    bar.finish();
+                }
+            }
+            None if self.last_line.elapsed() >= LINE || step == steps => {
+                self.last_line = Instant::now();
+                let seconds = self.started.elapsed().as_secs_f64() / (step - self.first_step) as f64;
+                let left = seconds * (steps - step) as f64;
+                eprintln!("step {step}/{steps}  ETA {left:.0} s  {}", self.numbers(report, total));
+            }
+            None => {}
+        }
+    }
+
+    fn evaluate(&mut self, step: u64, network: &Network) {
+        let config = &self.parts.config;
+        if step % config.sample.every == 0 || step == config.train.steps {
+            self.draw_grid(step, network);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `immiscible train`.
+
+use crate::config::{self, difference, structure};
+use crate::parts::Parts;
+use crate::progress::Progress;
+use crate::{Failure, cli, quality};
+use anyhow::{Context, Result, bail};
+use immiscible_data::{Loader, LoaderOptions, Source};
+use immiscible_train::{DiffusionStep, TrainStep, Trainer, sha256_hex};
+use std::path::Path;
+use std::sync::Arc;
+use toml::Table;
+
+/// The whole config of a run.
+pub(crate) const CONFIG: &str = "config.toml";
+/// What the run knows of its data.
+pub(crate) const DATA: &str = "data.toml";
+
+/// Trains, then says where the grid is and what the run is worth.
+pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
+    let (name, table) = read_config(arguments).map_err(Failure::usage)?;
+    let (parts, source) = Parts::open(table).map_err(Failure::usage)?;
+    let run = arguments.runs.join(&name);
+    let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
+    if let (Some(_), "assignment", false) =
+        (parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
+    {
+        eprintln!(
+            "warning: a class-conditional network with coupling.class_wise = false: the noise then tells the class, \
+             and sampling suffers; set coupling.class_wise = true"
+        );
+    }
+
+    let config = &parts.config;
+    let mut method = DiffusionStep::new(
+        parts.diffusion().map_err(Failure::usage)?,
+        parts.network(),
+        &config.optimizer,
+        &config.ema,
+        parts.key(),
+        &parts.device,
+    )
+    .map_err(Failure::usage)?;
+    let mut progress = Progress::new(&parts, run.join("samples"));
+    let total =
+        trainer.run(&mut method, loader, parts.coupling.clone(), &mut progress).map_err(Failure::run)?;
+
+    if progress.grid.is_none() {
+        progress.draw_grid(config.train.steps, method.sampling_network());
+    }
+    let quality = quality::measure(&parts, &*source, method.sampling_network()).map_err(Failure::run)?;
+    if let Some(grid) = &progress.grid {
+        println!("samples   {}", grid.display());
+    }
+    println!(
+        "coupling  {}: mean distance drop {:.2} % over {} steps",
+        config.coupling.kind,
+        total.drop_percent(),
+        total.steps
+    );
+    println!(
+        "time      {:.1} ms a step, {:.0} img/s; the coupling's {:.2} ms are {:.1} % of it",
+        total.step_ms(),
+        total.images_per_second(config.train.batch_size),
+        total.coupling_ms(),
+        total.coupling_share_percent()
+    );
+    println!("quality   {quality}");
+    Ok(())
+}
+
+/// The run's name and its config, from preset or file and the flags.
+fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
+    let (mut name, mut table) = match &arguments.config {
+        Some(path) => {
+            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (stem, config::file(path)?)
+        }
+        None => (arguments.preset.clone(), config::preset(&arguments.preset)?),
+    };
+    for (key, flag) in [("device", &arguments.device), ("coupling.kind", &arguments.coupling)] {
+        if let Some(value) = flag {
+            config::insert(&mut table, key, toml::Value::String(value.clone()))?;
+        }
+    }
+    if let Some(coupling) = &arguments.coupling {
+        name = format!("{name}-{coupling}");
+    }
+    for assignment in &arguments.set {
+        config::set(&mut table, assignment)?;
+    }
+    Ok((arguments.run.clone().unwrap_or(name), table))
+}
+
+/// Makes the run directory, or checks that an existing one holds this very run.
+fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
+    let config = &parts.config;
+    let options =
+        LoaderOptions { batch_size: config.train.batch_size, seed: config.seed, flip: config.data.flip };
+    let loader = Loader::new(source, options)?;
+
+    let path = run.join(CONFIG);
+    if fresh && path.exists() {
+        std::fs::remove_dir_all(run).with_context(|| run.display().to_string())?;
+    }
+    let now = structure(config)?;
+    if path.exists() {
+        let before = structure(&config::parse(config::file(&path)?)?)?;
+        if let Some((key, before, now)) = difference(&before, &now) {
+            bail!(
+                "{} was trained with {key} = {before}, now {key} = {now}; give it another name with --run, or \
+                 throw it away with --fresh",
+                run.display()
+            );
+        }
+    }
+    std::fs::create_dir_all(run).with_context(|| run.display().to_string())?;
+    write(&path, &toml::to_string(config)?)?;
+    write(&run.join(DATA), &toml::to_string(&parts.data)?)?;
+
+    let trainer = Trainer {
+        train: config.train.clone(),
+        checkpoint: config.checkpoint.clone(),
+        run: run.into(),
+        config_sha256: sha256_hex(&now.to_string()),
+        key: parts.key(),
+    };
+    Ok((trainer, loader))
+}
+
+/// Writes a file under a temporary name first, so that it is whole or not there.
+fn write(path: &Path, text: &str) -> Result<()> {
+    let staged = path.with_extension("tmp");
+    std::fs::write(&staged, text).with_context(|| staged.display().to_string())?;
+    std::fs::rename(&staged, path).with_context(|| path.display().to_string())
+}

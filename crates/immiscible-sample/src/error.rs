@@ -1,0 +1,27 @@
+use immiscible_schedule::ScheduleError;
+use thiserror::Error;
+
+/// Why nothing can be sampled.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub enum SampleError {
+    /// The schedule, the objective and the sampler do not fit together, or one of them is misconfigured.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
+    /// The guidance scale is infinite or not a number.
+    #[error("guidance = {0} is not a finite number; 1 is no guidance, 1.5 to 8 is usual")]
+    GuidanceScale(f64),
+    /// Guidance with a network that was never trained without its condition.
+    #[error(
+        "guidance = {0} needs the prediction without a class, and the network has no null class; use guidance = 1, \
+         or train one that drops the class now and then"
+    )]
+    NoNullClass(f64),
+    /// A different number of images and of conditions.
+    #[error("{images} images were asked for with conditions for {conditions}; give one condition per image")]
+    Batch {
+        /// Images asked for.
+        images: usize,
+        /// Rows of the condition.
+        conditions: usize,
+    },
+}

@@ -1,0 +1,499 @@
+//! The loop, guidance and noise, with networks whose best output is known in closed form.
+
+use std::cell::{Cell, RefCell};
+
+use burn::prelude::*;
+use immiscible_models::{Condition, Ctx, Denoiser, NETWORKS, Output, TimeInput};
+use immiscible_random::{Key, Stream};
+use immiscible_sample::{
+    Guidance, NetworkPredictor, NoiseSource, Predictor, SampleConfig, SampleError, Sampler, SeededNoise,
+};
+use immiscible_schedule::{
+    NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SAMPLERS, SCHEDULES, SamplerConfig,
+    ScheduleConfig, ScheduleError, Time, Times, compatible,
+};
+
+fn device() -> Device {
+    Device::flex()
+}
+
+fn schedule(name: &str) -> Box<dyn NoiseSchedule> {
+    ScheduleConfig::new(name).build().unwrap()
+}
+
+fn objective(name: &str) -> Box<dyn Objective> {
+    ObjectiveConfig::new(name).build().unwrap()
+}
+
+fn config(sampler: &str, steps: usize) -> SampleConfig {
+    SampleConfig {
+        sampler: SamplerConfig::new(sampler),
+        steps,
+        guidance: 1.0,
+        clip: false,
+    }
+}
+
+fn values(tensor: Tensor<4>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().unwrap()
+}
+
+fn output(pred: Tensor<4>) -> Output {
+    Output {
+        pred,
+        aux: vec![],
+        taps: vec![],
+        heads: vec![],
+    }
+}
+
+const STD: f64 = 0.3;
+const MEAN: f64 = 0.2;
+
+/// The best network for pixels N(mean, STD²): the mean is 0.2 without a class and 0.1 c − 0.2 for class c.
+struct GaussianNetwork<'a> {
+    schedule: &'a dyn NoiseSchedule,
+    objective: &'a dyn Objective,
+}
+
+impl Denoiser for GaussianNetwork<'_> {
+    fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, _: Ctx<'_>) -> Output {
+        let u: Vec<f32> = t.u.into_data().try_to_vec().unwrap();
+        assert_eq!(u.len(), x.dims()[0]);
+        let point = |u: f32| match self.schedule.name() {
+            "flow" => self.schedule.at(Time::Continuous(f64::from(u) / 1000.0)).unwrap(),
+            _ => self.schedule.at(Time::Index(u as u32)).unwrap(),
+        };
+        let levels = Times::from(u.into_iter().map(point).collect::<Vec<_>>()).levels(&x.device());
+        let mean: Tensor<4> = match condition {
+            Condition::Class(classes) => classes.clone().float().reshape([-1, 1, 1, 1]) * 0.1 - 0.2,
+            _ => Tensor::full([1, 1, 1, 1], MEAN, &x.device()),
+        };
+        let (alpha, sigma) = (levels.alpha.clone(), levels.sigma.clone());
+        let variance = alpha.clone().square() * STD.powi(2) + sigma.clone().square();
+        let score = (x - alpha.clone() * mean.clone()) / variance;
+        let x0 = mean + alpha * score.clone() * STD.powi(2);
+        output(self.objective.target(&x0, &(sigma * score), &levels))
+    }
+}
+
+/// Outputs a constant and remembers what it was asked.
+#[derive(Default)]
+struct Recorder {
+    value: f64,
+    times: RefCell<Vec<Vec<f32>>>,
+    rows: Cell<usize>,
+}
+
+impl Denoiser for Recorder {
+    fn forward(&self, x: Tensor<4>, t: TimeInput, _: &Condition, _: Ctx<'_>) -> Output {
+        self.times
+            .borrow_mut()
+            .push(t.u.into_data().try_to_vec().unwrap());
+        self.rows.set(self.rows.get() + x.dims()[0]);
+        output(x.zeros_like() + self.value)
+    }
+}
+
+fn sample(
+    config: &SampleConfig,
+    schedule: &dyn NoiseSchedule,
+    objective: &dyn Objective,
+    network: &dyn Denoiser,
+    noise: SeededNoise,
+    shape: [usize; 4],
+    condition: &Condition,
+) -> Tensor<4> {
+    let sampler = Sampler::new(config, schedule, objective).unwrap();
+    let (mut predictor, mut noise) = (NetworkPredictor::new(network), noise);
+    sampler
+        .sample(&mut predictor, &mut noise, shape, condition, &device(), |_| ())
+        .unwrap()
+}
+
+/// From the prior, by Monte Carlo: mean and standard deviation over 8,000 pixels within 0.03 and 0.04 (the
+/// sampling errors of either are below 0.004; the rest is that of 100 steps).
+#[test]
+fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
+    for (name, _) in SCHEDULES {
+        for (target, _) in OBJECTIVES {
+            for (kernel, _) in SAMPLERS {
+                let (schedule, objective) = (schedule(name), objective(target));
+                let (schedule, objective) = (schedule.as_ref(), objective.as_ref());
+                if compatible(schedule, objective).is_err() {
+                    continue;
+                }
+                let network = GaussianNetwork { schedule, objective };
+                let shape = [2_000, 1, 2, 2];
+                let noise = SeededNoise::new(5, 0);
+                let config = config(kernel, 100);
+                let images = sample(
+                    &config,
+                    schedule,
+                    objective,
+                    &network,
+                    noise,
+                    shape,
+                    &Condition::None,
+                );
+                let (variance, mean) = images.reshape([8_000]).var_mean(0);
+                let (mean, std): (f32, f32) = (mean.into_scalar(), variance.sqrt().into_scalar());
+                assert!(
+                    (f64::from(mean) - MEAN).abs() < 0.03,
+                    "{kernel} on {name} with {target}: mean {mean}"
+                );
+                assert!(
+                    (f64::from(std) - STD).abs() < 0.04,
+                    "{kernel} on {name} with {target}: std {std}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn each_image_follows_its_class() {
+    let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
+    let network = GaussianNetwork {
+        schedule: schedule.as_ref(),
+        objective: objective.as_ref(),
+    };
+    let classes = [0, 5, 2, 5];
+    let condition = Condition::classes(&classes, &device());
+    let noise = SeededNoise::new(1, 0);
+    let images = sample(
+        &config("heun", 20),
+        &*schedule,
+        &*objective,
+        &network,
+        noise,
+        [4, 1, 32, 32],
+        &condition,
+    );
+    let means: Vec<f32> = images.mean_dims(&[1, 2, 3]).into_data().try_to_vec().unwrap();
+    for (mean, class) in means.into_iter().zip(classes) {
+        assert!(
+            (mean - (0.1 * class as f32 - 0.2)).abs() < 0.03,
+            "class {class} has mean {mean}"
+        );
+    }
+}
+
+#[test]
+fn an_image_is_the_same_in_any_batch() {
+    let (schedule, objective) = (schedule("linear"), objective("epsilon"));
+    let network = GaussianNetwork {
+        schedule: schedule.as_ref(),
+        objective: objective.as_ref(),
+    };
+    for (kernel, _) in SAMPLERS {
+        let run = |first: u64, images: usize| {
+            let classes: Vec<u32> = (first as u32..).take(images).collect();
+            let condition = Condition::classes(&classes, &device());
+            let (shape, noise) = ([images, 3, 4, 4], SeededNoise::new(9, first));
+            values(sample(
+                &config(kernel, 5),
+                &*schedule,
+                &*objective,
+                &network,
+                noise,
+                shape,
+                &condition,
+            ))
+        };
+        let whole = run(0, 8);
+        assert_eq!(whole, [run(0, 4), run(4, 4)].concat(), "{kernel}: 2 × 4 images");
+        assert_eq!(whole[5 * 48..6 * 48], run(5, 1), "{kernel}: image 5 alone");
+        assert_ne!(
+            whole[..48],
+            whole[48..96],
+            "{kernel}: two images with the same noise"
+        );
+    }
+}
+
+#[test]
+fn the_networks_sample_reproducibly() {
+    let (schedule, objective) = (schedule("cosine"), objective("v"));
+    for (name, build) in NETWORKS {
+        device().seed(0);
+        let network = build().tiny().init(&device());
+        let run = |first: u64, images: usize| {
+            let condition = Condition::classes(&vec![1; images], &device());
+            let (shape, noise) = ([images, 3, 8, 8], SeededNoise::new(2, first));
+            let config = SampleConfig {
+                clip: true,
+                ..config("ddpm", 3)
+            };
+            values(sample(
+                &config,
+                &*schedule,
+                &*objective,
+                &network,
+                noise,
+                shape,
+                &condition,
+            ))
+        };
+        let whole = run(0, 4);
+        assert_eq!(whole, run(0, 4), "{name}");
+        assert!(whole.iter().all(|pixel| (-1.0..=1.0).contains(pixel)), "{name}");
+        // Matrix products of another size may round differently.
+        for (a, b) in whole.iter().zip([run(0, 2), run(2, 2)].concat()) {
+            assert!((a - b).abs() < 1e-4, "{name}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn seeded_noise_is_the_table_of_its_image_numbers() {
+    let mut noise = SeededNoise::new(4, 10);
+    let shape = [3, 2, 2, 2];
+    let mut expected = vec![0.0; 24];
+    Key::new(4)
+        .stream(Stream::PRIOR)
+        .fill_normals(10, 8, &mut expected);
+    assert_eq!(values(noise.prior(shape, &device())), expected);
+    Key::new(4)
+        .step(6)
+        .stream(Stream::SAMPLER)
+        .fill_normals(10, 8, &mut expected);
+    assert_eq!(values(noise.step(6, shape, &device())), expected);
+    let draws = [
+        noise.prior(shape, &device()),
+        noise.step(0, shape, &device()),
+        noise.step(1, shape, &device()),
+    ];
+    let [prior, first, second] = draws.map(values);
+    assert!(prior != first && first != second && prior != second);
+}
+
+#[test]
+fn the_network_sees_the_times_of_the_grid_and_the_callback_the_levels_reached() {
+    for (kernel, calls) in [("euler", 4), ("heun", 7)] {
+        let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
+        let sampler = Sampler::new(&config(kernel, 4), &*schedule, &*objective).unwrap();
+        let network = Recorder::default();
+        let mut reached = Vec::new();
+        sampler
+            .sample(
+                &mut NetworkPredictor::new(&network),
+                &mut SeededNoise::new(0, 0),
+                [2, 1, 1, 1],
+                &Condition::None,
+                &device(),
+                |progress| {
+                    assert_eq!((progress.x.dims(), progress.steps), ([2, 1, 1, 1], 4));
+                    reached.push((progress.step, progress.point));
+                },
+            )
+            .unwrap();
+        let grid = schedule.grid(4).unwrap();
+        assert_eq!(reached, (1..=4).map(|i| (i, grid[i])).collect::<Vec<_>>());
+        let times = network.times.into_inner();
+        assert_eq!((times.len(), sampler.evaluations()), (calls, calls));
+        let expected: &[f32] = match kernel {
+            "euler" => &[1000.0, 750.0, 500.0, 250.0],
+            _ => &[1000.0, 750.0, 750.0, 500.0, 500.0, 250.0, 250.0],
+        };
+        assert_eq!(times, expected.iter().map(|u| vec![*u; 2]).collect::<Vec<_>>());
+    }
+}
+
+// ---- guidance ----
+
+/// c² + x_t for class c, and the number of rows it was given.
+#[derive(Default)]
+struct Square {
+    rows: Vec<usize>,
+}
+
+impl Predictor for &mut Square {
+    fn predict(&mut self, x_t: &Tensor<4>, _: Point, condition: &Condition) -> Tensor<4> {
+        self.rows.push(x_t.dims()[0]);
+        match condition {
+            Condition::Class(classes) => {
+                assert_eq!(classes.dims()[0], x_t.dims()[0]);
+                x_t.clone() + classes.clone().float().square().reshape([-1, 1, 1, 1])
+            }
+            _ => x_t.clone() - 7.0,
+        }
+    }
+}
+
+#[test]
+fn guidance_extrapolates_from_the_null_class() {
+    let x_t = Tensor::<1>::from_floats([0.5, -1.5], &device()).reshape([2, 1, 1, 1]);
+    let classes = Condition::classes(&[1, 3], &device());
+    let run = |scale, condition: &Condition| {
+        let mut inner = Square::default();
+        let output =
+            Guidance::new(&mut inner, scale, Some(5))
+                .unwrap()
+                .predict(&x_t, Point::CLEAN, condition);
+        (values(output), inner.rows)
+    };
+    assert_eq!(
+        run(1.0, &classes),
+        (vec![0.5 + 1.0, -1.5 + 9.0], vec![2]),
+        "w = 1 is conditional"
+    );
+    assert_eq!(
+        run(0.0, &classes),
+        (vec![0.5 + 25.0, -1.5 + 25.0], vec![2]),
+        "w = 0 is unconditional"
+    );
+    // u + w (c − u), in one evaluation of both.
+    for scale in [-1.0, 0.5, 2.0, 4.0] {
+        let expected = [1.0, 9.0].map(|c| 25.0 + scale as f32 * (c - 25.0));
+        assert_eq!(
+            run(scale, &classes),
+            (vec![0.5 + expected[0], -1.5 + expected[1]], vec![4]),
+            "w = {scale}"
+        );
+    }
+    assert_eq!(
+        run(3.0, &Condition::None),
+        (vec![-6.5, -8.5], vec![2]),
+        "nothing to guide"
+    );
+}
+
+#[test]
+fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
+    let (schedule, objective) = (schedule("linear"), objective("epsilon"));
+    let network = GaussianNetwork {
+        schedule: schedule.as_ref(),
+        objective: objective.as_ref(),
+    };
+    let sampler = Sampler::new(&config("ddim", 50), &*schedule, &*objective).unwrap();
+    let condition = Condition::classes(&[6], &device());
+    // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.
+    for scale in [0.0, 1.0, 2.0] {
+        let mut predictor = Guidance::new(NetworkPredictor::new(&network), scale, Some(2)).unwrap();
+        let mut noise = SeededNoise::new(3, 0);
+        let images = sampler
+            .sample(
+                &mut predictor,
+                &mut noise,
+                [1, 1, 64, 64],
+                &condition,
+                &device(),
+                |_| (),
+            )
+            .unwrap();
+        let mean: f32 = images.mean().into_scalar();
+        assert!(
+            (f64::from(mean) - 0.4 * scale).abs() < 0.03,
+            "w = {scale}: mean {mean}"
+        );
+    }
+}
+
+// ---- clipping ----
+
+#[test]
+fn clipping_clamps_x0_and_recomputes_the_noise() {
+    let (schedule, objective) = (schedule("flow"), objective("x0"));
+    let network = Recorder {
+        value: 3.0,
+        ..Recorder::default()
+    };
+    let run = |clip, to_see: &mut dyn FnMut(usize, f32)| {
+        let config = SampleConfig {
+            clip,
+            ..config("euler", 2)
+        };
+        let sampler = Sampler::new(&config, &*schedule, &*objective).unwrap();
+        let (mut predictor, mut noise) = (NetworkPredictor::new(&network), SeededNoise::new(0, 0));
+        let see =
+            |progress: immiscible_sample::Progress<'_>| to_see(progress.step, values(progress.x.clone())[0]);
+        sampler
+            .sample(
+                &mut predictor,
+                &mut noise,
+                [1, 1, 1, 1],
+                &Condition::None,
+                &device(),
+                see,
+            )
+            .unwrap();
+    };
+    let z = values(SeededNoise::new(0, 0).prior([1, 1, 1, 1], &device()))[0];
+    for (clip, x0) in [(true, 1.0), (false, 3.0)] {
+        let mut path = Vec::new();
+        run(clip, &mut |step, x| path.push((step, x)));
+        // At t = 1 the noise is x_T itself; half of it and half of x0 are the point in between.
+        let expected = [(1, 0.5 * x0 + 0.5 * z), (2, x0)];
+        for (actual, expected) in path.into_iter().zip(expected) {
+            assert!(
+                actual.0 == expected.0 && (actual.1 - expected.1).abs() < 1e-6,
+                "{actual:?} {expected:?}"
+            );
+        }
+    }
+}
+
+// ---- configuration ----
+
+#[test]
+fn what_does_not_fit_is_refused_with_a_remedy() {
+    let refuse = |config: &SampleConfig, schedule_name: &str, objective_name: &str| {
+        let (schedule, objective) = (schedule(schedule_name), objective(objective_name));
+        Sampler::new(config, schedule.as_ref(), objective.as_ref())
+            .err()
+            .expect("an error")
+    };
+    let schedule_error = |error| match error {
+        SampleError::Schedule(error) => error,
+        other => panic!("{other}"),
+    };
+    let error = schedule_error(refuse(&config("ddim", 50), "flow", "epsilon"));
+    assert!(matches!(error, ScheduleError::PureNoise { .. }));
+    let error = schedule_error(refuse(&config("ddim", 1001), "linear", "epsilon"));
+    assert!(matches!(error, ScheduleError::Steps { steps: 1001, .. }));
+    let error = schedule_error(refuse(&config("plms", 50), "linear", "epsilon"));
+    assert!(matches!(error, ScheduleError::Unknown { .. }));
+
+    let guidance = |scale, null| Guidance::new(&mut Square::default(), scale, null).err();
+    assert_eq!(guidance(2.0, None), Some(SampleError::NoNullClass(2.0)));
+    assert_eq!(
+        guidance(f64::INFINITY, Some(1)),
+        Some(SampleError::GuidanceScale(f64::INFINITY))
+    );
+    assert_eq!(guidance(1.0, None), None);
+
+    let (schedule, objective) = (schedule("linear"), objective("epsilon"));
+    let sampler = Sampler::new(&SampleConfig::default(), &*schedule, &*objective).unwrap();
+    let condition = Condition::classes(&[1, 2, 3], &device());
+    let (mut square, mut noise) = (Square::default(), SeededNoise::new(0, 0));
+    let error = sampler
+        .sample(
+            &mut &mut square,
+            &mut noise,
+            [2, 1, 1, 1],
+            &condition,
+            &device(),
+            |_| (),
+        )
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "2 images were asked for with conditions for 3; give one condition per image"
+    );
+}
+
+#[test]
+fn configs_read_what_they_know() {
+    let text = "steps = 20\nguidance = 1.5\nclip = false\nsampler = { name = 'ddim', eta = 0.5 }";
+    let config: SampleConfig = toml::from_str(text).unwrap();
+    assert_eq!(
+        (config.steps, config.guidance, config.clip, config.sampler.eta),
+        (20, 1.5, false, Some(0.5))
+    );
+    assert_eq!(
+        toml::from_str::<SampleConfig>("").unwrap(),
+        SampleConfig::default()
+    );
+    assert!(toml::from_str::<SampleConfig>("step = 20").is_err());
+}
