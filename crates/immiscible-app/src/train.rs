@@ -65,7 +65,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.coupling_ms(),
         total.coupling_share_percent()
     );
-    println!("quality   {quality}");
+    for line in quality {
+        println!("quality   {line}");
+    }
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 /// function `Condition -> Condition` that every network shares; no network drops labels by itself.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a step")]
 pub enum Condition {
     /// Unconditional.
     #[default]

@@ -8,10 +8,13 @@ use crate::{
     UNet2DModel,
 };
 
+/// Makes the default settings of a network.
+pub type Build = fn() -> NetworkConfig;
+
 /// Every network by its name in a configuration, with diffusers' default settings.
 ///
 /// For a network small enough for a test take [`NetworkConfig::tiny`] of what the function returns.
-pub const NETWORKS: &[(&str, fn() -> NetworkConfig)] = &[
+pub const NETWORKS: &[(&str, Build)] = &[
     ("dit", || {
         NetworkConfig::DiTTransformer2DModel(DiTConfig::default())
     }),
@@ -71,7 +74,7 @@ impl Denoiser for Network {
 /// Settings of a [`Network`], told apart by `kind`: `"dit"` or `"unet"`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
-#[allow(clippy::large_enum_variant, reason = "there are few of it")]
+#[allow(clippy::large_enum_variant, reason = "there is one of it in a program")]
 pub enum NetworkConfig {
     /// Of a UNet.
     #[serde(rename = "unet")]
@@ -163,7 +166,7 @@ impl NetworkConfig {
             Self::UNet2DModel(config) => ("block_out_channels", config.downsampling()),
             Self::DiTTransformer2DModel(config) => ("patch_size", config.patch_size),
         };
-        if height % divisor != 0 || width % divisor != 0 {
+        if !(height.is_multiple_of(divisor) && width.is_multiple_of(divisor)) {
             let value = match self {
                 Self::UNet2DModel(config) => serde_json::json!(config.block_out_channels),
                 Self::DiTTransformer2DModel(config) => config.patch_size.into(),

@@ -235,17 +235,17 @@ impl UNet2DConfig {
             ));
         }
         let groups = self.norm_num_groups;
-        if channels.iter().any(|&c| c == 0 || c % groups != 0) {
+        if channels.iter().any(|&c| c == 0 || !c.is_multiple_of(groups)) {
             let remedy = format!("use multiples of norm_num_groups = {groups}, or change that");
             return Err(ModelError::config("block_out_channels", channels, remedy));
         }
         if let Some(dim) = self.attention_head_dim
-            && let Some(c) = self.attention_channels().find(|c| c % dim != 0)
+            && let Some(c) = self.attention_channels().find(|c| !c.is_multiple_of(dim))
         {
             let remedy = format!("attention runs on {c} channels, which it does not divide; use a divisor");
             return Err(ModelError::config("attention_head_dim", &dim, remedy));
         }
-        if channels[0] % 2 != 0 || channels[0] / 2 <= self.freq_shift {
+        if !channels[0].is_multiple_of(2) || channels[0] / 2 <= self.freq_shift {
             let remedy = format!(
                 "the time embedding needs an even first number above 2 × freq_shift = {}",
                 2 * self.freq_shift
@@ -253,7 +253,7 @@ impl UNet2DConfig {
             return Err(ModelError::config("block_out_channels", channels, remedy));
         }
         if let Some(size) = self.sample_size
-            && size % self.downsampling() != 0
+            && !size.is_multiple_of(self.downsampling())
         {
             let remedy = format!(
                 "{resolutions} resolutions need a multiple of {}; use fewer, or pad the images",

@@ -341,16 +341,19 @@ mod conformance {
             }
         }
         let device = Device::flex();
+        let training = device.clone().autodiff();
         for config in tiny() {
-            let network = shaken(&config, &device.clone().autodiff());
-            let (x, t, condition) = batch(&config, &device);
-            let pred = network.forward(x, t, &condition, Ctx::default()).pred;
-            let grads = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
-            network.visit(&mut Check {
-                grads,
-                path: Vec::new(),
-                network: config.name(),
-            });
+            for training in [training.clone(), training.clone().gradient_checkpointing()] {
+                let network = shaken(&config, &training);
+                let (x, t, condition) = batch(&config, &device);
+                let pred = network.forward(x, t, &condition, Ctx::default()).pred;
+                let grads = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
+                network.visit(&mut Check {
+                    grads,
+                    path: Vec::new(),
+                    network: config.name(),
+                });
+            }
         }
     }
 }
@@ -639,6 +642,9 @@ mod weights {
 mod configs {
     use super::*;
 
+    /// The field that an error must name, and what makes it wrong.
+    type Spoilt<C> = (&'static str, fn(&mut C));
+
     fn refused(config: impl Into<Option<ModelError>>) -> (String, String) {
         match config.into() {
             Some(error @ ModelError::Config { field, .. }) => (field.to_owned(), error.to_string()),
@@ -649,7 +655,7 @@ mod configs {
     #[test]
     fn an_impossible_unet_names_the_field() {
         use immiscible_models::{DownBlockType, UpBlockType};
-        let cases: [(&str, fn(&mut UNet2DConfig)); 19] = [
+        let cases: [Spoilt<UNet2DConfig>; 19] = [
             ("in_channels", |c| c.in_channels = 0),
             ("out_channels", |c| c.out_channels = 0),
             ("layers_per_block", |c| c.layers_per_block = 0),
@@ -692,7 +698,7 @@ mod configs {
 
     #[test]
     fn an_impossible_dit_names_the_field() {
-        let cases: [(&str, fn(&mut DiTConfig)); 9] = [
+        let cases: [Spoilt<DiTConfig>; 9] = [
             ("num_attention_heads", |c| c.num_attention_heads = 0),
             ("attention_head_dim", |c| c.attention_head_dim = 3),
             ("out_channels", |c| c.out_channels = Some(0)),

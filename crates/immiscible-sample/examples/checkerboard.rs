@@ -38,7 +38,13 @@ impl Denoiser for Best {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let checkerboard: Vec<f32> = (0..SIZE * SIZE)
-        .map(|i| if (i / SIZE + i % SIZE) % 2 == 0 { 1.0 } else { -1.0 })
+        .map(|i| {
+            if (i / SIZE + i % SIZE).is_multiple_of(2) {
+                1.0
+            } else {
+                -1.0
+            }
+        })
         .collect();
     let image = Tensor::<1>::from_floats(checkerboard.as_slice(), &device).reshape([1, 1, SIZE, SIZE]);
     let network = Best {

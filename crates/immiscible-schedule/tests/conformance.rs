@@ -349,6 +349,9 @@ fn training_times_are_uniform_and_depend_on_the_key_and_position_alone() {
         assert_close(below(100.0), 0.1, 0.01, name);
         assert_close(below(900.0), 0.9, 0.01, name);
     }
+    // 1 − u, because u may be 0 and a flow time may not.
+    let first = 1.0 - key.uniform(0);
+    assert_eq!(Flow.sample_t(1, key).points()[0].time, Time::Continuous(first));
     let vp = cosine(3).unwrap().sample_t(300, key);
     for i in 0..3 {
         assert!(
