@@ -51,19 +51,29 @@ const EVERY_LIBRARY: &[&str] = &[
 ];
 
 /// Crates from which Burn must not be reachable.
-const BURN_FREE: &[&str] =
-    &["immiscible-assign", "immiscible-random", "immiscible-data", "immiscible-metrics", "xtask"];
+const BURN_FREE: &[&str] = &[
+    "immiscible-assign",
+    "immiscible-random",
+    "immiscible-data",
+    "immiscible-metrics",
+    "xtask",
+];
 
 /// Checks every edge between our crates, and that Burn stays behind its wall.
 pub(crate) fn check() -> Outcome {
     let metadata = metadata();
     let packages = metadata["packages"].as_array().cloned().unwrap_or_default();
-    let ours: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    let ours: Vec<&str> = packages
+        .iter()
+        .filter_map(|package| package["name"].as_str())
+        .collect();
     let mut wrong = Vec::new();
     for package in &packages {
         let name = package["name"].as_str().unwrap_or_default();
         let Some((_, allowed)) = ALLOWED.iter().find(|(crate_name, _)| *crate_name == name) else {
-            wrong.push(format!("{name} has no layer; add it to ALLOWED in xtask/src/layers.rs"));
+            wrong.push(format!(
+                "{name} has no layer; add it to ALLOWED in xtask/src/layers.rs"
+            ));
             continue;
         };
         for dependency in package["dependencies"].as_array().into_iter().flatten() {
@@ -75,7 +85,9 @@ pub(crate) fn check() -> Outcome {
     }
     for name in BURN_FREE {
         // `cargo tree -i burn` succeeds only when burn is in the tree.
-        let tree = cargo().args(["tree", "--quiet", "-p", name, "-e", "normal", "-i", "burn"]).output();
+        let tree = cargo()
+            .args(["tree", "--quiet", "-p", name, "-e", "normal", "-i", "burn"])
+            .output();
         if tree.is_ok_and(|output| output.status.success()) {
             wrong.push(format!("{name} must not reach burn"));
         }
@@ -83,7 +95,12 @@ pub(crate) fn check() -> Outcome {
     for line in &wrong {
         eprintln!("{line}");
     }
-    println!("{} crates, {} that must not reach burn: {} wrong", ours.len(), BURN_FREE.len(), wrong.len());
+    println!(
+        "{} crates, {} that must not reach burn: {} wrong",
+        ours.len(),
+        BURN_FREE.len(),
+        wrong.len()
+    );
     if wrong.is_empty() { Ok(()) } else { Err(1) }
 }
 
@@ -99,6 +116,11 @@ pub(crate) fn target_folder() -> PathBuf {
 
 /// What cargo knows of the workspace's own packages.
 fn metadata() -> Value {
-    let output = cargo().args(["metadata", "--format-version", "1", "--no-deps"]).output();
-    output.ok().and_then(|output| serde_json::from_slice(&output.stdout).ok()).unwrap_or_default()
+    let output = cargo()
+        .args(["metadata", "--format-version", "1", "--no-deps"])
+        .output();
+    output
+        .ok()
+        .and_then(|output| serde_json::from_slice(&output.stdout).ok())
+        .unwrap_or_default()
 }

@@ -61,8 +61,19 @@ pub(crate) struct DataConfig {
 
 impl DataConfig {
     pub(crate) fn options(&self) -> DataOptions {
-        let Self { name, path, split, image_size, flip: _ } = self.clone();
-        DataOptions { name, path, split, image_size }
+        let Self {
+            name,
+            path,
+            split,
+            image_size,
+            flip: _,
+        } = self.clone();
+        DataOptions {
+            name,
+            path,
+            split,
+            image_size,
+        }
     }
 }
 
@@ -111,8 +122,17 @@ fn grid_every() -> u64 {
 impl SampleConfig {
     /// The part that the sampler itself reads.
     pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
-        let sampler = SamplerConfig { name: self.sampler.clone(), eta: self.eta, variance: self.variance };
-        immiscible_sample::SampleConfig { sampler, steps: self.steps, guidance: self.guidance, clip: self.clip }
+        let sampler = SamplerConfig {
+            name: self.sampler.clone(),
+            eta: self.eta,
+            variance: self.variance,
+        };
+        immiscible_sample::SampleConfig {
+            sampler,
+            steps: self.steps,
+            guidance: self.guidance,
+            clip: self.clip,
+        }
     }
 }
 
@@ -132,7 +152,8 @@ pub(crate) fn preset(name: &str) -> Result<Table> {
 /// The content of a config file.
 pub(crate) fn file(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    text.parse().map_err(|error: toml::de::Error| anyhow!("{}: {}", path.display(), one_line(&error.to_string())))
+    text.parse()
+        .map_err(|error: toml::de::Error| anyhow!("{}: {}", path.display(), one_line(&error.to_string())))
 }
 
 /// Changes one key: `a.b=value`. A value that is not TOML is taken as text.
@@ -165,7 +186,9 @@ pub(crate) fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
 
 /// Reads the whole config; an unknown key is an error that suggests the nearest known one.
 pub(crate) fn parse(table: Table) -> Result<Config> {
-    table.try_into().map_err(|error: toml::de::Error| explain(&error.to_string()))
+    table
+        .try_into()
+        .map_err(|error: toml::de::Error| explain(&error.to_string()))
 }
 
 /// Turns serde's words into one line with a suggestion.
@@ -180,7 +203,12 @@ fn explain(message: &str) -> Error {
 
 /// toml puts the path of the key on a line of its own.
 fn one_line(message: &str) -> String {
-    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// A suggestion, if one of the known names is near.
@@ -211,14 +239,15 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
 pub(crate) fn difference(before: &Table, now: &Table) -> Option<(String, String, String)> {
     let text = |value: Option<&Value>| value.map_or_else(|| "unset".into(), Value::to_string);
     let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    keys.into_iter().find_map(|key| match (before.get(key), now.get(key)) {
-        (Some(Value::Table(before)), Some(Value::Table(now))) => {
-            let (inner, before, now) = difference(before, now)?;
-            Some((format!("{key}.{inner}"), before, now))
-        }
-        (before, now) if before != now => Some((key.clone(), text(before), text(now))),
-        _ => None,
-    })
+    keys.into_iter()
+        .find_map(|key| match (before.get(key), now.get(key)) {
+            (Some(Value::Table(before)), Some(Value::Table(now))) => {
+                let (inner, before, now) = difference(before, now)?;
+                Some((format!("{key}.{inner}"), before, now))
+            }
+            (before, now) if before != now => Some((key.clone(), text(before), text(now))),
+            _ => None,
+        })
 }
 
 #[cfg(test)]
@@ -238,7 +267,12 @@ mod tests {
     #[test]
     fn keys_are_set_with_their_type() {
         let mut table = preset("digits").unwrap();
-        for assignment in ["train.steps=7", "optimizer.learning_rate=1e-3", "data.path=a b/c", "coupling.kind=knn"] {
+        for assignment in [
+            "train.steps=7",
+            "optimizer.learning_rate=1e-3",
+            "data.path=a b/c",
+            "coupling.kind=knn",
+        ] {
             set(&mut table, assignment).unwrap();
         }
         let config = parse(table).unwrap();
@@ -252,15 +286,24 @@ mod tests {
     #[test]
     fn a_typo_is_named_with_its_table_and_a_suggestion() {
         for (assignment, words) in [
-            ("optimizer.lerning_rate=1", ["lerning_rate", "optimizer", "did you mean `learning_rate`?"]),
+            (
+                "optimizer.lerning_rate=1",
+                ["lerning_rate", "optimizer", "did you mean `learning_rate`?"],
+            ),
             ("coupling.knd=knn", ["knd", "coupling", "did you mean `kind`?"]),
-            ("model.block_out_chanels=[8]", ["block_out_chanels", "model", "did you mean `block_out_channels`?"]),
+            (
+                "model.block_out_chanels=[8]",
+                ["block_out_chanels", "model", "did you mean `block_out_channels`?"],
+            ),
             ("trian.steps=1", ["trian", "expected", "did you mean `train`?"]),
         ] {
             let mut table = preset("digits").unwrap();
             set(&mut table, assignment).unwrap();
             let error = parse(table).unwrap_err().to_string();
-            assert!(words.iter().all(|word| error.contains(word)), "{assignment}: {error}");
+            assert!(
+                words.iter().all(|word| error.contains(word)),
+                "{assignment}: {error}"
+            );
             assert!(!error.contains('\n'), "{error}");
         }
         let error = preset("digit").unwrap_err().to_string();
@@ -272,9 +315,15 @@ mod tests {
         let before = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
         let mut table = preset("digits").unwrap();
         set(&mut table, "train.steps=9").unwrap();
-        assert_eq!(difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()), None);
+        assert_eq!(
+            difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()),
+            None
+        );
         set(&mut table, "coupling.k=9").unwrap();
         let (key, was, is) = difference(&before, &structure(&parse(table).unwrap()).unwrap()).unwrap();
-        assert_eq!((key.as_str(), was.as_str(), is.as_str()), ("coupling.k", "4", "9"));
+        assert_eq!(
+            (key.as_str(), was.as_str(), is.as_str()),
+            ("coupling.k", "4", "9")
+        );
     }
 }

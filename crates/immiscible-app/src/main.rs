@@ -44,11 +44,17 @@ struct Failure {
 impl Failure {
     /// The command cannot run as given.
     fn usage(reason: impl Into<anyhow::Error>) -> Self {
-        Self { reason: reason.into(), code: 2 }
+        Self {
+            reason: reason.into(),
+            code: 2,
+        }
     }
 
     /// Something failed while it ran.
     fn run(reason: impl Into<anyhow::Error>) -> Self {
-        Self { reason: reason.into(), code: 1 }
+        Self {
+            reason: reason.into(),
+            code: 1,
+        }
     }
 }

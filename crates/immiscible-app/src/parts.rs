@@ -71,7 +71,10 @@ impl Parts {
         config.model.validate()?;
         config.model.accepts(channels, height, width)?;
         let out = config.model.out_channels();
-        ensure!(out == channels, "model.out_channels = {out}: the images have {channels} channels; set it to that");
+        ensure!(
+            out == channels,
+            "model.out_channels = {out}: the images have {channels} channels; set it to that"
+        );
         let (schedule, objective) = (config.schedule.build()?, config.objective.build()?);
         Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
@@ -81,7 +84,13 @@ impl Parts {
         let classes = class_condition(&config, &data)?;
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
-        Ok(Self { device: device::by_name(&config.device)?, config, data, coupling, classes })
+        Ok(Self {
+            device: device::by_name(&config.device)?,
+            config,
+            data,
+            coupling,
+            classes,
+        })
     }
 
     /// Everything random hangs on this.
@@ -128,8 +137,18 @@ impl Parts {
             };
             let shape = [rows, channels, height, width];
             let mut noise = SeededNoise::new(seed, first as u64);
-            let x = sampler.sample(&mut predictor, &mut noise, shape, &condition, &self.device, |_| ())?;
-            let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
+            let x = sampler.sample(
+                &mut predictor,
+                &mut noise,
+                shape,
+                &condition,
+                &self.device,
+                |_| (),
+            )?;
+            let x = x
+                .into_data()
+                .try_into_vec_as::<f32>()
+                .map_err(|error| anyhow!("{error}"))?;
             samples.append(Axis(0), Array4::from_shape_vec(shape, x)?.view())?;
         }
         Ok(samples)
@@ -145,7 +164,9 @@ impl Parts {
 /// The image's shape and the number of classes, where the config leaves them open.
 fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     let [channels, height, width] = data.shape;
-    let Some(Value::Table(model)) = table.get("model") else { return Ok(()) };
+    let Some(Value::Table(model)) = table.get("model") else {
+        return Ok(());
+    };
     let dit = model.get("kind").and_then(Value::as_str) == Some("dit");
     let mut open = vec![("in_channels", channels), ("out_channels", channels)];
     if height == width {
@@ -154,7 +175,10 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     if dit {
         open.push(("num_embeds_ada_norm", data.classes.as_ref().map_or(1, Vec::len)));
     }
-    let missing: Vec<_> = open.into_iter().filter(|(key, _)| !model.contains_key(*key)).collect();
+    let missing: Vec<_> = open
+        .into_iter()
+        .filter(|(key, _)| !model.contains_key(*key))
+        .collect();
     for (key, value) in missing {
         insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
     }
@@ -186,5 +210,8 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
         "model.num_class_embeds = {rows}: class dropout and guidance need a null class; write {}",
         classes + 1
     );
-    Ok(Some(ClassCondition { null: classes as u32, dropout }))
+    Ok(Some(ClassCondition {
+        null: classes as u32,
+        dropout,
+    }))
 }

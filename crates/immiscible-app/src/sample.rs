@@ -11,8 +11,9 @@ use toml::Value;
 /// Draws samples with the averaged weights of a run's newest checkpoint.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
     let (parts, step, network) = open(arguments).map_err(Failure::usage)?;
-    let samples =
-        parts.sample(&network, arguments.n, arguments.seed, arguments.class).map_err(Failure::run)?;
+    let samples = parts
+        .sample(&network, arguments.n, arguments.seed, arguments.class)
+        .map_err(Failure::run)?;
     let out = &arguments.out;
     if out.extension().is_some_and(|extension| extension == "png") {
         grid::save(samples.view(), out).map_err(Failure::run)?;
@@ -37,7 +38,11 @@ fn open(arguments: &cli::Sample) -> Result<(Parts, u64, immiscible_models::Netwo
     let run = &arguments.checkpoint;
     ensure!(arguments.n > 0, "--n 0: write at least 1");
     let path = run.join(CONFIG);
-    ensure!(path.exists(), "{}: no {CONFIG} in it; give the directory of a run, such as runs/digits", run.display());
+    ensure!(
+        path.exists(),
+        "{}: no {CONFIG} in it; give the directory of a run, such as runs/digits",
+        run.display()
+    );
     let mut table = config::file(&path)?;
     let integer = |value: usize| i64::try_from(value).map(Value::Integer).context("--steps");
     let mut changes = Vec::new();

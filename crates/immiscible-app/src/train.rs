@@ -22,9 +22,11 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let (parts, source) = Parts::open(table).map_err(Failure::usage)?;
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment", false) =
-        (parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
-    {
+    if let (Some(_), "assignment", false) = (
+        parts.classes,
+        &*parts.config.coupling.kind,
+        parts.config.coupling.class_wise,
+    ) {
         eprintln!(
             "warning: a class-conditional network with coupling.class_wise = false: the noise then tells the class, \
              and sampling suffers; set coupling.class_wise = true"
@@ -42,8 +44,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     )
     .map_err(Failure::usage)?;
     let mut progress = Progress::new(&parts, run.join("samples"));
-    let total =
-        trainer.run(&mut method, loader, parts.coupling.clone(), &mut progress).map_err(Failure::run)?;
+    let total = trainer
+        .run(&mut method, loader, parts.coupling.clone(), &mut progress)
+        .map_err(Failure::run)?;
 
     if progress.grid.is_none() {
         progress.draw_grid(config.train.steps, method.sampling_network());
@@ -75,12 +78,19 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     let (mut name, mut table) = match &arguments.config {
         Some(path) => {
-            let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let stem = path
+                .file_stem()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             (stem, config::file(path)?)
         }
         None => (arguments.preset.clone(), config::preset(&arguments.preset)?),
     };
-    for (key, flag) in [("device", &arguments.device), ("coupling.kind", &arguments.coupling)] {
+    for (key, flag) in [
+        ("device", &arguments.device),
+        ("coupling.kind", &arguments.coupling),
+    ] {
         if let Some(value) = flag {
             config::insert(&mut table, key, toml::Value::String(value.clone()))?;
         }
@@ -97,8 +107,11 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
 /// Makes the run directory, or checks that an existing one holds this very run.
 fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
     let config = &parts.config;
-    let options =
-        LoaderOptions { batch_size: config.train.batch_size, seed: config.seed, flip: config.data.flip };
+    let options = LoaderOptions {
+        batch_size: config.train.batch_size,
+        seed: config.seed,
+        flip: config.data.flip,
+    };
     let loader = Loader::new(source, options)?;
 
     let path = run.join(CONFIG);

@@ -1,9 +1,4 @@
-//! Draws the training noise of a batch on the host or on a Burn device, and reports what it did.
-//!
-//! Ordinary diffusion training gives every image an independent noise. Immiscible Diffusion (Li et al.,
-//! NeurIPS 2024, arXiv 2406.12303) first chooses *which* noise goes with which image; nothing else of the
-//! training step changes. A [`Coupling`] is that choice. Whatever it returns is the one noise that both
-//! `add_noise` and the target must see.
+#![doc = include_str!("../README.md")]
 
 mod assignment;
 mod config;

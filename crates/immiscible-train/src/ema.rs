@@ -67,3 +67,40 @@ impl<M: Module> Ema<M> {
         self.network = self.network.clone().map(&mut blend);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::number_parameters;
+    use burn::nn::{Initializer, Linear, LinearConfig};
+    use burn::tensor::Device;
+
+    fn constant(value: f64) -> Linear {
+        let config = LinearConfig::new(2, 2).with_initializer(Initializer::Constant { value });
+        number_parameters(config.init(&Device::flex().autodiff()))
+    }
+
+    #[test]
+    fn the_average_is_the_recursion() {
+        let config = EmaConfig {
+            decay: 0.5,
+            warmup: true,
+        };
+        let mut ema = Ema::new(&constant(0.0), config);
+        let mut expected = 0.0;
+        for n in 0..20u32 {
+            let online = f64::from(n + 1);
+            ema.update(&constant(online), n.into());
+            // min(0.5, (1 + n) / (10 + n))
+            let decay = 0.5f64.min((1.0 + f64::from(n)) / (10.0 + f64::from(n)));
+            expected = decay * expected + (1.0 - decay) * online;
+        }
+        let found: Vec<f32> = ema.network().weight.val().into_data().try_into_vec_as().unwrap();
+        assert!(
+            found
+                .iter()
+                .all(|value| (f64::from(*value) - expected).abs() < 1e-4),
+            "{found:?} {expected}"
+        );
+    }
+}

@@ -1,8 +1,4 @@
-//! Takes the steps, and remembers them.
-//!
-//! [`Diffusion::loss`] is the one training step that everything serves; [`DiffusionStep`] adds the optimiser and the
-//! average of the weights; [`Trainer`] is the loop with its log and its checkpoints. Everything random is a function
-//! of the seed and the step, so a resumed run goes on exactly where it stopped.
+#![doc = include_str!("../README.md")]
 
 mod checkpoint;
 mod config;
@@ -22,5 +18,5 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use optimizer::OPTIMIZERS;
 pub use record::{Average, Record};
-pub use step::{EMA_WEIGHTS, DiffusionStep, StepReport, TrainStep};
+pub use step::{DiffusionStep, EMA_WEIGHTS, StepReport, TrainStep};
 pub use trainer::{Observer, Trainer};

@@ -75,3 +75,60 @@ pub(crate) fn clip_global_norm<M: Module>(
     module.visit(&mut scale);
     (scale.to, Some(norm))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::nn::LinearConfig;
+    use burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn clipping_scales_the_whole_gradient_to_the_limit() {
+        let device = Device::flex().autodiff();
+        let module = number_parameters(LinearConfig::new(6, 4).init(&device));
+        let x = Tensor::<2>::random([5, 6], Distribution::Normal(0.0, 1.0), &Device::flex());
+        let gradients = || {
+            let loss = module.forward(x.clone()).powi_scalar(2).sum();
+            GradientsParams::from_grads(loss.backward(), &module)
+        };
+        let norm = |limit| -> (f32, f32) {
+            let (clipped, before) = clip_global_norm(&module, gradients(), limit);
+            let (_, after) = clip_global_norm(&module, clipped, 0.0);
+            (before.unwrap().into_scalar(), after.unwrap().into_scalar())
+        };
+        let (before, after) = norm(0.5);
+        assert!(before > 1.0 && (after - 0.5).abs() < 1e-4, "{before} → {after}");
+        let (before, after) = norm(1e6);
+        assert_eq!(before, after);
+        let weight: Vec<f32> = gradients()
+            .get::<2>(module.weight.id)
+            .unwrap()
+            .into_data()
+            .try_into_vec_as()
+            .unwrap();
+        let bias: Vec<f32> = gradients()
+            .get::<1>(module.bias.as_ref().unwrap().id)
+            .unwrap()
+            .into_data()
+            .try_into_vec_as()
+            .unwrap();
+        let expected = weight
+            .iter()
+            .chain(&bias)
+            .map(|g| f64::from(*g).powi(2))
+            .sum::<f64>()
+            .sqrt();
+        assert!((f64::from(before) - expected).abs() < 1e-3 * expected);
+    }
+
+    #[test]
+    fn ids_follow_from_the_structure() {
+        let device = Device::flex();
+        let ids = || {
+            let module = number_parameters(LinearConfig::new(2, 3).init(&device));
+            (module.weight.id, module.bias.map(|bias| bias.id))
+        };
+        assert_eq!(ids(), ids());
+        assert_ne!(Some(ids().0), ids().1);
+    }
+}

@@ -1,0 +1,350 @@
+//! The command as a user runs it.
+
+use immiscible_data::{Batch, DataOptions, build};
+use immiscible_metrics::NearestNeighbour;
+use ndarray::Array2;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn immiscible(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_immiscible"))
+        .current_dir(folder)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command that must succeed and returns what it printed.
+fn succeed(folder: &Path, arguments: &[&str]) -> String {
+    let output = immiscible(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Runs a command that the user got wrong: one line, exit status 2, nothing left behind.
+fn refused(folder: &Path, arguments: &[&str]) -> String {
+    let output = immiscible(folder, arguments);
+    let message = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+    assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
+    assert!(message.starts_with("error: "), "{message}");
+    assert!(
+        !folder.join("runs").exists(),
+        "{arguments:?} left a run directory"
+    );
+    message
+}
+
+const SMALL: &[&str] = &[
+    "--set",
+    "model.block_out_channels=[8,8]",
+    "--set",
+    "model.norm_num_groups=4",
+    "--set",
+    "model.attention_head_dim=4",
+    "--set",
+    "train.batch_size=16",
+    "--set",
+    "sample.steps=2",
+    "--set",
+    "sample.n=4",
+];
+
+fn train(folder: &Path, more: &[&str]) -> Output {
+    immiscible(folder, &[&["train"], SMALL, more].concat())
+}
+
+#[test]
+fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let with = |setting: &str| refused(folder, &["train", "--set", setting]);
+    for (message, words) in [
+        (
+            refused(folder, &["train", "--preset", "digit"]),
+            &["unknown preset `digit`", "did you mean `digits`"][..],
+        ),
+        (
+            with("optimizer.lerning_rate=1"),
+            &["lerning_rate", "did you mean `learning_rate`"],
+        ),
+        (
+            with("optimizer.learning_rate=-1"),
+            &["optimizer.learning_rate = -1", "> 0"],
+        ),
+        (with("optimizer.learning_rate=fast"), &["learning_rate", "fast"]),
+        (with("train.batch_size=9999"), &["9999", "1797"]),
+        (with("model.norm_num_groups=7"), &["norm_num_groups", "7"]),
+        (with("objective.name=epsilon"), &["epsilon", "flow"]),
+        (with("schedule.name=cosin"), &["cosin", "cosine"]),
+        (with("sample.steps=0"), &["0", "steps"]),
+        (
+            with("sample.guidance=2"),
+            &["sample.guidance = 2", "num_class_embeds"],
+        ),
+        (with("model.num_class_embeds=3"), &["num_class_embeds = 3", "11"]),
+        (with("data.name=digitz"), &["digitz", "digits"]),
+        (with("nonsense"), &["--set nonsense", "KEY=VALUE"]),
+        (
+            refused(folder, &["train", "--coupling", "knnn"]),
+            &["knnn", "knn"],
+        ),
+        (
+            refused(folder, &["train", "--device", "cuda"]),
+            &["cuda", "not compiled in", "--features"],
+        ),
+        (refused(folder, &["train", "--device", "tpu"]), &["tpu", "flex"]),
+        (
+            refused(folder, &["train", "--config", "absent.toml"]),
+            &["absent.toml"],
+        ),
+        (
+            refused(folder, &["sample", "--checkpoint", "runs/absent"]),
+            &["runs/absent", "config.toml"],
+        ),
+    ] {
+        for word in words {
+            assert!(message.contains(word), "no {word:?} in {message}");
+        }
+    }
+}
+
+#[test]
+fn bad_data_is_one_line_before_anything_happens() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let idx = |images: &[u8]| {
+        std::fs::create_dir_all(folder.join("idx")).unwrap();
+        std::fs::write(folder.join("idx/train-images-idx3-ubyte.gz"), images).unwrap();
+        std::fs::write(
+            folder.join("idx/train-labels-idx1-ubyte"),
+            [0, 0, 8, 1, 0, 0, 0, 0],
+        )
+        .unwrap();
+        refused(
+            folder,
+            &["train", "--preset", "fashion-mnist", "--set", "data.path=idx"],
+        )
+    };
+    assert!(refused(folder, &["train", "--preset", "fashion-mnist"]).contains("path"));
+    let absent = refused(
+        folder,
+        &["train", "--preset", "fashion-mnist", "--set", "data.path=absent"],
+    );
+    assert!(absent.contains("absent"), "{absent}");
+    // A gzip header and the first bytes of a stream that never ends.
+    assert!(idx(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xed]).contains("train-images-idx3-ubyte.gz"));
+    // Not gzip at all, and too short for an IDX header.
+    assert!(idx(b"PK\x03\x04").contains("train-images-idx3-ubyte.gz"));
+
+    std::fs::create_dir_all(folder.join("pictures")).unwrap();
+    for (name, side) in [("a.png", 16), ("b.png", 24)] {
+        image::RgbImage::new(side, side)
+            .save(folder.join("pictures").join(name))
+            .unwrap();
+    }
+    // The preset brings every image to one size; without a size they differ.
+    let config = include_str!("../presets/folder.toml").replace("image_size = 32\n", "");
+    std::fs::write(folder.join("folder.toml"), config).unwrap();
+    let message = refused(
+        folder,
+        &["train", "--config", "folder.toml", "--set", "data.path=pictures"],
+    );
+    assert!(
+        message.contains("b.png") && message.contains("24") && message.contains("16"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_run_keeps_its_config_goes_on_and_can_be_sampled() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let first = train(folder, &["--set", "train.steps=3"]);
+    assert!(first.status.success(), "{}", text(&first.stderr));
+    let report = text(&first.stdout);
+    for word in [
+        "samples   runs/digits/samples/step-00000003.png",
+        "mean distance drop",
+        "% of it",
+        "sliced W2",
+        "floor",
+    ] {
+        assert!(report.contains(word), "no {word:?} in {report}");
+    }
+    let run = folder.join("runs/digits");
+    for file in [
+        "config.toml",
+        "data.toml",
+        "metrics.jsonl",
+        "checkpoints/step-00000003/manifest.json",
+    ] {
+        assert!(run.join(file).exists(), "{file}");
+    }
+    let line = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let record: serde_json::Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    assert!(
+        record["distance_drop_percent"].as_f64().unwrap() > 1.0,
+        "{record}"
+    );
+
+    // The saved config alone repeats and continues the run.
+    let again = immiscible(
+        folder,
+        &[
+            "train",
+            "--config",
+            "runs/digits/config.toml",
+            "--run",
+            "digits",
+            "--set",
+            "train.steps=5",
+        ],
+    );
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    assert!(
+        text(&again.stderr).contains("going on from step 3"),
+        "{}",
+        text(&again.stderr)
+    );
+    assert!(run.join("samples/step-00000005.png").exists());
+
+    let changed = train(folder, &["--set", "coupling.kind=knn"]);
+    let message = text(&changed.stderr);
+    assert_eq!(changed.status.code(), Some(2), "{message}");
+    for word in ["coupling.kind = \"assignment\"", "\"knn\"", "--run", "--fresh"] {
+        assert!(message.contains(word), "no {word:?} in {message}");
+    }
+
+    let sample = |out: &str, more: &[&str]| {
+        let arguments = [
+            "sample",
+            "--checkpoint",
+            "runs/digits",
+            "--n",
+            "3",
+            "--seed",
+            "4",
+            "--out",
+            out,
+        ];
+        succeed(folder, &[&arguments[..], more].concat());
+        std::fs::read(folder.join(out)).unwrap()
+    };
+    let grid = sample("a.png", &[]);
+    assert_eq!(grid, sample("b.png", &[]));
+    assert_ne!(grid, sample("c.png", &["--steps", "1", "--sampler", "euler"]));
+    let refused = immiscible(folder, &["sample", "--checkpoint", "runs/digits", "--class", "3"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("takes no classes"));
+}
+
+#[test]
+fn a_conditional_run_draws_the_class_that_is_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let trained = train(
+        folder,
+        &[
+            "--preset",
+            "digits-classes",
+            "--set",
+            "train.steps=2",
+            "--run",
+            "c",
+        ],
+    );
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    let draw = |class: &str| {
+        let arguments = [
+            "sample",
+            "--checkpoint",
+            "runs/c",
+            "--n",
+            "2",
+            "--guidance",
+            "2",
+            "--class",
+            class,
+        ];
+        immiscible(folder, &arguments)
+    };
+    assert!(draw("9").status.success());
+    let refused = draw("10");
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(text(&refused.stderr).contains("0 to 9"));
+}
+
+#[test]
+fn the_list_names_every_part() {
+    let list = succeed(Path::new("."), &["list"]);
+    for name in [
+        "digits-classes",
+        "fashion-mnist",
+        "folder",
+        "lapjv",
+        "knn",
+        "heun",
+        "flow_velocity",
+        "scaled_linear",
+        "dit",
+        "adamw",
+    ] {
+        assert!(list.contains(name), "no {name} in {list}");
+    }
+}
+
+/// The default preset, trained for a fraction of its steps, already draws digits that a classifier of real ones knows.
+#[test]
+fn the_default_preset_learns_the_digits() {
+    const SAMPLES: usize = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    succeed(
+        folder,
+        &["train", "--set", "train.steps=250", "--set", "sample.n=4"],
+    );
+    succeed(
+        folder,
+        &[
+            "sample",
+            "--checkpoint",
+            "runs/digits",
+            "--n",
+            "100",
+            "--out",
+            "drawn",
+        ],
+    );
+    let mut drawn = Array2::zeros((SAMPLES, 64));
+    for (i, mut row) in drawn.rows_mut().into_iter().enumerate() {
+        let picture = image::open(folder.join(format!("drawn/{i:06}.png")))
+            .unwrap()
+            .to_luma8();
+        row.iter_mut()
+            .zip(picture.pixels())
+            .for_each(|(x, pixel)| *x = f32::from(pixel.0[0]) / 127.5 - 1.0);
+    }
+
+    let digits = build(&DataOptions::new("digits")).unwrap();
+    let real = Batch::read(&*digits, (0..digits.len() as u64).collect()).unwrap();
+    let labels = real.labels.clone().unwrap();
+    let real = real.images.to_shape((digits.len(), 64)).unwrap();
+    let classifier = NearestNeighbour::fit(real.view(), &labels).unwrap();
+    let nearest = classifier.nearest(drawn.view()).unwrap();
+    let mut found = [0; 10];
+    nearest
+        .iter()
+        .for_each(|nearest| found[nearest.label as usize] += 1);
+    assert!(
+        found.iter().filter(|count| **count >= 3).count() >= 8,
+        "{found:?}"
+    );
+    // Real digits are about 2.2 from their nearest other one, noise clamped to the range of pixels 6 and more.
+    let mean = nearest.iter().map(|nearest| nearest.distance).sum::<f64>() / SAMPLES as f64;
+    assert!(mean < 3.5, "mean distance to the nearest real digit {mean}");
+}
