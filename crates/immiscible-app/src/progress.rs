@@ -47,9 +47,10 @@ impl<'a> Progress<'a> {
 
     fn numbers(&self, report: &StepReport, total: &Average) -> String {
         format!(
-            "{:.0} img/s  loss {:.4}  assignment {:.2} ms ({:.1} % of the step)",
+            "{:.0} img/s  loss {:.4}  {} {:.2} ms ({:.1} % of the step)",
             total.images_per_second(self.parts.config.train.batch_size),
             report.loss,
+            self.parts.config.coupling.kind,
             total.coupling_ms(),
             total.coupling_share_percent(),
         )
@@ -114,7 +115,7 @@ impl Observer for Progress<'_> {
 
     fn evaluate(&mut self, step: u64, network: &Network) {
         let config = &self.parts.config;
-        if step % config.sample.every == 0 || step == config.train.steps {
+        if step.is_multiple_of(config.sample.every) || step == config.train.steps {
             self.draw_grid(step, network);
         }
     }

@@ -51,8 +51,8 @@ impl Coupling for Knn {
                 Tensor::<3>::random([count, rows, dimensions], Distribution::Normal(0.0, 1.0), &device);
             let distances = squared_distance(&x, &candidates);
             for j in 0..count {
-                let distance = distances.clone().slice([j..j + 1]);
-                let candidate = candidates.clone().slice([j..j + 1]);
+                let distance = distances.clone().narrow(0, j, 1);
+                let candidate = candidates.clone().narrow(0, j, 1);
                 // Strictly nearer, so that a tie keeps the earlier candidate.
                 let nearer = distance.clone().lower(nearest.clone());
                 best = best.mask_where(nearer.clone().expand([1, rows, dimensions]), candidate);

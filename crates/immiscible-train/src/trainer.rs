@@ -115,14 +115,14 @@ impl Trainer {
             observer.step(state.step, &report, &state.total);
 
             let done = state.step == self.train.steps;
-            if state.step % self.train.log_every == 0 || done {
+            if state.step.is_multiple_of(self.train.log_every) || done {
                 let learning_rate = method.learning_rate_at(state.step - 1);
                 let record = Record::new(state.step, &state.window, learning_rate, self.train.batch_size);
                 log.write(&record)?;
                 observer.record(&record);
                 state.window = Average::default();
             }
-            if state.step % self.checkpoint.every == 0 || done {
+            if state.step.is_multiple_of(self.checkpoint.every) || done {
                 let saved = store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
                     method.save(folder)?;
                     write_json(&folder.join(STATE), &state)
