@@ -42,20 +42,11 @@ fn main() {
     let measured = bench(&mut criterion);
     criterion.final_summary();
 
-    println!(
-        "\nassignment by the cost {COST}, D = {DIMENSION}, k = {K}, {} threads,",
-        threads()
-    );
+    println!("\nassignment by the cost {COST}, D = {DIMENSION}, k = {K}, {} threads,", threads());
     println!("images: smooth random fields (synthetic), median time of cost and solution\n");
     println!("| assigner | batch | ms | distance drop % |");
     println!("|---|---:|---:|---:|");
-    for Measured {
-        assigner,
-        batch,
-        milliseconds,
-        drop,
-    } in measured
-    {
+    for Measured { assigner, batch, milliseconds, drop } in measured {
         println!("| {assigner} | {batch} | {milliseconds:.2} | {drop:.2} |");
     }
 }
@@ -76,12 +67,7 @@ fn bench(criterion: &mut Criterion) -> Vec<Measured> {
             } else {
                 Candidates::PerImage(own.view())
             };
-            let problem = Problem {
-                images: images.view(),
-                candidates,
-                cost: COST,
-                groups: None,
-            };
+            let problem = Problem { images: images.view(), candidates, cost: COST, groups: None };
             let assign = || solver.assign(&problem).expect("finite images and noises");
             let mut samples = Vec::new();
             group.bench_function(BenchmarkId::new(*assigner, batch), |bencher| {
@@ -104,12 +90,7 @@ fn bench(criterion: &mut Criterion) -> Vec<Measured> {
             let paired = assign().gather(&candidates).expect("the same candidates");
             let distance = |noise| mean_distance(images.view(), noise).expect("the same shape");
             let drop = drop_percent(distance(shared.view()), distance(paired.view()));
-            measured.push(Measured {
-                assigner,
-                batch,
-                milliseconds,
-                drop,
-            });
+            measured.push(Measured { assigner, batch, milliseconds, drop });
         }
     }
     group.finish();
@@ -128,15 +109,9 @@ fn smooth_fields(batch: usize) -> Array2<f32> {
         let (channel, u, v) = split(mode, FREQUENCIES);
         let (of, y, x) = split(d, SIDE);
         let decay = AMPLITUDE / ((u * u + v * v) as f32).sqrt().max(0.7);
-        if channel == of {
-            decay * wave(y, u) * wave(x, v)
-        } else {
-            0.0
-        }
+        if channel == of { decay * wave(y, u) * wave(x, v) } else { 0.0 }
     });
-    normals(Key::new(0).stream(Stream::custom(0)), batch, modes)
-        .dot(&basis)
-        .mapv(|x| x.clamp(-1.0, 1.0))
+    normals(Key::new(0).stream(Stream::custom(0)), batch, modes).dot(&basis).mapv(|x| x.clamp(-1.0, 1.0))
 }
 
 /// The channel, row and column of an index into channels of `side` × `side`.
@@ -146,8 +121,7 @@ fn split(index: usize, side: usize) -> (usize, usize, usize) {
 
 fn candidates(batch: usize) -> Array3<f32> {
     let rows = normals(Key::new(0).stream(Stream::NOISE), batch * K, DIMENSION);
-    rows.into_shape_with_order((batch, K, DIMENSION))
-        .expect("batch * K rows")
+    rows.into_shape_with_order((batch, K, DIMENSION)).expect("batch * K rows")
 }
 
 fn normals(key: Key, rows: usize, columns: usize) -> Array2<f32> {

@@ -46,14 +46,7 @@ fn main() -> ExitCode {
 /// Builds the `immiscible` binary with the backend that `--device` names, and runs it.
 fn immiscible(arguments: &[String]) -> Outcome {
     let mut build = cargo();
-    build.args([
-        "run",
-        "--quiet",
-        "--package",
-        "immiscible-app",
-        "--bin",
-        "immiscible",
-    ]);
+    build.args(["run", "--quiet", "--package", "immiscible-app", "--bin", "immiscible"]);
     if let Some(feature) = backend_feature(arguments) {
         build.args(["--features", feature]);
     }
@@ -64,17 +57,14 @@ fn immiscible(arguments: &[String]) -> Outcome {
 /// The cargo feature that compiles the requested backend in; the CPU is always there.
 fn backend_feature(arguments: &[String]) -> Option<&'static str> {
     let device =
-        arguments
-            .iter()
-            .enumerate()
-            .find_map(|(i, argument)| match argument.strip_prefix("--device") {
-                Some("") => arguments.get(i + 1).map(String::as_str),
-                Some(rest) => rest.strip_prefix('='),
-                None => None,
-            })?;
-    match device.split(':').next() {
-        Some("cuda") => Some("cuda"),
-        Some("wgpu") => Some("wgpu"),
+        arguments.iter().enumerate().find_map(|(i, argument)| match argument.strip_prefix("--device") {
+            Some("") => arguments.get(i + 1).map(String::as_str),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        })?;
+    match device {
+        "cuda" => Some("cuda"),
+        "wgpu" => Some("wgpu"),
         _ => None,
     }
 }
@@ -88,10 +78,7 @@ fn cargo() -> Command {
 fn run(command: &mut Command) -> Outcome {
     match command.status() {
         Ok(status) if status.success() => Ok(()),
-        Ok(status) => Err(status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .unwrap_or(1)),
+        Ok(status) => Err(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)),
         Err(error) => {
             eprintln!("xtask: {}: {error}", command.get_program().display());
             Err(1)

@@ -8,18 +8,12 @@ type Stage = (&'static str, fn() -> Outcome);
 const STAGES: &[Stage] = &[
     ("format", || crate::run(cargo().args(["fmt", "--all", "--check"]))),
     ("layers", layers::check),
-    ("tests", || {
-        crate::run(cargo().args(["test", "--workspace", "--exclude", "immiscible-benches"]))
-    }),
+    ("tests", || crate::run(cargo().args(["test", "--workspace", "--exclude", "immiscible-benches"]))),
     ("lints", || {
         crate::run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     }),
     ("docs", || {
-        crate::run(
-            cargo()
-                .args(["doc", "--workspace", "--no-deps"])
-                .env("RUSTDOCFLAGS", "-D warnings"),
-        )
+        crate::run(cargo().args(["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
     }),
     ("consumer", consumer),
 ];
@@ -41,11 +35,7 @@ pub(crate) fn run() -> Outcome {
     for (name, time) in &minutes {
         println!("{name:10} {time:6.1}");
     }
-    println!(
-        "{:10} {:6.1}",
-        "total",
-        minutes.iter().map(|(_, time)| time).sum::<f64>()
-    );
+    println!("{:10} {:6.1}", "total", minutes.iter().map(|(_, time)| time).sum::<f64>());
     outcome
 }
 
@@ -60,12 +50,7 @@ fn consumer() -> Outcome {
         eprintln!("xtask: {}: {error}", folder.display());
         return Err(1);
     }
-    crate::run(
-        cargo()
-            .arg("run")
-            .current_dir(&folder)
-            .env("CARGO_TARGET_DIR", folder.join("target")),
-    )
+    crate::run(cargo().arg("run").current_dir(&folder).env("CARGO_TARGET_DIR", folder.join("target")))
 }
 
 fn make_consumer(workspace: &Path, folder: &Path, readme: &Path) -> std::io::Result<()> {

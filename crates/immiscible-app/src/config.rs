@@ -61,19 +61,8 @@ pub(crate) struct DataConfig {
 
 impl DataConfig {
     pub(crate) fn options(&self) -> DataOptions {
-        let Self {
-            name,
-            path,
-            split,
-            image_size,
-            flip: _,
-        } = self.clone();
-        DataOptions {
-            name,
-            path,
-            split,
-            image_size,
-        }
+        let Self { name, path, split, image_size, flip: _ } = self.clone();
+        DataOptions { name, path, split, image_size }
     }
 }
 
@@ -122,11 +111,7 @@ fn grid_every() -> u64 {
 impl SampleConfig {
     /// The part that the sampler itself reads.
     pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
-        let sampler = SamplerConfig {
-            name: self.sampler.clone(),
-            eta: self.eta,
-            variance: self.variance,
-        };
+        let sampler = SamplerConfig { name: self.sampler.clone(), eta: self.eta, variance: self.variance };
         immiscible_sample::SampleConfig {
             sampler,
             steps: self.steps,
@@ -186,9 +171,7 @@ pub(crate) fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
 
 /// Reads the whole config; an unknown key is an error that suggests the nearest known one.
 pub(crate) fn parse(table: Table) -> Result<Config> {
-    table
-        .try_into()
-        .map_err(|error: toml::de::Error| explain(&error.to_string()))
+    table.try_into().map_err(|error: toml::de::Error| explain(&error.to_string()))
 }
 
 /// Turns serde's words into one line with a suggestion.
@@ -203,12 +186,7 @@ fn explain(message: &str) -> Error {
 
 /// toml puts the path of the key on a line of its own.
 fn one_line(message: &str) -> String {
-    message
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    message.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// A suggestion, if one of the known names is near.
@@ -220,16 +198,22 @@ fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Stri
         .map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
-/// The part of a config that a run cannot change while it goes on: all but how long it trains, where, and what it
-/// writes down.
+/// The part of a config that a run cannot change while it goes on: all but how long it trains, where, how fast, and what
+/// it writes down.
 pub(crate) fn structure(config: &Config) -> Result<Table> {
     let mut table = Table::try_from(config)?;
     for key in ["device", "checkpoint", "sample"] {
         table.remove(key);
     }
-    if let Some(Value::Table(train)) = table.get_mut("train") {
-        for key in ["steps", "log_every", "prefetch"] {
-            train.remove(key);
+    for (section, keys) in [
+        // The data may have moved; whether they are still the same is checked against data.toml.
+        ("data", &["path"][..]),
+        ("train", &["steps", "log_every", "prefetch"]),
+        // What a run that diverged is mended with.
+        ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
+    ] {
+        if let Some(Value::Table(table)) = table.get_mut(section) {
+            keys.iter().for_each(|key| drop(table.remove(*key)));
         }
     }
     Ok(table)
@@ -239,15 +223,14 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
 pub(crate) fn difference(before: &Table, now: &Table) -> Option<(String, String, String)> {
     let text = |value: Option<&Value>| value.map_or_else(|| "unset".into(), Value::to_string);
     let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    keys.into_iter()
-        .find_map(|key| match (before.get(key), now.get(key)) {
-            (Some(Value::Table(before)), Some(Value::Table(now))) => {
-                let (inner, before, now) = difference(before, now)?;
-                Some((format!("{key}.{inner}"), before, now))
-            }
-            (before, now) if before != now => Some((key.clone(), text(before), text(now))),
-            _ => None,
-        })
+    keys.into_iter().find_map(|key| match (before.get(key), now.get(key)) {
+        (Some(Value::Table(before)), Some(Value::Table(now))) => {
+            let (inner, before, now) = difference(before, now)?;
+            Some((format!("{key}.{inner}"), before, now))
+        }
+        (before, now) if before != now => Some((key.clone(), text(before), text(now))),
+        _ => None,
+    })
 }
 
 #[cfg(test)]
@@ -267,12 +250,9 @@ mod tests {
     #[test]
     fn keys_are_set_with_their_type() {
         let mut table = preset("digits").unwrap();
-        for assignment in [
-            "train.steps=7",
-            "optimizer.learning_rate=1e-3",
-            "data.path=a b/c",
-            "coupling.kind=knn",
-        ] {
+        for assignment in
+            ["train.steps=7", "optimizer.learning_rate=1e-3", "data.path=a b/c", "coupling.kind=knn"]
+        {
             set(&mut table, assignment).unwrap();
         }
         let config = parse(table).unwrap();
@@ -286,10 +266,7 @@ mod tests {
     #[test]
     fn a_typo_is_named_with_its_table_and_a_suggestion() {
         for (assignment, words) in [
-            (
-                "optimizer.lerning_rate=1",
-                ["lerning_rate", "optimizer", "did you mean `learning_rate`?"],
-            ),
+            ("optimizer.lerning_rate=1", ["lerning_rate", "optimizer", "did you mean `learning_rate`?"]),
             ("coupling.knd=knn", ["knd", "coupling", "did you mean `kind`?"]),
             (
                 "model.block_out_chanels=[8]",
@@ -300,10 +277,7 @@ mod tests {
             let mut table = preset("digits").unwrap();
             set(&mut table, assignment).unwrap();
             let error = parse(table).unwrap_err().to_string();
-            assert!(
-                words.iter().all(|word| error.contains(word)),
-                "{assignment}: {error}"
-            );
+            assert!(words.iter().all(|word| error.contains(word)), "{assignment}: {error}");
             assert!(!error.contains('\n'), "{error}");
         }
         let error = preset("digit").unwrap_err().to_string();
@@ -315,15 +289,9 @@ mod tests {
         let before = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
         let mut table = preset("digits").unwrap();
         set(&mut table, "train.steps=9").unwrap();
-        assert_eq!(
-            difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()),
-            None
-        );
+        assert_eq!(difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()), None);
         set(&mut table, "coupling.k=9").unwrap();
         let (key, was, is) = difference(&before, &structure(&parse(table).unwrap()).unwrap()).unwrap();
-        assert_eq!(
-            (key.as_str(), was.as_str(), is.as_str()),
-            ("coupling.k", "4", "9")
-        );
+        assert_eq!((key.as_str(), was.as_str(), is.as_str()), ("coupling.k", "4", "9"));
     }
 }

@@ -27,11 +27,7 @@ pub(crate) fn save(images: ArrayView4<f32>, path: &Path) -> Result<()> {
         let top = (i / columns) * (height * scale + GAP) + GAP;
         for y in 0..height * scale {
             for x in 0..width * scale {
-                grid.put_pixel(
-                    (left + x) as u32,
-                    (top + y) as u32,
-                    pixel(image, y / scale, x / scale),
-                );
+                grid.put_pixel((left + x) as u32, (top + y) as u32, pixel(image, y / scale, x / scale));
             }
         }
     }
@@ -41,20 +37,14 @@ pub(crate) fn save(images: ArrayView4<f32>, path: &Path) -> Result<()> {
 /// Writes one image at its own size.
 pub(crate) fn save_one(image: ArrayView3<f32>, path: &Path) -> Result<()> {
     let (_, height, width) = image.dim();
-    let picture = RgbImage::from_fn(width as u32, height as u32, |x, y| {
-        pixel(image, y as usize, x as usize)
-    });
+    let picture = RgbImage::from_fn(width as u32, height as u32, |x, y| pixel(image, y as usize, x as usize));
     write(&picture, path)
 }
 
 fn pixel(image: ArrayView3<f32>, y: usize, x: usize) -> image::Rgb<u8> {
     let channels = image.dim().0;
     let level = |channel: usize| (127.5 * image[[channel.min(channels - 1), y, x]] + 127.5).round() as u8;
-    image::Rgb(if channels < 3 {
-        [level(0); 3]
-    } else {
-        [level(0), level(1), level(2)]
-    })
+    image::Rgb(if channels < 3 { [level(0); 3] } else { [level(0), level(1), level(2)] })
 }
 
 /// Writes to a temporary name first, so that a picture is whole or not there.
@@ -64,9 +54,7 @@ fn write(picture: &RgbImage, path: &Path) -> Result<()> {
         std::fs::create_dir_all(folder).with_context(context)?;
     }
     let staged = path.with_extension("png.tmp");
-    picture
-        .save_with_format(&staged, ImageFormat::Png)
-        .with_context(context)?;
+    picture.save_with_format(&staged, ImageFormat::Png).with_context(context)?;
     std::fs::rename(&staged, path).with_context(context)
 }
 

@@ -13,6 +13,7 @@ mod sample;
 mod train;
 
 use clap::Parser;
+use immiscible_train::TrainError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -27,8 +28,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            // One line: the context first, then its causes.
-            eprintln!("error: {:#}", failure.reason);
+            eprintln!("error: {}", one_line(&failure.reason));
             ExitCode::from(failure.code)
         }
     }
@@ -44,17 +44,29 @@ struct Failure {
 impl Failure {
     /// The command cannot run as given.
     fn usage(reason: impl Into<anyhow::Error>) -> Self {
-        Self {
-            reason: reason.into(),
-            code: 2,
-        }
+        Self { reason: reason.into(), code: 2 }
     }
 
     /// Something failed while it ran.
     fn run(reason: impl Into<anyhow::Error>) -> Self {
-        Self {
-            reason: reason.into(),
-            code: 1,
+        Self { reason: reason.into(), code: 1 }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Option { .. } | TrainError::Unknown { .. } => Self::usage(error),
+            _ => Self::run(error),
         }
     }
+}
+
+/// The context first, then its causes, each told once: many messages already end with their cause.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
+        "" => cause,
+        line if line.contains(&cause) => line.into(),
+        line => format!("{line}: {cause}"),
+    })
 }

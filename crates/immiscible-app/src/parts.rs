@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError};
 use immiscible_data::Source;
-use immiscible_models::{Condition, Denoiser, Network};
+use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::{Guidance, NetworkPredictor, Sampler, SeededNoise};
 use immiscible_train::{ClassCondition, Diffusion};
@@ -84,13 +84,7 @@ impl Parts {
         let classes = class_condition(&config, &data)?;
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
-        Ok(Self {
-            device: device::by_name(&config.device)?,
-            config,
-            data,
-            coupling,
-            classes,
-        })
+        Ok(Self { device: device::by_name(&config.device)?, config, data, coupling, classes })
     }
 
     /// Everything random hangs on this.
@@ -137,18 +131,8 @@ impl Parts {
             };
             let shape = [rows, channels, height, width];
             let mut noise = SeededNoise::new(seed, first as u64);
-            let x = sampler.sample(
-                &mut predictor,
-                &mut noise,
-                shape,
-                &condition,
-                &self.device,
-                |_| (),
-            )?;
-            let x = x
-                .into_data()
-                .try_into_vec_as::<f32>()
-                .map_err(|error| anyhow!("{error}"))?;
+            let x = sampler.sample(&mut predictor, &mut noise, shape, &condition, &self.device, |_| ())?;
+            let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
             samples.append(Axis(0), Array4::from_shape_vec(shape, x)?.view())?;
         }
         Ok(samples)
@@ -175,10 +159,7 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     if dit {
         open.push(("num_embeds_ada_norm", data.classes.as_ref().map_or(1, Vec::len)));
     }
-    let missing: Vec<_> = open
-        .into_iter()
-        .filter(|(key, _)| !model.contains_key(*key))
-        .collect();
+    let missing: Vec<_> = open.into_iter().filter(|(key, _)| !model.contains_key(*key)).collect();
     for (key, value) in missing {
         insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
     }
@@ -188,16 +169,28 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
 /// How labels enter the network, if it takes any.
 fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondition>> {
     let (dropout, guidance) = (config.train.class_dropout, config.sample.guidance);
-    let (Some(rows), Some(classes)) = (config.model.class_rows(), &data.classes) else {
-        ensure!(
-            dropout == 0.0,
-            "train.class_dropout = {dropout}: the network takes no classes; set it to 0, or set model.num_class_embeds"
-        );
-        ensure!(
-            guidance == 1.0,
-            "sample.guidance = {guidance}: the network takes no classes; set it to 1, or set model.num_class_embeds"
-        );
-        return Ok(None);
+    ensure!(guidance.is_finite(), "sample.guidance = {guidance}: write a finite number");
+    let (rows, classes) = match (config.model.class_rows(), &data.classes) {
+        (Some(rows), Some(classes)) => (rows, classes),
+        (rows, classes) => {
+            let unet = matches!(config.model, NetworkConfig::UNet2DModel(_));
+            if let (Some(rows), true) = (rows, unet) {
+                bail!("model.num_class_embeds = {rows}: the data has no labels; leave it out");
+            }
+            let remedy = match classes {
+                Some(_) => "set model.num_class_embeds, or leave it at",
+                None => "the data has no labels; leave it at",
+            };
+            ensure!(
+                dropout == 0.0,
+                "train.class_dropout = {dropout}: the network takes no classes; {remedy} 0"
+            );
+            ensure!(
+                guidance == 1.0,
+                "sample.guidance = {guidance}: the network takes no classes; {remedy} 1"
+            );
+            return Ok(None);
+        }
     };
     let classes = classes.len();
     ensure!(
@@ -210,8 +203,5 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
         "model.num_class_embeds = {rows}: class dropout and guidance need a null class; write {}",
         classes + 1
     );
-    Ok(Some(ClassCondition {
-        null: classes as u32,
-        dropout,
-    }))
+    Ok(Some(ClassCondition { null: classes as u32, dropout }))
 }

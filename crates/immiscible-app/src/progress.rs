@@ -27,15 +27,7 @@ impl<'a> Progress<'a> {
     /// Grids go to the folder `samples`.
     pub(crate) fn new(parts: &'a Parts, samples: PathBuf) -> Self {
         let now = Instant::now();
-        Self {
-            parts,
-            samples,
-            bar: None,
-            first_step: 0,
-            started: now,
-            last_line: now,
-            grid: None,
-        }
+        Self { parts, samples, bar: None, first_step: 0, started: now, last_line: now, grid: None }
     }
 
     fn say(&self, line: String) {
@@ -56,7 +48,7 @@ impl<'a> Progress<'a> {
         )
     }
 
-    /// Draws the grid of `step`, unless it is there.
+    /// Draws the grid of `step`.
     pub(crate) fn draw_grid(&mut self, step: u64, network: &Network) {
         let path = self.samples.join(format!("step-{step:08}.png"));
         let seed = self.parts.config.seed;
@@ -104,10 +96,7 @@ impl Observer for Progress<'_> {
                 self.last_line = Instant::now();
                 let seconds = self.started.elapsed().as_secs_f64() / (step - self.first_step) as f64;
                 let left = seconds * (steps - step) as f64;
-                eprintln!(
-                    "step {step}/{steps}  ETA {left:.0} s  {}",
-                    self.numbers(report, total)
-                );
+                eprintln!("step {step}/{steps}  ETA {left:.0} s  {}", self.numbers(report, total));
             }
             None => {}
         }

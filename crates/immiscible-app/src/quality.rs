@@ -12,9 +12,11 @@ use ndarray::{ArrayView2, Axis};
 const SAMPLES: usize = 500;
 /// Real images that they are compared with, at most.
 const REAL: usize = 10 * SAMPLES;
+/// Values that they may have together, 256 MiB of them.
+const VALUES: usize = 1 << 26;
 /// Directions of the sliced distance.
 const PROJECTIONS: usize = 1_000;
-/// Seed of samples, choice of real images, and directions: another one than any training run's noise uses.
+/// Seed of samples, choice of real images, and directions, the same for every run, so that runs can be compared.
 const SEED: u64 = 0x5EED;
 /// Samples that the nearest-neighbour classifier looks at.
 const CLASSIFIED: usize = 100;
@@ -22,19 +24,19 @@ const CLASSIFIED: usize = 100;
 /// Compares samples of `network` with real images: the sliced distance beside its real-against-real floor, and for
 /// labelled data which classes a nearest-neighbour classifier finds among the samples.
 pub(crate) fn measure(parts: &Parts, source: &dyn Source, network: &Network) -> Result<Vec<String>> {
-    let n = SAMPLES.min(source.len() / 2);
+    let dimensions: usize = parts.data.shape.iter().product();
+    let reference = REAL.min(VALUES / dimensions).min(source.len());
+    let n = SAMPLES.min(reference / 2);
     if n == 0 {
         return Ok(vec!["not measured: the data has a single image".into()]);
     }
     let samples = parts.sample(network, n, SEED, None)?;
-    let dimensions = samples.len() / n;
     let samples = samples.to_shape((n, dimensions))?;
 
     let chosen = Key::new(SEED).stream(Stream::SHUFFLE).permutation(source.len());
-    let chosen: Vec<u64> = chosen.into_iter().take(REAL).map(u64::from).collect();
-    let rows = chosen.len();
+    let chosen: Vec<u64> = chosen.into_iter().take(reference).map(u64::from).collect();
     let real = Batch::read(source, chosen)?;
-    let real_rows = real.images.to_shape((rows, dimensions))?;
+    let real_rows = real.images.to_shape((reference, dimensions))?;
 
     let key = Key::new(SEED).stream(Stream::PROJECTION);
     let mut lines = vec![SlicedW2::measure(samples.view(), real_rows.view(), PROJECTIONS, key)?.to_string()];

@@ -11,11 +11,10 @@ use toml::Value;
 /// Draws samples with the averaged weights of a run's newest checkpoint.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
     let (parts, step, network) = open(arguments).map_err(Failure::usage)?;
-    let samples = parts
-        .sample(&network, arguments.n, arguments.seed, arguments.class)
-        .map_err(Failure::run)?;
+    let samples =
+        parts.sample(&network, arguments.n, arguments.seed, arguments.class).map_err(Failure::run)?;
     let out = &arguments.out;
-    if out.extension().is_some_and(|extension| extension == "png") {
+    if out.extension().is_some() {
         grid::save(samples.view(), out).map_err(Failure::run)?;
     } else {
         for (i, image) in samples.outer_iter().enumerate() {
@@ -37,6 +36,10 @@ pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
 fn open(arguments: &cli::Sample) -> Result<(Parts, u64, immiscible_models::Network)> {
     let run = &arguments.checkpoint;
     ensure!(arguments.n > 0, "--n 0: write at least 1");
+    if let Some(extension) = arguments.out.extension() {
+        let out = arguments.out.display();
+        ensure!(extension == "png", "--out {out}: write a name that ends in .png, or a folder without a dot");
+    }
     let path = run.join(CONFIG);
     ensure!(
         path.exists(),

@@ -4,10 +4,11 @@ use crate::config::{self, difference, structure};
 use crate::parts::Parts;
 use crate::progress::Progress;
 use crate::{Failure, cli, quality};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use immiscible_data::{Loader, LoaderOptions, Source};
 use immiscible_train::{DiffusionStep, TrainStep, Trainer, sha256_hex};
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Component, Path};
 use std::sync::Arc;
 use toml::Table;
 
@@ -22,11 +23,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let (parts, source) = Parts::open(table).map_err(Failure::usage)?;
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment", false) = (
-        parts.classes,
-        &*parts.config.coupling.kind,
-        parts.config.coupling.class_wise,
-    ) {
+    if let (Some(_), "assignment", false) =
+        (parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
+    {
         eprintln!(
             "warning: a class-conditional network with coupling.class_wise = false: the noise then tells the class, \
              and sampling suffers; set coupling.class_wise = true"
@@ -44,13 +43,12 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     )
     .map_err(Failure::usage)?;
     let mut progress = Progress::new(&parts, run.join("samples"));
-    let total = trainer
-        .run(&mut method, loader, parts.coupling.clone(), &mut progress)
-        .map_err(Failure::run)?;
+    let total = trainer.run(&mut method, loader, parts.coupling.clone(), &mut progress)?;
 
     if progress.grid.is_none() {
-        progress.draw_grid(config.train.steps, method.sampling_network());
+        progress.draw_grid(total.steps, method.sampling_network());
     }
+    eprintln!("measuring the quality");
     let quality = quality::measure(&parts, &*source, method.sampling_network()).map_err(Failure::run)?;
     if let Some(grid) = &progress.grid {
         println!("samples   {}", grid.display());
@@ -62,11 +60,12 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.steps
     );
     println!(
-        "time      {:.1} ms a step, {:.0} img/s; the coupling's {:.2} ms are {:.1} % of it",
+        "time      {:.1} ms a step, {:.0} img/s; the coupling's {:.2} ms are {:.1} % of it{}",
         total.step_ms(),
         total.images_per_second(config.train.batch_size),
         total.coupling_ms(),
-        total.coupling_share_percent()
+        total.coupling_share_percent(),
+        if parts.coupling.host().is_some() { ", a batch ahead in the loader" } else { "" }
     );
     for line in quality {
         println!("quality   {line}");
@@ -78,19 +77,16 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     let (mut name, mut table) = match &arguments.config {
         Some(path) => {
-            let stem = path
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            (stem, config::file(path)?)
+            // The config of a run carries the run's name in its folder.
+            let named_by = match path.file_name() {
+                Some(name) if name == CONFIG => path.parent().and_then(Path::file_name),
+                _ => path.file_stem(),
+            };
+            (named_by.unwrap_or_default().to_string_lossy().into_owned(), config::file(path)?)
         }
         None => (arguments.preset.clone(), config::preset(&arguments.preset)?),
     };
-    for (key, flag) in [
-        ("device", &arguments.device),
-        ("coupling.kind", &arguments.coupling),
-    ] {
+    for (key, flag) in [("device", &arguments.device), ("coupling.kind", &arguments.coupling)] {
         if let Some(value) = flag {
             config::insert(&mut table, key, toml::Value::String(value.clone()))?;
         }
@@ -101,22 +97,38 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     for assignment in &arguments.set {
         config::set(&mut table, assignment)?;
     }
-    Ok((arguments.run.clone().unwrap_or(name), table))
+    let name = arguments.run.clone().unwrap_or(name);
+    let plain = matches!(Path::new(&name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
+    ensure!(plain, "--run {name:?}: write a plain name; --runs is the folder that holds it");
+    Ok((name, table))
+}
+
+/// Removes what a run leaves behind, and nothing else.
+fn remove_run(run: &Path) -> Result<()> {
+    for name in [CONFIG, DATA, "metrics.jsonl", "checkpoints", "samples"] {
+        let path = run.join(name);
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| path.display().to_string());
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Makes the run directory, or checks that an existing one holds this very run.
 fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
     let config = &parts.config;
-    let options = LoaderOptions {
-        batch_size: config.train.batch_size,
-        seed: config.seed,
-        flip: config.data.flip,
-    };
+    let options =
+        LoaderOptions { batch_size: config.train.batch_size, seed: config.seed, flip: config.data.flip };
     let loader = Loader::new(source, options)?;
 
     let path = run.join(CONFIG);
-    if fresh && path.exists() {
-        std::fs::remove_dir_all(run).with_context(|| run.display().to_string())?;
+    if fresh {
+        remove_run(run)?;
     }
     let now = structure(config)?;
     if path.exists() {
@@ -129,9 +141,20 @@ fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> R
             );
         }
     }
+    let data = run.join(DATA);
+    if data.exists() {
+        let before: Table = config::file(&data)?;
+        if let Some((key, before, now)) = difference(&before, &Table::try_from(&parts.data)?) {
+            bail!(
+                "{} was trained on other data: {key} = {before}, now {now}; give it another name with --run, or throw \
+                 it away with --fresh",
+                run.display()
+            );
+        }
+    }
     std::fs::create_dir_all(run).with_context(|| run.display().to_string())?;
     write(&path, &toml::to_string(config)?)?;
-    write(&run.join(DATA), &toml::to_string(&parts.data)?)?;
+    write(&data, &toml::to_string(&parts.data)?)?;
 
     let trainer = Trainer {
         train: config.train.clone(),

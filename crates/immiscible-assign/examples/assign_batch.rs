@@ -16,9 +16,7 @@ fn main() -> Result<(), AssignError> {
     });
     // Candidate 0 of every image is its noise in the shared set.
     let candidates = normals(Key::new(0).stream(Stream::NOISE), BATCH * K);
-    let own = candidates
-        .to_shape((BATCH, K, DIMENSION))
-        .expect("BATCH * K rows");
+    let own = candidates.to_shape((BATCH, K, DIMENSION)).expect("BATCH * K rows");
     let shared = own.index_axis(Axis(1), 0);
 
     let before = mean_distance(images.view(), shared)?;
@@ -29,18 +27,10 @@ fn main() -> Result<(), AssignError> {
         } else {
             Candidates::PerImage(own.view())
         };
-        let problem = Problem {
-            images: images.view(),
-            candidates,
-            cost: Cost::Dot,
-            groups: None,
-        };
+        let problem = Problem { images: images.view(), candidates, cost: Cost::Dot, groups: None };
         let assignment = assigner.assign(&problem)?;
         let after = mean_distance(images.view(), assignment.gather(&candidates)?.view())?;
-        println!(
-            "{name:>6}: ‖x − ε‖ {before:.3} → {after:.3}, {:.2} % less",
-            drop_percent(before, after)
-        );
+        println!("{name:>6}: ‖x − ε‖ {before:.3} → {after:.3}, {:.2} % less", drop_percent(before, after));
     }
     Ok(())
 }

@@ -36,26 +36,16 @@ pub trait Assigner: Send + Sync {
 type Build = fn() -> Box<dyn Assigner>;
 
 /// Every assigner by its name, sorted.
-pub const ASSIGNERS: &[(&str, Build)] = &[
-    ("greedy", || Box::new(Greedy)),
-    ("knn", || Box::new(Knn)),
-    ("lapjv", || Box::new(Lapjv)),
-];
+pub const ASSIGNERS: &[(&str, Build)] =
+    &[("greedy", || Box::new(Greedy)), ("knn", || Box::new(Knn)), ("lapjv", || Box::new(Lapjv))];
 
 /// The assigner of that name.
 ///
 /// # Errors
 /// [`AssignError::UnknownAssigner`], which lists the names there are.
 pub fn by_name(name: &str) -> Result<Box<dyn Assigner>, AssignError> {
-    ASSIGNERS
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, build)| build())
-        .ok_or_else(|| {
-            let known: Vec<_> = ASSIGNERS.iter().map(|(known, _)| *known).collect();
-            AssignError::UnknownAssigner {
-                name: name.into(),
-                known: known.join(", "),
-            }
-        })
+    ASSIGNERS.iter().find(|(known, _)| *known == name).map(|(_, build)| build()).ok_or_else(|| {
+        let known: Vec<_> = ASSIGNERS.iter().map(|(known, _)| *known).collect();
+        AssignError::UnknownAssigner { name: name.into(), known: known.join(", ") }
+    })
 }

@@ -27,11 +27,7 @@ impl Assignment {
         let chosen: Vec<usize> = self.noise_of.iter().map(|&j| j as usize).collect();
         let needed = chosen.iter().map(|j| j + 1).max().unwrap_or(0);
         let mismatch = |expected, found: &[usize]| {
-            Err(AssignError::ShapeMismatch {
-                what: "candidates",
-                expected,
-                found: found.to_vec(),
-            })
+            Err(AssignError::ShapeMismatch { what: "candidates", expected, found: found.to_vec() })
         };
         match candidates {
             Candidates::Shared(noise) if needed > noise.nrows() => {
@@ -44,11 +40,7 @@ impl Assignment {
                     return mismatch(vec![images, needed, dimension], noise.shape());
                 }
                 let mut gathered = Array2::zeros((images, dimension));
-                for ((mut row, own), j) in gathered
-                    .rows_mut()
-                    .into_iter()
-                    .zip(noise.outer_iter())
-                    .zip(chosen)
+                for ((mut row, own), j) in gathered.rows_mut().into_iter().zip(noise.outer_iter()).zip(chosen)
                 {
                     row.assign(&own.row(j));
                 }
@@ -65,10 +57,7 @@ mod tests {
     use super::*;
 
     fn taking(noise_of: &[u32]) -> Assignment {
-        Assignment {
-            noise_of: noise_of.to_vec(),
-            ..Assignment::default()
-        }
+        Assignment { noise_of: noise_of.to_vec(), ..Assignment::default() }
     }
 
     #[test]
@@ -90,11 +79,7 @@ mod tests {
         let few = array![[0.0], [1.0]];
         assert!(taking(&[0, 2]).gather(&Candidates::Shared(few.view())).is_err());
         let noise = Array3::zeros((2, 3, 1));
-        assert!(
-            taking(&[0, 3])
-                .gather(&Candidates::PerImage(noise.view()))
-                .is_err()
-        );
+        assert!(taking(&[0, 3]).gather(&Candidates::PerImage(noise.view())).is_err());
         assert!(taking(&[0]).gather(&Candidates::PerImage(noise.view())).is_err());
     }
 }

@@ -54,12 +54,11 @@ impl Cost {
         if self != Self::Dot {
             // ‖x − n‖² = ‖x‖² + ‖n‖² − 2⟨x, n⟩.
             let [x2, n2] = [squared_norms(images), squared_norms(noise)];
-            cost.axis_iter_mut(Axis(0))
-                .into_par_iter()
-                .zip(x2.axis_iter(Axis(0)))
-                .for_each(|(mut row, x2)| {
+            cost.axis_iter_mut(Axis(0)).into_par_iter().zip(x2.axis_iter(Axis(0))).for_each(
+                |(mut row, x2)| {
                     row.zip_mut_with(&n2, |c, n2| *c = self.of_squared(*c + (x2.into_scalar() + n2)));
-                });
+                },
+            );
         }
         all_finite(cost.view(), "cost").map_err(|found| {
             // An input is the better culprit, where one is.
@@ -119,26 +118,12 @@ fn squared_norms(rows: ArrayView2<f32>) -> Array1<f32> {
 pub(crate) fn all_finite(values: ArrayView2<f32>, what: &'static str) -> Result<(), AssignError> {
     // `&` in place of `&&`: without a branch the loop becomes SIMD.
     let finite = |row: ArrayView1<f32>| row.fold(true, |all, x| all & x.is_finite());
-    match values
-        .axis_iter(Axis(0))
-        .into_par_iter()
-        .position_first(|row| !finite(row))
-    {
+    match values.axis_iter(Axis(0)).into_par_iter().position_first(|row| !finite(row)) {
         None => Ok(()),
         Some(row) => {
-            let found = values
-                .row(row)
-                .into_iter()
-                .copied()
-                .enumerate()
-                .find(|(_, x)| !x.is_finite());
+            let found = values.row(row).into_iter().copied().enumerate().find(|(_, x)| !x.is_finite());
             let (column, value) = found.unwrap_or_default();
-            Err(AssignError::NonFinite {
-                what,
-                row,
-                column,
-                value,
-            })
+            Err(AssignError::NonFinite { what, row, column, value })
         }
     }
 }
@@ -163,10 +148,7 @@ mod tests {
                     Cost::SquaredL2 => squared,
                     Cost::L2 => squared.sqrt(),
                 };
-                assert!(
-                    (entry - expected).abs() < 1e-5,
-                    "{cost} [{i}, {j}]: {entry}, not {expected}"
-                );
+                assert!((entry - expected).abs() < 1e-5, "{cost} [{i}, {j}]: {entry}, not {expected}");
                 assert!((cost.between(x, n) - expected).abs() < 1e-5);
             }
         }
@@ -190,12 +172,9 @@ mod tests {
             for cost in Cost::ALL {
                 for (images, noise, culprit) in [(&bad, &good, "images"), (&good, &bad, "candidates")] {
                     match cost.matrix(images.view(), noise.view()) {
-                        Err(AssignError::NonFinite {
-                            what,
-                            row: 2,
-                            column: 1,
-                            ..
-                        }) => assert_eq!(what, culprit),
+                        Err(AssignError::NonFinite { what, row: 2, column: 1, .. }) => {
+                            assert_eq!(what, culprit)
+                        }
                         other => panic!("{other:?}"),
                     }
                 }
@@ -203,15 +182,7 @@ mod tests {
         }
         let huge = Array2::from_elem((1, 2), 1e30);
         let overflow = Cost::Dot.matrix(huge.view(), huge.view());
-        assert!(matches!(
-            overflow,
-            Err(AssignError::NonFinite {
-                what: "cost",
-                row: 0,
-                column: 0,
-                ..
-            })
-        ));
+        assert!(matches!(overflow, Err(AssignError::NonFinite { what: "cost", row: 0, column: 0, .. })));
     }
 
     #[test]
@@ -222,9 +193,6 @@ mod tests {
             assert_eq!(serialised, format!("\"{cost}\""));
         }
         let error = "cosine".parse::<Cost>().expect_err("there is none");
-        assert_eq!(
-            error.to_string(),
-            "there is no cost \"cosine\": the costs are dot, squared_l2, l2"
-        );
+        assert_eq!(error.to_string(), "there is no cost \"cosine\": the costs are dot, squared_l2, l2");
     }
 }

@@ -29,11 +29,7 @@ pub fn mean_distance(images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Result<
 
 /// By how many per cent `after` is below `before`; 0 if `before` is 0.
 pub fn drop_percent(before: f64, after: f64) -> f64 {
-    if before == 0.0 {
-        0.0
-    } else {
-        100.0 * (before - after) / before
-    }
+    if before == 0.0 { 0.0 } else { 100.0 * (before - after) / before }
 }
 
 /// ‖a − b‖² of two vectors of the same length.

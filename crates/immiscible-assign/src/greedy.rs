@@ -21,11 +21,8 @@ impl SquareSolver for Greedy {
         let n = cost.nrows();
         let mut taken = vec![false; n];
         let mut noise_of = vec![0; n];
-        let mut shortlists: Vec<Vec<Entry>> = cost
-            .axis_iter(Axis(0))
-            .into_par_iter()
-            .map(|row| shortlist(row, &taken))
-            .collect();
+        let mut shortlists: Vec<Vec<Entry>> =
+            cost.axis_iter(Axis(0)).into_par_iter().map(|row| shortlist(row, &taken)).collect();
         // Each row stands in the heap with its cheapest column. A column may have been taken since; its cost is then
         // too low an estimate of what the row has left, and the row goes back with its next column.
         let mut queue: BinaryHeap<Reverse<(Rank, usize, u32)>> = BinaryHeap::with_capacity(n);
@@ -62,14 +59,8 @@ type Entry = (Rank, u32);
 
 /// The [`SHORTLIST`] cheapest columns that are not taken, the cheapest last, of equal ones the first.
 fn shortlist(costs: ArrayView1<f32>, taken: &[bool]) -> Vec<Entry> {
-    let free = costs
-        .iter()
-        .zip(taken)
-        .enumerate()
-        .filter(|(_, (_, taken))| !**taken);
-    let mut list: Vec<Entry> = free
-        .map(|(column, (&cost, _))| (rank(cost), column as u32))
-        .collect();
+    let free = costs.iter().zip(taken).enumerate().filter(|(_, (_, taken))| !**taken);
+    let mut list: Vec<Entry> = free.map(|(column, (&cost, _))| (rank(cost), column as u32)).collect();
     if list.len() > SHORTLIST {
         list.select_nth_unstable(SHORTLIST);
         list.truncate(SHORTLIST);
@@ -120,17 +111,7 @@ mod tests {
 
     #[test]
     fn ranks_sort_like_the_numbers() {
-        let sorted = [
-            f32::MIN,
-            -1.5,
-            -1.0,
-            -f32::MIN_POSITIVE,
-            0.0,
-            1e-30,
-            1.0,
-            1.5,
-            f32::MAX,
-        ];
+        let sorted = [f32::MIN, -1.5, -1.0, -f32::MIN_POSITIVE, 0.0, 1e-30, 1.0, 1.5, f32::MAX];
         assert!(sorted.windows(2).all(|pair| rank(pair[0]) < rank(pair[1])));
         assert_eq!(rank(-0.0), rank(0.0));
     }

@@ -23,12 +23,7 @@ impl Assigner for Knn {
     }
 
     fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
-        let Problem {
-            images,
-            candidates,
-            cost,
-            groups,
-        } = *problem;
+        let Problem { images, candidates, cost, groups } = *problem;
         let Candidates::PerImage(noise) = candidates else {
             return Err(AssignError::NeedsPerImage { assigner: NAME });
         };

@@ -13,10 +13,7 @@ impl SquareSolver for Lapjv {
     const NAME: &'static str = "lapjv";
 
     fn permutation(&self, cost: ArrayView2<f32>) -> Result<Vec<u32>, AssignError> {
-        let failed = |reason: String| AssignError::Solver {
-            assigner: Self::NAME,
-            reason,
-        };
+        let failed = |reason: String| AssignError::Solver { assigner: Self::NAME, reason };
         let matrix = lapjv::Matrix::from_shape_vec(cost.dim(), cost.iter().copied().collect())
             .map_err(|error| failed(error.to_string()))?;
         let (column_of, _) = lapjv::lapjv(&matrix).map_err(|error| failed(error.to_string()))?;
@@ -43,10 +40,7 @@ mod tests {
         let hard = [
             ("normal", normal.clone()),
             ("far from zero", &normal + 1e4),
-            (
-                "equal rows",
-                Array2::from_shape_fn((n, n), |(i, j)| normal[(i % 4, j)]),
-            ),
+            ("equal rows", Array2::from_shape_fn((n, n), |(i, j)| normal[(i % 4, j)])),
             (
                 "a giant row",
                 Array2::from_shape_fn((n, n), |(i, j)| normal[(i, j)] * if i == 0 { 1e4 } else { 1.0 }),
@@ -65,24 +59,14 @@ mod tests {
             ("huge", &normal * 1e30),
         ];
         for (name, cost) in hard {
-            let doubles = cost
-                .iter()
-                .map(|&c| f64::from(c) / f64::from(cost[(0, 0)].abs().max(1e-30)))
-                .collect();
+            let doubles =
+                cost.iter().map(|&c| f64::from(c) / f64::from(cost[(0, 0)].abs().max(1e-30))).collect();
             let matrix = lapjv::Matrix::from_shape_vec((n, n), doubles).expect("n * n entries");
             let (column_of, _) = lapjv::lapjv(&matrix).expect("a square matrix");
-            let optimum: f64 = column_of
-                .iter()
-                .enumerate()
-                .map(|(i, &j)| f64::from(cost[(i, j)]))
-                .sum();
+            let optimum: f64 = column_of.iter().enumerate().map(|(i, &j)| f64::from(cost[(i, j)])).sum();
             let found = Lapjv.solve(cost.view(), None).expect("finite");
             let gain = found.identity_cost - optimum;
-            assert!(
-                found.cost <= optimum + 1e-6 * gain,
-                "{name}: {} above {optimum}",
-                found.cost - optimum
-            );
+            assert!(found.cost <= optimum + 1e-6 * gain, "{name}: {} above {optimum}", found.cost - optimum);
         }
     }
 }

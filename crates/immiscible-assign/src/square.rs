@@ -34,30 +34,16 @@ impl<S: SquareSolver> Assigner for S {
     }
 
     fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
-        let Problem {
-            images,
-            candidates,
-            cost,
-            groups,
-        } = *problem;
+        let Problem { images, candidates, cost, groups } = *problem;
         let Candidates::Shared(noise) = candidates else {
             return Err(AssignError::NeedsShared { assigner: S::NAME });
         };
-        one_to_one(
-            self,
-            images.nrows(),
-            noise.nrows(),
-            groups,
-            |members| match members {
-                None => cost.matrix(images, noise),
-                Some(rows) => cost
-                    .matrix(
-                        images.select(Axis(0), rows).view(),
-                        noise.select(Axis(0), rows).view(),
-                    )
-                    .map_err(|error| in_the_batch(error, rows)),
-            },
-        )
+        one_to_one(self, images.nrows(), noise.nrows(), groups, |members| match members {
+            None => cost.matrix(images, noise),
+            Some(rows) => cost
+                .matrix(images.select(Axis(0), rows).view(), noise.select(Axis(0), rows).view())
+                .map_err(|error| in_the_batch(error, rows)),
+        })
     }
 
     fn solve(&self, cost: ArrayView2<f32>, groups: Option<&[u32]>) -> Result<Assignment, AssignError> {
@@ -81,11 +67,7 @@ fn one_to_one<S: SquareSolver>(
     block: impl Fn(Option<&[usize]>) -> Result<Array2<f32>, AssignError> + Sync,
 ) -> Result<Assignment, AssignError> {
     if images != noises {
-        return Err(AssignError::NotSquare {
-            assigner: S::NAME,
-            images,
-            noises,
-        });
+        return Err(AssignError::NotSquare { assigner: S::NAME, images, noises });
     }
     let Some(groups) = groups else {
         return solve_block(solver, block(None)?.view());
@@ -107,10 +89,7 @@ fn one_to_one<S: SquareSolver>(
         .map(|rows| solve_block(solver, block(Some(rows))?.view()))
         .collect::<Result<_, AssignError>>()?;
 
-    let mut whole = Assignment {
-        noise_of: vec![0; images],
-        ..Assignment::default()
-    };
+    let mut whole = Assignment { noise_of: vec![0; images], ..Assignment::default() };
     for (rows, part) in members.iter().zip(parts) {
         for (&i, &j) in rows.iter().zip(&part.noise_of) {
             whole.noise_of[i] = rows[j as usize] as u32;
@@ -125,41 +104,22 @@ fn one_to_one<S: SquareSolver>(
 fn solve_block<S: SquareSolver>(solver: &S, cost: ArrayView2<f32>) -> Result<Assignment, AssignError> {
     let n = cost.nrows();
     let identity_cost = cost.diag().iter().map(|&c| f64::from(c)).sum();
-    let identity = || Assignment {
-        noise_of: (0..n as u32).collect(),
-        cost: identity_cost,
-        identity_cost,
-    };
+    let identity = || Assignment { noise_of: (0..n as u32).collect(), cost: identity_cost, identity_cost };
     if n < 2 {
         return Ok(identity());
     }
     let noise_of = solver.permutation(conditioned(cost).view())?;
     let mut taken = vec![false; n];
-    let distinct = noise_of.iter().all(|&j| {
-        taken
-            .get_mut(j as usize)
-            .is_some_and(|t| !std::mem::replace(t, true))
-    });
+    let distinct =
+        noise_of.iter().all(|&j| taken.get_mut(j as usize).is_some_and(|t| !std::mem::replace(t, true)));
     if noise_of.len() != n || !distinct {
         return Err(AssignError::Solver {
             assigner: S::NAME,
             reason: "its answer is not a permutation".into(),
         });
     }
-    let solved = noise_of
-        .iter()
-        .zip(cost.rows())
-        .map(|(&j, row)| f64::from(row[j as usize]))
-        .sum();
-    Ok(if solved < identity_cost {
-        Assignment {
-            noise_of,
-            cost: solved,
-            identity_cost,
-        }
-    } else {
-        identity()
-    })
+    let solved = noise_of.iter().zip(cost.rows()).map(|(&j, row)| f64::from(row[j as usize])).sum();
+    Ok(if solved < identity_cost { Assignment { noise_of, cost: solved, identity_cost } } else { identity() })
 }
 
 /// The same problem with rows and columns of mean zero, in units that put its largest entry near 2²⁰.
@@ -187,28 +147,12 @@ fn conditioned(cost: ArrayView2<f32>) -> Array2<f32> {
 /// The row of an error inside a group as the row of the batch.
 fn in_the_batch(error: AssignError, rows: &[usize]) -> AssignError {
     match error {
-        AssignError::NonFinite {
-            what: "cost",
-            row,
-            column,
-            value,
-        } => AssignError::NonFinite {
-            what: "cost",
-            row: rows[row],
-            column: rows[column],
-            value,
-        },
-        AssignError::NonFinite {
-            what,
-            row,
-            column,
-            value,
-        } => AssignError::NonFinite {
-            what,
-            row: rows[row],
-            column,
-            value,
-        },
+        AssignError::NonFinite { what: "cost", row, column, value } => {
+            AssignError::NonFinite { what: "cost", row: rows[row], column: rows[column], value }
+        }
+        AssignError::NonFinite { what, row, column, value } => {
+            AssignError::NonFinite { what, row: rows[row], column, value }
+        }
         other => other,
     }
 }

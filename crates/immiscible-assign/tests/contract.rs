@@ -10,9 +10,7 @@ use proptest::prelude::*;
 
 fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
     let mut values = vec![0.0; rows * columns];
-    Key::new(seed)
-        .stream(Stream::NOISE)
-        .fill_normals(0, columns, &mut values);
+    Key::new(seed).stream(Stream::NOISE).fill_normals(0, columns, &mut values);
     Array2::from_shape_vec((rows, columns), values).expect("rows * columns values")
 }
 
@@ -22,10 +20,7 @@ fn assigner(name: &str) -> Box<dyn Assigner> {
 
 /// The assigners that share one set of noises.
 fn sharing() -> impl Iterator<Item = Box<dyn Assigner>> {
-    ASSIGNERS
-        .iter()
-        .map(|(_, build)| build())
-        .filter(|assigner| assigner.shares_noise())
+    ASSIGNERS.iter().map(|(_, build)| build()).filter(|assigner| assigner.shares_noise())
 }
 
 /// Images with candidates in the form that the assigner takes: `candidates` noises, of all or of each.
@@ -38,23 +33,12 @@ struct Batch {
 impl Batch {
     fn new(name: &str, images: Array2<f32>, k: usize) -> Self {
         let (b, d) = images.dim();
-        let per_image = normals(1, b * k, d)
-            .into_shape_with_order((b, k, d))
-            .expect("b * k rows");
-        Self {
-            images,
-            shared: assigner(name).shares_noise().then(|| normals(2, b, d)),
-            per_image,
-        }
+        let per_image = normals(1, b * k, d).into_shape_with_order((b, k, d)).expect("b * k rows");
+        Self { images, shared: assigner(name).shares_noise().then(|| normals(2, b, d)), per_image }
     }
 
     fn problem(&self, cost: Cost) -> Problem<'_> {
-        Problem {
-            images: self.images.view(),
-            candidates: self.candidates(),
-            cost,
-            groups: None,
-        }
+        Problem { images: self.images.view(), candidates: self.candidates(), cost, groups: None }
     }
 
     fn candidates(&self) -> Candidates<'_> {
@@ -83,11 +67,7 @@ fn is_permutation(noise_of: &[u32]) -> bool {
 }
 
 fn sum(cost: ArrayView2<f32>, noise_of: &[u32]) -> f64 {
-    noise_of
-        .iter()
-        .zip(cost.rows())
-        .map(|(&j, row)| f64::from(row[j as usize]))
-        .sum()
+    noise_of.iter().zip(cost.rows()).map(|(&j, row)| f64::from(row[j as usize])).sum()
 }
 
 /// The least cost over all permutations that stay inside their groups, by trying them all.
@@ -121,10 +101,7 @@ fn the_registry_is_sorted_and_its_names_are_the_assigners_own() {
         assert_eq!(assigner(name).name(), *name);
     }
     let error = by_name("hungarian").err().expect("there is none");
-    assert_eq!(
-        error.to_string(),
-        "there is no assigner \"hungarian\": the assigners are greedy, knn, lapjv"
-    );
+    assert_eq!(error.to_string(), "there is no assigner \"hungarian\": the assigners are greedy, knn, lapjv");
 }
 
 #[test]
@@ -152,14 +129,8 @@ fn costs_are_those_of_the_gathered_noise_and_no_higher_than_the_identity() {
             let chosen = assignment.gather(&batch.candidates()).expect(name);
             let matrix = cost.matrix(batch.images.view(), chosen.view()).expect("finite");
             let recomputed = f64::from(matrix.diag().sum());
-            assert!(
-                close(assignment.cost, recomputed, recomputed.abs()),
-                "{name}, {cost}"
-            );
-            assert!(
-                assignment.cost < assignment.identity_cost,
-                "{name}, {cost}: {assignment:?}"
-            );
+            assert!(close(assignment.cost, recomputed, recomputed.abs()), "{name}, {cost}");
+            assert!(assignment.cost < assignment.identity_cost, "{name}, {cost}: {assignment:?}");
         }
     }
 }
@@ -170,11 +141,7 @@ fn a_tie_with_the_identity_is_the_identity() {
         for constant in [0.0, -0.1, 1e30] {
             let cost = Array2::from_elem((9, 9), constant);
             let assignment = build().solve(cost.view(), None).expect(name);
-            let first = if assigner(name).shares_noise() {
-                identity(9)
-            } else {
-                vec![0; 9]
-            };
+            let first = if assigner(name).shares_noise() { identity(9) } else { vec![0; 9] };
             assert_eq!(assignment.noise_of, first, "{name}");
         }
     }
@@ -187,18 +154,9 @@ fn threads_do_not_matter() {
         let groups: Vec<u32> = (0..300).map(|i| i % 7).collect();
         for groups in [None, Some(&groups[..])] {
             let run = |threads| {
-                let pool = rayon::ThreadPoolBuilder::new()
-                    .num_threads(threads)
-                    .build()
-                    .expect("a thread pool");
-                pool.install(|| {
-                    build()
-                        .assign(&Problem {
-                            groups,
-                            ..batch.problem(Cost::L2)
-                        })
-                        .expect(name)
-                })
+                let pool =
+                    rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
+                pool.install(|| build().assign(&Problem { groups, ..batch.problem(Cost::L2) }).expect(name))
             };
             assert_eq!(run(1), run(3), "{name}");
         }
@@ -214,15 +172,7 @@ fn what_is_not_finite_is_refused_by_row_and_column() {
                 batch.images[(4, 3)] = value;
                 let error = build().assign(&batch.problem(cost)).expect_err(name);
                 assert!(
-                    matches!(
-                        error,
-                        AssignError::NonFinite {
-                            what: "images",
-                            row: 4,
-                            column: 3,
-                            ..
-                        }
-                    ),
+                    matches!(error, AssignError::NonFinite { what: "images", row: 4, column: 3, .. }),
                     "{error}"
                 );
 
@@ -230,31 +180,15 @@ fn what_is_not_finite_is_refused_by_row_and_column() {
                 batch.poison(value);
                 let error = build().assign(&batch.problem(cost)).expect_err(name);
                 assert!(
-                    matches!(
-                        error,
-                        AssignError::NonFinite {
-                            what: "candidates",
-                            row: 2,
-                            column: 1,
-                            ..
-                        }
-                    ),
+                    matches!(error, AssignError::NonFinite { what: "candidates", row: 2, column: 1, .. }),
                     "{error}"
                 );
                 let groups = [1, 1, 0, 0, 0, 1];
-                let error = build().assign(&Problem {
-                    groups: Some(&groups),
-                    ..batch.problem(cost)
-                });
+                let error = build().assign(&Problem { groups: Some(&groups), ..batch.problem(cost) });
                 assert!(
                     matches!(
                         error,
-                        Err(AssignError::NonFinite {
-                            what: "candidates",
-                            row: 2,
-                            column: 1,
-                            ..
-                        })
+                        Err(AssignError::NonFinite { what: "candidates", row: 2, column: 1, .. })
                     ),
                     "{error:?}"
                 );
@@ -263,10 +197,7 @@ fn what_is_not_finite_is_refused_by_row_and_column() {
             matrix[(1, 2)] = value;
             let error = build().solve(matrix.view(), None).expect_err(name);
             let text = error.to_string();
-            assert_eq!(
-                text,
-                format!("cost holds {value} at row 1, column 2: every value must be finite")
-            );
+            assert_eq!(text, format!("cost holds {value} at row 1, column 2: every value must be finite"));
         }
     }
 }
@@ -278,69 +209,24 @@ fn shapes_that_do_not_fit_are_refused() {
     let per_image = few.view().into_shape_with_order((4, 3, 3)).expect("twelve rows");
     for (name, build) in ASSIGNERS {
         let with = |candidates, groups| {
-            build().assign(&Problem {
-                images: images.view(),
-                candidates,
-                cost: Cost::Dot,
-                groups,
-            })
+            build().assign(&Problem { images: images.view(), candidates, cost: Cost::Dot, groups })
         };
         if assigner(name).shares_noise() {
             let error = with(Candidates::Shared(noise.view()), None);
-            assert!(
-                matches!(
-                    error,
-                    Err(AssignError::NotSquare {
-                        images: 4,
-                        noises: 5,
-                        ..
-                    })
-                ),
-                "{error:?}"
-            );
+            assert!(matches!(error, Err(AssignError::NotSquare { images: 4, noises: 5, .. })), "{error:?}");
             let error = with(Candidates::Shared(narrow.view()), None);
-            assert!(
-                matches!(
-                    error,
-                    Err(AssignError::ShapeMismatch {
-                        what: "candidates",
-                        ..
-                    })
-                ),
-                "{error:?}"
-            );
-            let error = with(
-                Candidates::Shared(noise.slice_axis(Axis(0), (..4).into())),
-                Some(&[0, 1]),
-            );
-            assert!(
-                matches!(error, Err(AssignError::ShapeMismatch { what: "groups", .. })),
-                "{error:?}"
-            );
+            assert!(matches!(error, Err(AssignError::ShapeMismatch { what: "candidates", .. })), "{error:?}");
+            let error = with(Candidates::Shared(noise.slice_axis(Axis(0), (..4).into())), Some(&[0, 1]));
+            assert!(matches!(error, Err(AssignError::ShapeMismatch { what: "groups", .. })), "{error:?}");
             let error = with(Candidates::PerImage(per_image), None).expect_err(name);
-            assert!(
-                error.to_string().contains("Candidates::Shared, or use \"knn\""),
-                "{error}"
-            );
+            assert!(error.to_string().contains("Candidates::Shared, or use \"knn\""), "{error}");
         } else {
             let error = with(Candidates::Shared(noise.view()), None).expect_err(name);
             assert!(error.to_string().contains("Candidates::PerImage"), "{error}");
-            let error = with(
-                Candidates::PerImage(per_image.slice_axis(Axis(0), (..3).into())),
-                None,
-            );
-            assert!(
-                matches!(error, Err(AssignError::ShapeMismatch { .. })),
-                "{error:?}"
-            );
-            let error = with(
-                Candidates::PerImage(per_image.slice_axis(Axis(1), (..0).into())),
-                None,
-            );
-            assert!(
-                matches!(error, Err(AssignError::ShapeMismatch { .. })),
-                "{error:?}"
-            );
+            let error = with(Candidates::PerImage(per_image.slice_axis(Axis(0), (..3).into())), None);
+            assert!(matches!(error, Err(AssignError::ShapeMismatch { .. })), "{error:?}");
+            let error = with(Candidates::PerImage(per_image.slice_axis(Axis(1), (..0).into())), None);
+            assert!(matches!(error, Err(AssignError::ShapeMismatch { .. })), "{error:?}");
         }
     }
 }
@@ -353,12 +239,7 @@ fn dot_and_squared_distance_have_one_answer_whatever_the_scale_and_shift_of_the_
         let name = assigner.name();
         let solve = |images: &Array2<f32>, cost| {
             let candidates = Candidates::Shared(noise.view());
-            let problem = Problem {
-                images: images.view(),
-                candidates,
-                cost,
-                groups: None,
-            };
+            let problem = Problem { images: images.view(), candidates, cost, groups: None };
             assigner.assign(&problem).expect("finite").noise_of
         };
         let reference = solve(&images, Cost::Dot);
@@ -378,13 +259,8 @@ fn a_larger_batch_brings_the_noise_closer() {
     let d = 256;
     let drop = |name: &str, b: usize| {
         let batch = Batch::new(name, normals(0, b, d) / 3.0, 1);
-        let Candidates::Shared(noise) = batch.candidates() else {
-            panic!("{name} shares its noise")
-        };
-        let chosen = assigner(name)
-            .assign(&batch.problem(Cost::L2))
-            .expect(name)
-            .gather(&batch.candidates());
+        let Candidates::Shared(noise) = batch.candidates() else { panic!("{name} shares its noise") };
+        let chosen = assigner(name).assign(&batch.problem(Cost::L2)).expect(name).gather(&batch.candidates());
         let distance = |noise| mean_distance(batch.images.view(), noise).expect("the same shape");
         drop_percent(distance(noise), distance(chosen.expect(name).view()))
     };
@@ -392,10 +268,7 @@ fn a_larger_batch_brings_the_noise_closer() {
     assert!(exact[0] < exact[1] && exact[1] < exact[2], "{exact:?}");
     assert!((3.0..6.0).contains(&exact[2]), "{exact:?}");
     let greedy = drop("greedy", 256);
-    assert!(
-        greedy > 0.9 * exact[2] && greedy <= exact[2] + 1e-9,
-        "greedy {greedy}, exact {exact:?}"
-    );
+    assert!(greedy > 0.9 * exact[2] && greedy <= exact[2] + 1e-9, "greedy {greedy}, exact {exact:?}");
 }
 
 /// With the expected largest of four standard normals m, s = √(2D + 4|x|²) and the distance as cost, E|ε|²/D = 1 − 2m/s.
@@ -406,25 +279,15 @@ fn knn_by_distance_shortens_the_noise_by_what_theory_says_and_by_dot_it_does_not
     let batch = Batch::new("knn", normals(0, b, d) / 2.0, 4);
     let energy = |cost| {
         let assignment = assigner("knn").assign(&batch.problem(cost)).expect("finite");
-        let noise = assignment
-            .gather(&batch.candidates())
-            .expect("the same candidates");
+        let noise = assignment.gather(&batch.candidates()).expect("the same candidates");
         noise.iter().map(|&n| f64::from(n).powi(2)).sum::<f64>() / (b * d) as f64
     };
     let d = d as f64;
     let theory = 1.0 - 2.0 * LARGEST_OF_FOUR / (2.0 * d + 4.0 * d / 4.0).sqrt();
     for cost in [Cost::SquaredL2, Cost::L2] {
-        assert!(
-            (energy(cost) - theory).abs() < 0.003,
-            "{cost}: {}, not {theory}",
-            energy(cost)
-        );
+        assert!((energy(cost) - theory).abs() < 0.003, "{cost}: {}, not {theory}", energy(cost));
     }
-    assert!(
-        (0.998..1.004).contains(&energy(Cost::Dot)),
-        "{}",
-        energy(Cost::Dot)
-    );
+    assert!((0.998..1.004).contains(&energy(Cost::Dot)), "{}", energy(Cost::Dot));
 }
 
 /// Small integers are full of ties; the factors reach far down and up.

@@ -8,15 +8,9 @@ fn main() -> Result<(), CouplingError> {
     let device = Device::flex();
     device.seed(0);
     let x0 = Tensor::<4>::random([128, 1, 28, 28], Distribution::Normal(-0.4, 0.7), &device);
-    println!(
-        "{:12} {:>7} {:>11} {:>7} {:>8}",
-        "coupling", "drop %", "coefficient", "energy", "ms"
-    );
+    println!("{:12} {:>7} {:>11} {:>7} {:>8}", "coupling", "drop %", "coefficient", "energy", "ms");
     for (name, build) in COUPLINGS {
-        let coupling = build(&CouplingConfig {
-            kind: (*name).into(),
-            ..CouplingConfig::default()
-        })?;
+        let coupling = build(&CouplingConfig { kind: (*name).into(), ..CouplingConfig::default() })?;
         let key = Key::new(0).stream(Stream::NOISE);
         let did = coupling.draw(&x0, &PairContext::default(), key)?.statistics;
         println!(

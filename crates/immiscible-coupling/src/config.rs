@@ -20,13 +20,7 @@ pub struct CouplingConfig {
 
 impl Default for CouplingConfig {
     fn default() -> Self {
-        Self {
-            kind: "assignment".into(),
-            assigner: "lapjv".into(),
-            cost: Cost::Dot,
-            class_wise: false,
-            k: 4,
-        }
+        Self { kind: "assignment".into(), assigner: "lapjv".into(), cost: Cost::Dot, class_wise: false, k: 4 }
     }
 }
 
@@ -35,19 +29,19 @@ type Build = fn(&CouplingConfig) -> Result<Box<dyn Coupling>, CouplingError>;
 /// Every coupling by name, sorted.
 pub const COUPLINGS: &[(&str, Build)] = &[
     ("assignment", |config| {
-        Ok(Box::new(Assignment {
-            assigner: immiscible_assign::by_name(&config.assigner)?,
-            cost: config.cost,
-            class_wise: config.class_wise,
-        }))
+        let assigner = immiscible_assign::by_name(&config.assigner)?;
+        if !assigner.shares_noise() {
+            return Err(CouplingError::Option {
+                option: "assigner",
+                value: config.assigner.clone(),
+                remedy: "write one that pairs a batch, such as lapjv, or set coupling.kind = \"knn\"",
+            });
+        }
+        Ok(Box::new(Assignment { assigner, cost: config.cost, class_wise: config.class_wise }))
     }),
     ("independent", |_| Ok(Box::new(Independent))),
     ("knn", |config| match config.k {
-        0 => Err(CouplingError::Option {
-            option: "k",
-            value: "0".into(),
-            remedy: "write at least 1",
-        }),
+        0 => Err(CouplingError::Option { option: "k", value: "0".into(), remedy: "write at least 1" }),
         k => Ok(Box::new(Knn { k })),
     }),
 ];
@@ -62,11 +56,7 @@ impl CouplingConfig {
             Some((_, build)) => build(self),
             None => Err(CouplingError::Unknown {
                 name: self.kind.clone(),
-                known: COUPLINGS
-                    .iter()
-                    .map(|(name, _)| *name)
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                known: COUPLINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
             }),
         }
     }

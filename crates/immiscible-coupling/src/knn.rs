@@ -70,31 +70,18 @@ impl Coupling for Knn {
             ],
             0,
         );
-        let sums: Vec<f32> = sums
-            .into_data()
-            .try_into_vec_as()
-            .map_err(CouplingError::device)?;
+        let sums: Vec<f32> = sums.into_data().try_into_vec_as().map_err(CouplingError::device)?;
         let [before, after, inner, image, energy] = sums[..] else {
-            return Err(CouplingError::Device(format!(
-                "{} statistics instead of 5",
-                sums.len()
-            )));
+            return Err(CouplingError::Device(format!("{} statistics instead of 5", sums.len())));
         };
         let statistics = Statistics {
             distance_before: before.into(),
             distance_after: after.into(),
-            coefficient: if image > 0.0 {
-                f64::from(inner) / f64::from(image)
-            } else {
-                0.0
-            },
+            coefficient: if image > 0.0 { f64::from(inner) / f64::from(image) } else { 0.0 },
             energy: f64::from(energy) / (rows * dimensions) as f64,
             milliseconds: start.elapsed().as_secs_f64() * 1e3,
         };
-        Ok(Draw {
-            noise: best.reshape(shape),
-            statistics,
-        })
+        Ok(Draw { noise: best.reshape(shape), statistics })
     }
 }
 

@@ -92,10 +92,7 @@ fn draw_through_host(
     let images = ArrayView2::from_shape((rows, channels * height * width), &values);
     let images = images.map_err(CouplingError::device)?;
     let Draw { noise, statistics } = coupling.draw_host(images, pairing, key)?;
-    Ok(Draw {
-        noise: upload(noise, shape, &x0.device()),
-        statistics,
-    })
+    Ok(Draw { noise: upload(noise, shape, &x0.device()), statistics })
 }
 
 /// Puts host noise `[B, D]` on a device as `[B, C, H, W]`.

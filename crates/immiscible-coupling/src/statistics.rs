@@ -45,11 +45,7 @@ impl Statistics {
             distance_before: mean_distance(x0, drawn)?,
             distance_after: mean_distance(x0, taken)?,
             coefficient: if image > 0.0 { inner / image } else { 0.0 },
-            energy: if taken.is_empty() {
-                1.0
-            } else {
-                noise / taken.len() as f64
-            },
+            energy: if taken.is_empty() { 1.0 } else { noise / taken.len() as f64 },
             milliseconds,
         })
     }

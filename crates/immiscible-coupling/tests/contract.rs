@@ -20,10 +20,7 @@ fn images(seed: u64) -> Vec<f32> {
 }
 
 fn config(kind: &str) -> CouplingConfig {
-    CouplingConfig {
-        kind: kind.into(),
-        ..CouplingConfig::default()
-    }
+    CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }
 }
 
 fn key(step: u64) -> Key {
@@ -46,10 +43,7 @@ fn draw_with(config: &CouplingConfig, x0: &[f32], context: &PairContext, key: Ke
 }
 
 fn rows(values: &[f32]) -> Vec<Vec<u32>> {
-    values
-        .chunks(D)
-        .map(|row| row.iter().map(|value| value.to_bits()).collect())
-        .collect()
+    values.chunks(D).map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
 }
 
 #[test]
@@ -69,13 +63,7 @@ fn every_coupling_reports_what_it_did() {
         let distance = |noise: &[f32]| {
             let rows = x0.chunks(D).zip(noise.chunks(D));
             let sum: f64 = rows
-                .map(|(x, n)| {
-                    x.iter()
-                        .zip(n)
-                        .map(|(x, n)| f64::from(x - n).powi(2))
-                        .sum::<f64>()
-                        .sqrt()
-                })
+                .map(|(x, n)| x.iter().zip(n).map(|(x, n)| f64::from(x - n).powi(2)).sum::<f64>().sqrt())
                 .sum();
             sum / SHAPE[0] as f64
         };
@@ -83,19 +71,12 @@ fn every_coupling_reports_what_it_did() {
         let image: f64 = x0.iter().map(|x| f64::from(x * x)).sum();
         let energy: f64 = noise.iter().map(|n| f64::from(n * n)).sum::<f64>() / noise.len() as f64;
         for (what, found, expected) in [
-            (
-                "before",
-                statistics.distance_before,
-                distance(&independent_noise(key(0))),
-            ),
+            ("before", statistics.distance_before, distance(&independent_noise(key(0)))),
             ("after", statistics.distance_after, distance(&noise)),
             ("coefficient", statistics.coefficient, inner / image),
             ("energy", statistics.energy, energy),
         ] {
-            assert!(
-                (found - expected).abs() < 1e-4,
-                "{name}: {what} {found} instead of {expected}"
-            );
+            assert!((found - expected).abs() < 1e-4, "{name}: {what} {found} instead of {expected}");
         }
         assert!(statistics.distance_after <= statistics.distance_before, "{name}");
     }
@@ -108,9 +89,7 @@ fn host_and_device_forms_agree_bit_for_bit() {
         let Some(host) = coupling.host() else { continue };
         let x0 = images(3);
         let array = Array2::from_shape_vec((SHAPE[0], D), x0.clone()).unwrap();
-        let drawn = host
-            .draw_host(array.view(), &PairContext::default(), key(5))
-            .unwrap();
+        let drawn = host.draw_host(array.view(), &PairContext::default(), key(5)).unwrap();
         let (noise, _) = draw_with(&config(name), &x0, &PairContext::default(), key(5));
         assert_eq!(rows(drawn.noise.as_slice().unwrap()), rows(&noise), "{name}");
     }
@@ -129,27 +108,16 @@ fn assignment_hands_out_the_drawn_noises_and_nothing_else() {
 
 #[test]
 fn class_wise_assignment_stays_inside_labels_and_groups() {
-    let config = CouplingConfig {
-        class_wise: true,
-        ..config("assignment")
-    };
+    let config = CouplingConfig { class_wise: true, ..config("assignment") };
     let labels: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i % 3).collect();
     let group: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i / 12).collect();
-    let context = PairContext {
-        labels: Some(&labels),
-        group: Some(&group),
-        ..PairContext::default()
-    };
+    let context = PairContext { labels: Some(&labels), group: Some(&group), ..PairContext::default() };
     let (noise, _) = draw_with(&config, &images(5), &context, key(2));
     let drawn = rows(&independent_noise(key(2)));
     let mut moved = 0;
     for (i, row) in rows(&noise).iter().enumerate() {
         let j = drawn.iter().position(|other| other == row).unwrap();
-        assert_eq!(
-            (labels[i], group[i]),
-            (labels[j], group[j]),
-            "image {i} took noise {j}"
-        );
+        assert_eq!((labels[i], group[i]), (labels[j], group[j]), "image {i} took noise {j}");
         moved += usize::from(i != j);
     }
     assert!(moved > 0);
@@ -158,14 +126,8 @@ fn class_wise_assignment_stays_inside_labels_and_groups() {
 #[test]
 fn one_candidate_or_one_image_is_ordinary_training_bit_for_bit() {
     let nothing = PairContext::default();
-    let k1 = CouplingConfig {
-        k: 1,
-        ..config("knn")
-    };
-    assert_eq!(
-        rows(&draw_with(&k1, &images(6), &nothing, key(9)).0),
-        rows(&independent_noise(key(9)))
-    );
+    let k1 = CouplingConfig { k: 1, ..config("knn") };
+    assert_eq!(rows(&draw_with(&k1, &images(6), &nothing, key(9)).0), rows(&independent_noise(key(9))));
     assert_eq!(
         rows(&draw_with(&config("independent"), &images(6), &nothing, key(9)).0),
         rows(&independent_noise(key(9)))
@@ -173,15 +135,8 @@ fn one_candidate_or_one_image_is_ordinary_training_bit_for_bit() {
 
     let coupling = config("assignment").build().unwrap();
     let one = Array2::from_shape_vec((1, D), images(6)[..D].to_vec()).unwrap();
-    let drawn = coupling
-        .host()
-        .unwrap()
-        .draw_host(one.view(), &nothing, key(9))
-        .unwrap();
-    assert_eq!(
-        rows(drawn.noise.as_slice().unwrap()),
-        rows(&independent_noise(key(9))[..D])
-    );
+    let drawn = coupling.host().unwrap().draw_host(one.view(), &nothing, key(9)).unwrap();
+    assert_eq!(rows(drawn.noise.as_slice().unwrap()), rows(&independent_noise(key(9))[..D]));
 }
 
 #[test]
@@ -205,12 +160,7 @@ fn nearest_of_k_shrinks_the_noise_as_the_closed_form_says() {
     let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let device = Device::flex();
     let x0 = Tensor::<4>::full([ROWS, 3, 32, 32], 0.5, &device);
-    let coupling = CouplingConfig {
-        k: 8,
-        ..config("knn")
-    }
-    .build()
-    .unwrap();
+    let coupling = CouplingConfig { k: 8, ..config("knn") }.build().unwrap();
     let s = (2.0 * DIMENSIONS as f64 + 4.0 * 0.25 * DIMENSIONS as f64).sqrt();
     let (mut energy, mut coefficient) = (0.0, 0.0);
     const STEPS: u64 = 16;
@@ -221,10 +171,7 @@ fn nearest_of_k_shrinks_the_noise_as_the_closed_form_says() {
     }
     // Standard errors over 1,024 rows: about 8e-4 and 1.1e-3.
     assert!((energy - (1.0 - 2.0 * M_8 / s)).abs() < 3e-3, "energy {energy}");
-    assert!(
-        (coefficient - 2.0 * M_8 / s).abs() < 4e-3,
-        "coefficient {coefficient}"
-    );
+    assert!((coefficient - 2.0 * M_8 / s).abs() < 4e-3, "coefficient {coefficient}");
 }
 
 #[test]
@@ -234,51 +181,20 @@ fn bad_input_is_one_line_with_a_remedy() {
         error(config("assignmnt")),
         "unknown coupling `assignmnt`; known: assignment, independent, knn"
     );
-    assert!(
-        error(CouplingConfig {
-            assigner: "hungry".into(),
-            ..config("assignment")
-        })
-        .contains("lapjv")
-    );
-    assert_eq!(
-        error(CouplingConfig {
-            k: 0,
-            ..config("knn")
-        }),
-        "coupling.k = 0: write at least 1"
-    );
+    assert!(error(CouplingConfig { assigner: "hungry".into(), ..config("assignment") }).contains("lapjv"));
+    assert_eq!(error(CouplingConfig { k: 0, ..config("knn") }), "coupling.k = 0: write at least 1");
 
-    let coupling = CouplingConfig {
-        class_wise: true,
-        ..config("assignment")
-    }
-    .build()
-    .unwrap();
+    let coupling = CouplingConfig { class_wise: true, ..config("assignment") }.build().unwrap();
     let host = coupling.host().unwrap();
     let mut x0 = Array2::from_shape_vec((SHAPE[0], D), images(9)).unwrap();
     let unlabelled = host.draw_host(x0.view(), &PairContext::default(), key(0));
     assert!(matches!(unlabelled, Err(CouplingError::LabelsRequired)));
-    let short = PairContext {
-        labels: Some(&[0, 1]),
-        ..PairContext::default()
-    };
-    assert!(
-        host.draw_host(x0.view(), &short, key(0))
-            .unwrap_err()
-            .to_string()
-            .contains("2 rows")
-    );
+    let short = PairContext { labels: Some(&[0, 1]), ..PairContext::default() };
+    assert!(host.draw_host(x0.view(), &short, key(0)).unwrap_err().to_string().contains("2 rows"));
 
     x0[[3, 5]] = f32::NAN;
     let labels = vec![0; SHAPE[0]];
-    let context = PairContext {
-        labels: Some(&labels),
-        ..PairContext::default()
-    };
-    let error = host
-        .draw_host(x0.view(), &context, key(0))
-        .unwrap_err()
-        .to_string();
+    let context = PairContext { labels: Some(&labels), ..PairContext::default() };
+    let error = host.draw_host(x0.view(), &context, key(0)).unwrap_err().to_string();
     assert!(error.contains("row 3") && error.contains("column 5"), "{error}");
 }

@@ -12,33 +12,22 @@ pub(crate) const MAX_BYTES: u64 = 1 << 30;
 
 /// The whole content of a file, decompressed where it starts like gzip. No format read here starts that way itself.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
-    let file = File::open(path).map_err(|source| DataError::Io {
-        path: path.into(),
-        source,
-    })?;
+    let file = File::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     decompress(BufReader::new(file), path, MAX_BYTES)
 }
 
 /// The whole content of `reader`, decompressed where it starts like gzip; `path` is for messages.
 pub(crate) fn decompress(mut reader: impl BufRead, path: &Path, limit: u64) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
-    let read = reader
-        .fill_buf()
-        .map(|start| start.starts_with(&[0x1f, 0x8b]))
-        .and_then(|is_gzip| {
-            if is_gzip {
-                MultiGzDecoder::new(reader)
-                    .take(limit + 1)
-                    .read_to_end(&mut bytes)
-            } else {
-                reader.take(limit + 1).read_to_end(&mut bytes)
-            }
-        });
+    let read = reader.fill_buf().map(|start| start.starts_with(&[0x1f, 0x8b])).and_then(|is_gzip| {
+        if is_gzip {
+            MultiGzDecoder::new(reader).take(limit + 1).read_to_end(&mut bytes)
+        } else {
+            reader.take(limit + 1).read_to_end(&mut bytes)
+        }
+    });
     match read {
-        Ok(len) if len as u64 > limit => Err(DataError::TooLarge {
-            path: path.into(),
-            limit,
-        }),
+        Ok(len) if len as u64 > limit => Err(DataError::TooLarge { path: path.into(), limit }),
         Ok(_) => Ok(bytes),
         Err(error) => Err(gzip_or_io(error, path)),
     }
@@ -46,34 +35,21 @@ pub(crate) fn decompress(mut reader: impl BufRead, path: &Path, limit: u64) -> R
 
 fn gzip_or_io(source: io::Error, path: &Path) -> DataError {
     match source.kind() {
-        ErrorKind::UnexpectedEof => DataError::Gzip {
-            path: path.into(),
-            reason: "it ends too early".into(),
-        },
-        ErrorKind::InvalidData | ErrorKind::InvalidInput => DataError::Gzip {
-            path: path.into(),
-            reason: source.to_string(),
-        },
-        _ => DataError::Io {
-            path: path.into(),
-            source,
-        },
+        ErrorKind::UnexpectedEof => DataError::Gzip { path: path.into(), reason: "it ends too early".into() },
+        ErrorKind::InvalidData | ErrorKind::InvalidInput => {
+            DataError::Gzip { path: path.into(), reason: source.to_string() }
+        }
+        _ => DataError::Io { path: path.into(), source },
     }
 }
 
 /// The file `name` in `folder`, or else `name.gz`.
 pub(crate) fn plain_or_gz(folder: &Path, name: &str) -> Result<PathBuf, DataError> {
-    std::fs::read_dir(folder).map_err(|source| DataError::Io {
-        path: folder.into(),
-        source,
-    })?;
+    std::fs::read_dir(folder).map_err(|source| DataError::Io { path: folder.into(), source })?;
     [folder.join(name), folder.join(format!("{name}.gz"))]
         .into_iter()
         .find(|path| path.is_file())
-        .ok_or_else(|| DataError::NoFiles {
-            path: folder.into(),
-            wanted: format!("{name} or {name}.gz"),
-        })
+        .ok_or_else(|| DataError::NoFiles { path: folder.into(), wanted: format!("{name} or {name}.gz") })
 }
 
 /// The entries of a folder in the order of their names.
@@ -85,10 +61,7 @@ pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, DataError> {
         paths.sort();
         Ok(paths)
     };
-    list().map_err(|source| DataError::Io {
-        path: folder.into(),
-        source,
-    })
+    list().map_err(|source| DataError::Io { path: folder.into(), source })
 }
 
 #[cfg(test)]
@@ -118,10 +91,7 @@ mod tests {
         let bomb = gzip(&vec![0; 1 << 20]);
         assert!(bomb.len() < 2000);
         let error = decompress(bomb.as_slice(), Path::new("bomb.gz"), 4096).unwrap_err();
-        assert!(
-            matches!(error, DataError::TooLarge { limit: 4096, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, DataError::TooLarge { limit: 4096, .. }), "{error}");
     }
 
     #[test]
@@ -142,10 +112,7 @@ mod tests {
             let mut damaged = whole.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             let read = decompress(damaged.as_slice(), Path::new("damaged.gz"), 4096);
-            assert!(
-                read.is_err() || read.is_ok_and(|bytes| bytes == text),
-                "bit {bit}"
-            );
+            assert!(read.is_err() || read.is_ok_and(|bytes| bytes == text), "bit {bit}");
         }
     }
 }

@@ -20,23 +20,11 @@ impl InMemory {
     /// # Errors
     /// [`DataError::Shape`] where `pixels` is not a whole number of images, at least one.
     pub fn new(name: impl Into<String>, shape: [usize; 3], pixels: Vec<u8>) -> Result<Self, DataError> {
-        let size = shape
-            .iter()
-            .try_fold(1usize, |size, &side| size.checked_mul(side))
-            .unwrap_or(0);
+        let size = shape.iter().try_fold(1usize, |size, &side| size.checked_mul(side)).unwrap_or(0);
         if size == 0 || pixels.is_empty() || !pixels.len().is_multiple_of(size) {
-            return Err(DataError::Shape {
-                shape,
-                bytes: pixels.len(),
-            });
+            return Err(DataError::Shape { shape, bytes: pixels.len() });
         }
-        Ok(Self {
-            name: name.into(),
-            shape,
-            pixels,
-            labels: None,
-            levels: levels(255),
-        })
+        Ok(Self { name: name.into(), shape, pixels, labels: None, levels: levels(255) })
     }
 
     /// Gives every image a label; `classes` names them in order.
@@ -46,22 +34,11 @@ impl InMemory {
     /// no class.
     pub fn with_labels(mut self, labels: Vec<u8>, classes: Vec<String>) -> Result<Self, DataError> {
         if labels.len() != self.len() {
-            return Err(DataError::LabelCount {
-                labels: labels.len(),
-                images: self.len(),
-            });
+            return Err(DataError::LabelCount { labels: labels.len(), images: self.len() });
         }
-        if let Some(index) = labels
-            .iter()
-            .position(|&label| usize::from(label) >= classes.len())
-        {
+        if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes.len()) {
             let (label, classes) = (labels[index], classes.len());
-            return Err(DataError::Label {
-                origin: self.name,
-                index,
-                label,
-                classes,
-            });
+            return Err(DataError::Label { origin: self.name, index, label, classes });
         }
         self.labels = Some((labels, classes));
         Ok(self)
@@ -123,22 +100,10 @@ mod tests {
     #[test]
     fn misfits_are_refused() {
         let name = "misfit";
-        assert!(matches!(
-            InMemory::new(name, [1, 2, 2], vec![0; 7]),
-            Err(DataError::Shape { bytes: 7, .. })
-        ));
-        assert!(matches!(
-            InMemory::new(name, [1, 2, 2], vec![]),
-            Err(DataError::Shape { bytes: 0, .. })
-        ));
-        assert!(matches!(
-            InMemory::new(name, [0, 2, 2], vec![0; 4]),
-            Err(DataError::Shape { .. })
-        ));
-        assert!(matches!(
-            InMemory::new(name, [usize::MAX, 2, 2], vec![0; 4]),
-            Err(DataError::Shape { .. })
-        ));
+        assert!(matches!(InMemory::new(name, [1, 2, 2], vec![0; 7]), Err(DataError::Shape { bytes: 7, .. })));
+        assert!(matches!(InMemory::new(name, [1, 2, 2], vec![]), Err(DataError::Shape { bytes: 0, .. })));
+        assert!(matches!(InMemory::new(name, [0, 2, 2], vec![0; 4]), Err(DataError::Shape { .. })));
+        assert!(matches!(InMemory::new(name, [usize::MAX, 2, 2], vec![0; 4]), Err(DataError::Shape { .. })));
 
         let two = || InMemory::new(name, [1, 2, 2], vec![0; 8]).unwrap();
         let classes = || vec!["a".to_owned(), "b".to_owned()];
@@ -148,16 +113,8 @@ mod tests {
         ));
         assert!(matches!(
             two().with_labels(vec![0, 2], classes()),
-            Err(DataError::Label {
-                index: 1,
-                label: 2,
-                classes: 2,
-                ..
-            })
+            Err(DataError::Label { index: 1, label: 2, classes: 2, .. })
         ));
-        assert_eq!(
-            two().with_labels(vec![0, 1], classes()).unwrap().label(1),
-            Some(1)
-        );
+        assert_eq!(two().with_labels(vec![0, 1], classes()).unwrap().label(1), Some(1));
     }
 }

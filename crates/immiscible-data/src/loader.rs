@@ -35,11 +35,7 @@ impl Batch {
             Some(_) => index.iter().map(|&index| source.label(to_usize(index))).collect(),
             None => None,
         };
-        Ok(Self {
-            images,
-            labels,
-            index,
-        })
+        Ok(Self { images, labels, index })
     }
 }
 
@@ -82,11 +78,7 @@ impl Loader {
     pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
         let source = source.into();
         let order = Order::new(options.seed, source.len(), options.batch_size)?;
-        Ok(Self {
-            source,
-            order,
-            options,
-        })
+        Ok(Self { source, order, options })
     }
 
     /// The data set.
@@ -106,9 +98,7 @@ impl Loader {
     pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
         let mut batch = Batch::read(self.source.as_ref(), self.order.indices(step))?;
         if self.options.flip {
-            let key = Key::new(self.options.seed)
-                .step(self.order.epoch(step))
-                .stream(Stream::FLIP);
+            let key = Key::new(self.options.seed).step(self.order.epoch(step)).stream(Stream::FLIP);
             for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
                 if key.uniform(index) < 0.5 {
                     image.rows_mut().into_iter().for_each(mirror);
@@ -131,23 +121,11 @@ mod tests {
         let pixels = (0..12u8).flat_map(|i| [i, 100, 200, i, 50, 150]).collect();
         let classes = ["even", "odd"].map(str::to_owned).to_vec();
         let source = InMemory::new("twelve", [1, 2, 3], pixels).unwrap();
-        Arc::new(
-            source
-                .with_labels((0..12).map(|i| i % 2).collect(), classes)
-                .unwrap(),
-        )
+        Arc::new(source.with_labels((0..12).map(|i| i % 2).collect(), classes).unwrap())
     }
 
     fn loader(seed: u64, flip: bool) -> Loader {
-        Loader::new(
-            source(),
-            LoaderOptions {
-                batch_size: 5,
-                seed,
-                flip,
-            },
-        )
-        .unwrap()
+        Loader::new(source(), LoaderOptions { batch_size: 5, seed, flip }).unwrap()
     }
 
     #[test]
@@ -192,28 +170,12 @@ mod tests {
     #[test]
     fn flips_of_a_sample_do_not_depend_on_the_batch_size() {
         let whole = |batch_size| {
-            let loader = Loader::new(
-                source(),
-                LoaderOptions {
-                    batch_size,
-                    seed: 9,
-                    flip: true,
-                },
-            )
-            .unwrap();
+            let loader = Loader::new(source(), LoaderOptions { batch_size, seed: 9, flip: true }).unwrap();
             let mut images: Vec<(u64, Vec<f32>)> = (0..12 / batch_size as u64)
                 .map(|step| loader.batch_at(step).unwrap())
                 .flat_map(|batch| {
-                    let images = batch
-                        .images
-                        .outer_iter()
-                        .map(|image| image.iter().copied().collect());
-                    batch
-                        .index
-                        .iter()
-                        .copied()
-                        .zip(images.collect::<Vec<_>>())
-                        .collect::<Vec<_>>()
+                    let images = batch.images.outer_iter().map(|image| image.iter().copied().collect());
+                    batch.index.iter().copied().zip(images.collect::<Vec<_>>()).collect::<Vec<_>>()
                 })
                 .collect();
             images.sort_by_key(|(index, _)| *index);
@@ -225,10 +187,7 @@ mod tests {
     #[test]
     fn an_index_beyond_the_end_is_an_error() {
         let error = Batch::read(source().as_ref(), vec![0, 12]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "sample 12 does not exist: there are 12, counted from 0"
-        );
+        assert_eq!(error.to_string(), "sample 12 does not exist: there are 12, counted from 0");
         assert!(Batch::read(source().as_ref(), vec![u64::MAX]).is_err());
     }
 }

@@ -28,12 +28,7 @@ impl Order {
         if u32::try_from(len).is_err() {
             return Err(DataError::TooManySamples { len, max: u32::MAX });
         }
-        Ok(Self {
-            seed,
-            len,
-            batch_size,
-            recent: Mutex::new(None),
-        })
+        Ok(Self { seed, len, batch_size, recent: Mutex::new(None) })
     }
 
     /// Number of steps in an epoch.
@@ -50,11 +45,7 @@ impl Order {
     pub fn indices(&self, step: u64) -> Vec<u64> {
         let start = (step % self.steps_per_epoch()) as usize * self.batch_size;
         let permutation = self.permutation(self.epoch(step));
-        permutation[start..][..self.batch_size]
-            .iter()
-            .copied()
-            .map(u64::from)
-            .collect()
+        permutation[start..][..self.batch_size].iter().copied().map(u64::from).collect()
     }
 
     fn permutation(&self, epoch: u64) -> Arc<[u32]> {
@@ -112,13 +103,7 @@ mod tests {
     #[test]
     fn batch_sizes_that_cannot_be_drawn_are_refused() {
         let message = |batch_size| Order::new(0, 10, batch_size).err().unwrap().to_string();
-        assert_eq!(
-            message(0),
-            "batch_size = 0 cannot be drawn from 10 samples; choose 1 to 10"
-        );
-        assert_eq!(
-            message(11),
-            "batch_size = 11 cannot be drawn from 10 samples; choose 1 to 10"
-        );
+        assert_eq!(message(0), "batch_size = 0 cannot be drawn from 10 samples; choose 1 to 10");
+        assert_eq!(message(11), "batch_size = 11 cannot be drawn from 10 samples; choose 1 to 10");
     }
 }

@@ -59,14 +59,8 @@ where
             }
         }
     };
-    let thread = thread::Builder::new()
-        .name("prefetch".into())
-        .spawn(work)
-        .map_err(DataError::Thread)?;
-    Ok(Prefetch {
-        receiver: Some(receiver),
-        thread: Some(thread),
-    })
+    let thread = thread::Builder::new().name("prefetch".into()).spawn(work).map_err(DataError::Thread)?;
+    Ok(Prefetch { receiver: Some(receiver), thread: Some(thread) })
 }
 
 /// The items of [`prefetch`]. Dropping it ends the thread, after the item it is working on.
@@ -124,15 +118,7 @@ mod tests {
     fn any_depth_and_start_give_the_same_batches() {
         let loader = || {
             let digits = build(&DataOptions::new("digits")).unwrap();
-            Loader::new(
-                digits,
-                LoaderOptions {
-                    batch_size: 600,
-                    seed: 5,
-                    flip: true,
-                },
-            )
-            .unwrap()
+            Loader::new(digits, LoaderOptions { batch_size: 600, seed: 5, flip: true }).unwrap()
         };
         let direct = loader();
         let expected: Vec<_> = (0..8).map(|step| direct.batch_at(step).unwrap()).collect();
@@ -154,11 +140,7 @@ mod tests {
     #[test]
     fn an_error_arrives_in_its_place_and_ends_the_items() {
         let produce = |step| {
-            if step == 2 {
-                Err(format!("step {step}"))
-            } else {
-                square(step)
-            }
+            if step == 2 { Err(format!("step {step}")) } else { square(step) }
         };
         let items: Vec<_> = prefetch(0.., depth(2), produce).unwrap().collect();
         assert_eq!(items, [Ok(0), Ok(1), Err("step 2".to_owned())]);
@@ -172,10 +154,7 @@ mod tests {
                 let _ = begun.send(step);
                 square(step)
             });
-            assert_eq!(
-                begins.iter().take(ahead).collect::<Vec<_>>(),
-                (0..ahead as u64).collect::<Vec<_>>()
-            );
+            assert_eq!(begins.iter().take(ahead).collect::<Vec<_>>(), (0..ahead as u64).collect::<Vec<_>>());
             drop(items);
         }
     }
@@ -203,11 +182,7 @@ mod tests {
     #[should_panic(expected = "bad step 1")]
     fn a_panic_is_passed_on() {
         let produce = |step| {
-            if step == 1 {
-                panic!("bad step {step}")
-            } else {
-                square(step)
-            }
+            if step == 1 { panic!("bad step {step}") } else { square(step) }
         };
         prefetch(0.., depth(1), produce).unwrap().for_each(drop);
     }

@@ -29,12 +29,7 @@ pub struct DataOptions {
 impl DataOptions {
     /// The data set `name` with every other option unset.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            path: None,
-            split: None,
-            image_size: None,
-        }
+        Self { name: name.into(), path: None, split: None, image_size: None }
     }
 
     /// Refuses options that are set and not among `used`.
@@ -44,24 +39,15 @@ impl DataOptions {
             ("split", self.split.is_some()),
             ("image_size", self.image_size.is_some()),
         ];
-        match set
-            .into_iter()
-            .find(|(option, is_set)| *is_set && !used.contains(option))
-        {
-            Some((option, _)) => Err(DataError::UnusedOption {
-                name: self.name.clone(),
-                option,
-            }),
+        match set.into_iter().find(|(option, is_set)| *is_set && !used.contains(option)) {
+            Some((option, _)) => Err(DataError::UnusedOption { name: self.name.clone(), option }),
             None => Ok(()),
         }
     }
 
     /// The path, which must be set; `wanted` says what it must lead to.
     pub(crate) fn require_path(&self, wanted: &'static str) -> Result<&Path, DataError> {
-        self.path.as_deref().ok_or_else(|| DataError::MissingPath {
-            name: self.name.clone(),
-            wanted,
-        })
+        self.path.as_deref().ok_or_else(|| DataError::MissingPath { name: self.name.clone(), wanted })
     }
 }
 
@@ -107,11 +93,7 @@ pub fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError> {
         Some((_, build)) => build(options),
         None => Err(DataError::UnknownSource {
             name: options.name.clone(),
-            known: SOURCES
-                .iter()
-                .map(|(name, _)| *name)
-                .collect::<Vec<_>>()
-                .join(", "),
+            known: SOURCES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
         }),
     }
 }

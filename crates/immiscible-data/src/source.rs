@@ -44,10 +44,7 @@ pub(crate) fn check_request(source: &dyn Source, index: usize, out: &[f32]) -> R
         return Err(DataError::Index { index, len });
     }
     if out.len() != expected {
-        return Err(DataError::OutLength {
-            found: out.len(),
-            expected,
-        });
+        return Err(DataError::OutLength { found: out.len(), expected });
     }
     Ok(())
 }

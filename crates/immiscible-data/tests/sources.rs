@@ -11,10 +11,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 fn options(name: &str, path: &Path) -> DataOptions {
-    DataOptions {
-        path: Some(path.to_owned()),
-        ..DataOptions::new(name)
-    }
+    DataOptions { path: Some(path.to_owned()), ..DataOptions::new(name) }
 }
 
 fn message(options: &DataOptions) -> String {
@@ -47,11 +44,7 @@ fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
 /// Two training images of 2×3 pixels and one test image, some of the files compressed.
 fn write_idx(folder: &Path) {
     let pixels = [0, 51, 102, 153, 204, 255, 255, 204, 153, 102, 51, 0];
-    fs::write(
-        folder.join("train-images-idx3-ubyte.gz"),
-        gzip(&idx(&[2, 2, 3], &pixels)),
-    )
-    .unwrap();
+    fs::write(folder.join("train-images-idx3-ubyte.gz"), gzip(&idx(&[2, 2, 3], &pixels))).unwrap();
     fs::write(folder.join("train-labels-idx1-ubyte"), idx(&[2], &[3, 1])).unwrap();
     fs::write(folder.join("t10k-images-idx3-ubyte"), idx(&[1, 2, 3], &[9; 6])).unwrap();
     fs::write(folder.join("t10k-labels-idx1-ubyte"), idx(&[1], &[7])).unwrap();
@@ -66,9 +59,7 @@ fn cifar_record(label: u8, red: u8) -> Vec<u8> {
 
 fn write_image(path: &Path, width: u32, height: u32, colour: [u8; 3]) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    RgbImage::from_pixel(width, height, Rgb(colour))
-        .save(path)
-        .unwrap();
+    RgbImage::from_pixel(width, height, Rgb(colour)).save(path).unwrap();
 }
 
 /// A tiny data set for each name of the registry.
@@ -106,14 +97,8 @@ fn every_source_keeps_the_contract() {
             assert!((source.label(index).unwrap() as usize) < classes, "{name}");
         }
         assert_eq!(source.label(source.len()), None, "{name}");
-        assert!(
-            matches!(source.read(source.len(), &mut out), Err(DataError::Index { .. })),
-            "{name}"
-        );
-        assert!(
-            matches!(source.read(0, &mut out[1..]), Err(DataError::OutLength { .. })),
-            "{name}"
-        );
+        assert!(matches!(source.read(source.len(), &mut out), Err(DataError::Index { .. })), "{name}");
+        assert!(matches!(source.read(0, &mut out[1..]), Err(DataError::OutLength { .. })), "{name}");
     }
 }
 
@@ -121,22 +106,13 @@ fn every_source_keeps_the_contract() {
 fn every_source_on_disk_asks_for_its_path_and_names_a_missing_one() {
     for (name, _) in SOURCES.iter().filter(|(name, _)| *name != "digits") {
         let text = message(&DataOptions::new(*name));
-        assert!(
-            text.starts_with(&format!("data set `{name}` needs the option `path`: ")),
-            "{text}"
-        );
+        assert!(text.starts_with(&format!("data set `{name}` needs the option `path`: ")), "{text}");
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing");
         let text = message(&options(name, &missing));
-        assert!(
-            text.starts_with(&format!("cannot read {}: ", missing.display())),
-            "{name}: {text}"
-        );
+        assert!(text.starts_with(&format!("cannot read {}: ", missing.display())), "{name}: {text}");
         let text = message(&options(name, folder.path()));
-        assert!(
-            text.starts_with(&format!("{} holds no ", folder.path().display())),
-            "{name}: {text}"
-        );
+        assert!(text.starts_with(&format!("{} holds no ", folder.path().display())), "{name}: {text}");
     }
 }
 
@@ -149,19 +125,13 @@ fn options_are_refused_where_they_mean_nothing() {
     for name in ["digits", "idx", "cifar10"] {
         let (_folder, options) = fixture(name);
         assert_eq!(
-            message(&DataOptions {
-                image_size: Some(32),
-                ..options
-            }),
+            message(&DataOptions { image_size: Some(32), ..options }),
             format!("data set `{name}` does not use the option `image_size` here; remove it")
         );
     }
     let (_folder, options) = fixture("folder");
     assert_eq!(
-        message(&DataOptions {
-            image_size: Some(0),
-            ..options
-        }),
+        message(&DataOptions { image_size: Some(0), ..options }),
         "image_size = 0 is out of range; choose 1 to 16384"
     );
 }
@@ -169,24 +139,10 @@ fn options_are_refused_where_they_mean_nothing() {
 #[test]
 fn options_read_from_text_refuse_unknown_keys() {
     let read = |text| serde_json::from_str::<DataOptions>(text);
-    let expected = DataOptions {
-        split: Some(Split::Test),
-        ..options("idx", Path::new("d"))
-    };
-    assert_eq!(
-        read(r#"{"name": "idx", "path": "d", "split": "test"}"#).unwrap(),
-        expected
-    );
-    assert_eq!(
-        serde_json::to_string(&expected).unwrap(),
-        r#"{"name":"idx","path":"d","split":"test"}"#
-    );
-    assert!(
-        read(r#"{"name": "idx", "folder": "d"}"#)
-            .unwrap_err()
-            .to_string()
-            .contains("unknown field")
-    );
+    let expected = DataOptions { split: Some(Split::Test), ..options("idx", Path::new("d")) };
+    assert_eq!(read(r#"{"name": "idx", "path": "d", "split": "test"}"#).unwrap(), expected);
+    assert_eq!(serde_json::to_string(&expected).unwrap(), r#"{"name":"idx","path":"d","split":"test"}"#);
+    assert!(read(r#"{"name": "idx", "folder": "d"}"#).unwrap_err().to_string().contains("unknown field"));
     assert!(read(r#"{"name": "idx", "split": "dev"}"#).is_err());
 }
 
@@ -199,30 +155,12 @@ fn idx_reads_the_pair_of_its_split() {
     assert_eq!(train.classes().unwrap(), ["0", "1", "2", "3"]);
     let expected = [255, 204, 153, 102, 51, 0].map(|v| v as f32 / 127.5 - 1.0);
     assert_eq!(sample(train.as_ref(), 1), expected);
-    let test = build(&DataOptions {
-        split: Some(Split::Test),
-        ..options.clone()
-    })
-    .unwrap();
+    let test = build(&DataOptions { split: Some(Split::Test), ..options.clone() }).unwrap();
     assert_eq!(labels(test.as_ref()), [Some(7)]);
 
-    let fashion = build(&DataOptions {
-        name: "fashion-mnist".into(),
-        ..options.clone()
-    })
-    .unwrap();
+    let fashion = build(&DataOptions { name: "fashion-mnist".into(), ..options.clone() }).unwrap();
     assert_eq!(fashion.classes().unwrap()[9], "Ankle boot");
-    assert_eq!(
-        build(&DataOptions {
-            name: "mnist".into(),
-            ..options
-        })
-        .unwrap()
-        .classes()
-        .unwrap()
-        .len(),
-        10
-    );
+    assert_eq!(build(&DataOptions { name: "mnist".into(), ..options }).unwrap().classes().unwrap().len(), 10);
 }
 
 #[test]
@@ -233,10 +171,7 @@ fn idx_faults_name_the_file() {
 
     fs::write(&labels, idx(&[3], &[0, 1, 2])).unwrap();
     let text = message(&options);
-    assert!(
-        text.contains("train-images-idx3-ubyte.gz holds 2 images but "),
-        "{text}"
-    );
+    assert!(text.contains("train-images-idx3-ubyte.gz holds 2 images but "), "{text}");
     assert!(text.contains("train-labels-idx1-ubyte holds 3 labels"), "{text}");
 
     fs::write(&labels, idx(&[2], &[0, 10])).unwrap();
@@ -261,10 +196,7 @@ fn cifar10_reads_batches_in_order_and_each_once() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
     write("data_batch_2.bin.gz", &gzip(&cifar_record(2, 20)));
-    write(
-        "data_batch_1.bin",
-        &[cifar_record(1, 10), cifar_record(9, 11)].concat(),
-    );
+    write("data_batch_1.bin", &[cifar_record(1, 10), cifar_record(9, 11)].concat());
     write("data_batch_1.bin.gz", b"not looked at");
     write("test_batch.bin", &cifar_record(0, 30));
     write("other.bin", b"not looked at either");
@@ -274,20 +206,11 @@ fn cifar10_reads_batches_in_order_and_each_once() {
     let train = build(&options).unwrap();
     assert_eq!(labels(train.as_ref()), [Some(1), Some(9), Some(2)]);
     let image = sample(train.as_ref(), 2);
-    assert_eq!(
-        [image[0], image[1024], image[3071]],
-        [20, 21, 22].map(|v| v as f32 / 127.5 - 1.0)
-    );
-    let test = build(&DataOptions {
-        split: Some(Split::Test),
-        ..options.clone()
-    })
-    .unwrap();
+    assert_eq!([image[0], image[1024], image[3071]], [20, 21, 22].map(|v| v as f32 / 127.5 - 1.0));
+    let test = build(&DataOptions { split: Some(Split::Test), ..options.clone() }).unwrap();
     assert_eq!(labels(test.as_ref()), [Some(0)]);
-    let one = build(&DataOptions {
-        path: Some(folder.path().join("data_batch_2.bin.gz")),
-        ..options.clone()
-    });
+    let one =
+        build(&DataOptions { path: Some(folder.path().join("data_batch_2.bin.gz")), ..options.clone() });
     assert_eq!(labels(one.unwrap().as_ref()), [Some(2)]);
 
     write("data_batch_3.bin", &cifar_record(2, 20)[1..]);
@@ -304,10 +227,7 @@ fn cifar10_takes_files_of_any_name_where_none_has_the_usual_one() {
     fs::write(folder.path().join("some.bin.gz"), gzip(&cifar_record(5, 0))).unwrap();
     let options = options("cifar10", folder.path());
     assert_eq!(labels(build(&options).unwrap().as_ref()), [Some(5)]);
-    let text = message(&DataOptions {
-        split: Some(Split::Test),
-        ..options
-    });
+    let text = message(&DataOptions { split: Some(Split::Test), ..options });
     assert!(text.contains("holds no test_batch.bin"), "{text}");
 }
 
@@ -325,10 +245,7 @@ fn folder_takes_sub_folders_as_classes_in_the_order_of_their_names() {
     assert_eq!(source.classes().unwrap(), ["cat", "dog"]);
     assert_eq!(labels(source.as_ref()), [Some(0), Some(0), Some(1)]);
     assert_eq!(sample(source.as_ref(), 0), [1.0; 18]);
-    assert_eq!(
-        sample(source.as_ref(), 2),
-        [[1.0; 6], [-1.0; 6], [-0.6; 6]].concat()
-    );
+    assert_eq!(sample(source.as_ref(), 2), [[1.0; 6], [-1.0; 6], [-0.6; 6]].concat());
 }
 
 #[test]
@@ -336,24 +253,15 @@ fn folder_without_sub_folders_has_no_labels() {
     let folder = tempfile::tempdir().unwrap();
     write_image(&folder.path().join("train/1.png"), 2, 2, [0, 0, 0]);
     let text = message(&options("folder", folder.path()));
-    assert!(
-        text.contains("are splits (train), not classes; set `split`"),
-        "{text}"
-    );
-    let train = DataOptions {
-        split: Some(Split::Train),
-        ..options("folder", folder.path())
-    };
+    assert!(text.contains("are splits (train), not classes; set `split`"), "{text}");
+    let train = DataOptions { split: Some(Split::Train), ..options("folder", folder.path()) };
     let source = build(&train).unwrap();
     assert!(source.classes().is_none());
     assert_eq!(labels(source.as_ref()), [None]);
 
     write_image(&folder.path().join("train/a/2.png"), 2, 2, [0, 0, 0]);
     let text = message(&train);
-    assert!(
-        text.contains("1.png lies beside the class folders while"),
-        "{text}"
-    );
+    assert!(text.contains("1.png lies beside the class folders while"), "{text}");
 }
 
 #[test]
@@ -366,17 +274,10 @@ fn folder_wants_one_size_or_image_size() {
     assert!(text.contains("b.png is 8×6 pixels but "), "{text}");
     assert!(text.contains("a.png is 4×4; set `image_size`"), "{text}");
 
-    let source = build(&DataOptions {
-        image_size: Some(3),
-        ..options
-    })
-    .unwrap();
+    let source = build(&DataOptions { image_size: Some(3), ..options }).unwrap();
     assert_eq!(source.shape(), [3, 3, 3]);
     for index in 0..2 {
-        assert_eq!(
-            sample(source.as_ref(), index),
-            [[1.0; 9], [-1.0; 9], [-1.0; 9]].concat()
-        );
+        assert_eq!(sample(source.as_ref(), index), [[1.0; 9], [-1.0; 9], [-1.0; 9]].concat());
     }
 }
 
@@ -390,10 +291,7 @@ fn image_size_keeps_the_middle_and_averages_what_it_shrinks() {
     });
     image.save(folder.path().join("a.png")).unwrap();
     let read = |side| {
-        let options = DataOptions {
-            image_size: Some(side),
-            ..options("folder", folder.path())
-        };
+        let options = DataOptions { image_size: Some(side), ..options("folder", folder.path()) };
         sample(build(&options).unwrap().as_ref(), 0)
     };
     let cropped = read(32);
@@ -409,10 +307,7 @@ fn folder_refuses_a_file_that_changes_its_size_later() {
     write_image(&folder.path().join("a.png"), 2, 2, [0, 0, 0]);
     let source = build(&options("folder", folder.path())).unwrap();
     write_image(&folder.path().join("a.png"), 3, 2, [0, 0, 0]);
-    assert!(matches!(
-        source.read(0, &mut [0.0; 12]),
-        Err(DataError::ImageSize { width: 3, .. })
-    ));
+    assert!(matches!(source.read(0, &mut [0.0; 12]), Err(DataError::ImageSize { width: 3, .. })));
 }
 
 #[cfg(unix)]
@@ -428,32 +323,21 @@ fn folder_notices_a_link_to_a_folder_above() {
 
 /// A small picture that is not flat, in every format that is read.
 fn encoded() -> impl Iterator<Item = (ImageFormat, Vec<u8>)> {
-    let image = RgbImage::from_fn(24, 16, |x, y| {
-        Rgb([(x * 10) as u8, (y * 15) as u8, (x * y) as u8])
-    });
-    [
-        ImageFormat::Bmp,
-        ImageFormat::Gif,
-        ImageFormat::Jpeg,
-        ImageFormat::Png,
-        ImageFormat::WebP,
-    ]
-    .into_iter()
-    .map(move |format| {
-        let mut bytes = Cursor::new(Vec::new());
-        image.write_to(&mut bytes, format).unwrap();
-        (format, bytes.into_inner())
-    })
+    let image = RgbImage::from_fn(24, 16, |x, y| Rgb([(x * 10) as u8, (y * 15) as u8, (x * y) as u8]));
+    [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP]
+        .into_iter()
+        .map(move |format| {
+            let mut bytes = Cursor::new(Vec::new());
+            image.write_to(&mut bytes, format).unwrap();
+            (format, bytes.into_inner())
+        })
 }
 
 /// Builds and reads a folder of this one file; an error names the file.
 fn read_file(bytes: &[u8]) -> Result<Vec<f32>, String> {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("it.png"), bytes).unwrap();
-    let options = DataOptions {
-        image_size: Some(16),
-        ..options("folder", folder.path())
-    };
+    let options = DataOptions { image_size: Some(16), ..options("folder", folder.path()) };
     let source = build(&options).unwrap();
     let mut out = vec![0.0; 3 * 16 * 16];
     source.read(0, &mut out).map(|()| out).map_err(|error| {
@@ -469,10 +353,7 @@ fn every_format_is_told_by_its_content() {
         let image = read_file(&bytes).unwrap();
         // Red grows by 10 a column; the square starts at column 4.
         let red = |x: usize| (image[x] + 1.0) * 127.5;
-        assert!(
-            (red(0) - 40.0).abs() < 30.0 && (red(15) - 190.0).abs() < 30.0,
-            "{format:?}"
-        );
+        assert!((red(0) - 40.0).abs() < 30.0 && (red(15) - 190.0).abs() < 30.0, "{format:?}");
     }
 }
 
@@ -480,11 +361,7 @@ fn every_format_is_told_by_its_content() {
 fn images_that_are_cut_short_are_refused() {
     for (format, bytes) in encoded() {
         for cut in [0, 1, 10, bytes.len() / 4, bytes.len() / 2, bytes.len() * 3 / 4] {
-            assert!(
-                read_file(&bytes[..cut]).is_err(),
-                "{format:?} cut to {cut} of {}",
-                bytes.len()
-            );
+            assert!(read_file(&bytes[..cut]).is_err(), "{format:?} cut to {cut} of {}", bytes.len());
         }
     }
 }
@@ -496,10 +373,7 @@ fn a_header_cannot_ask_for_more_memory_than_allowed() {
     assert!(read_file(&bmp).is_err());
     bmp[18..26].copy_from_slice(&[0, 64, 0, 0, 0, 64, 0, 0]);
     let text = read_file(&bmp).unwrap_err();
-    assert!(
-        text.contains("limit"),
-        "16,384×16,384 pixels are more than the limit: {text}"
-    );
+    assert!(text.contains("limit"), "16,384×16,384 pixels are more than the limit: {text}");
 }
 
 proptest! {

@@ -20,10 +20,7 @@ fn main() -> Result<(), MetricError> {
         let nearest = classifier.nearest(samples.view())?;
         let distance = nearest.iter().map(|nearest| nearest.distance).sum::<f64>() / SAMPLES as f64;
         let predicted: Vec<u32> = nearest.iter().map(|nearest| nearest.label).collect();
-        println!(
-            "{name}: {quality}\n  {}\n  {distance:.3} to the nearest real sample",
-            coverage(&predicted)
-        );
+        println!("{name}: {quality}\n  {}\n  {distance:.3} to the nearest real sample", coverage(&predicted));
     }
     Ok(())
 }
@@ -34,9 +31,7 @@ fn ring(seed: u64, count: usize, modes: usize, spread: f32) -> (Array2<f32>, Vec
     Key::new(seed).fill_normals(0, 2, &mut values);
     let mut samples = Array2::from_shape_vec((count, 2), values).expect("2 * count values");
     let mode = Key::new(seed).stream(Stream::custom(0));
-    let labels: Vec<u32> = (0..count as u64)
-        .map(|i| (mode.uniform(i) * modes as f64) as u32)
-        .collect();
+    let labels: Vec<u32> = (0..count as u64).map(|i| (mode.uniform(i) * modes as f64) as u32).collect();
     for (mut sample, &label) in samples.axis_iter_mut(Axis(0)).zip(&labels) {
         let (sin, cos) = (label as f32 * std::f32::consts::TAU / MODES as f32).sin_cos();
         sample[0] = cos + spread * sample[0];

@@ -28,9 +28,7 @@ impl Coverage {
 impl fmt::Display for Coverage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} labels:", self.distinct())?;
-        self.histogram
-            .iter()
-            .try_for_each(|(label, count)| write!(f, " {label}×{count}"))
+        self.histogram.iter().try_for_each(|(label, count)| write!(f, " {label}×{count}"))
     }
 }
 

@@ -55,11 +55,6 @@ pub(crate) fn check(samples: ArrayView2<f32>, what: &'static str) -> Result<(), 
     }
     match samples.indexed_iter().find(|(_, value)| !value.is_finite()) {
         None => Ok(()),
-        Some(((row, column), &value)) => Err(MetricError::NonFinite {
-            what,
-            row,
-            column,
-            value,
-        }),
+        Some(((row, column), &value)) => Err(MetricError::NonFinite { what, row, column, value }),
     }
 }

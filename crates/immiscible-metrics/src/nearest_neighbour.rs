@@ -44,11 +44,7 @@ impl<'a> NearestNeighbour<'a> {
             });
         }
         let squared_norms = images.rows().into_iter().map(|image| image.dot(&image)).collect();
-        Ok(Self {
-            images,
-            labels,
-            squared_norms,
-        })
+        Ok(Self { images, labels, squared_norms })
     }
 
     /// The label of the nearest training image of each sample.
@@ -59,11 +55,7 @@ impl<'a> NearestNeighbour<'a> {
     /// # Errors
     /// As [`nearest`](Self::nearest).
     pub fn predict(&self, samples: ArrayView2<f32>) -> Result<Vec<u32>, MetricError> {
-        Ok(self
-            .nearest(samples)?
-            .into_iter()
-            .map(|nearest| nearest.label)
-            .collect())
+        Ok(self.nearest(samples)?.into_iter().map(|nearest| nearest.label).collect())
     }
 
     /// The nearest training image of each sample; of equally near ones, up to rounding, the first.
@@ -83,10 +75,7 @@ impl<'a> NearestNeighbour<'a> {
             });
         }
         let blocks: Vec<ArrayView2<f32>> = samples.axis_chunks_iter(Axis(0), SAMPLES).collect();
-        Ok(blocks
-            .into_par_iter()
-            .flat_map_iter(|samples| self.nearest_of_block(samples))
-            .collect())
+        Ok(blocks.into_par_iter().flat_map_iter(|samples| self.nearest_of_block(samples)).collect())
     }
 
     fn nearest_of_block(&self, samples: ArrayView2<f32>) -> Vec<Nearest> {
@@ -106,15 +95,8 @@ impl<'a> NearestNeighbour<'a> {
             }
         }
         let nearest = |(sample, (_, index)): (ndarray::ArrayView1<f32>, (f32, usize))| {
-            let squares = sample
-                .iter()
-                .zip(self.images.row(index))
-                .map(|(s, x)| f64::from(s - x).powi(2));
-            Nearest {
-                index,
-                label: self.labels[index],
-                distance: squares.sum::<f64>().sqrt(),
-            }
+            let squares = sample.iter().zip(self.images.row(index)).map(|(s, x)| f64::from(s - x).powi(2));
+            Nearest { index, label: self.labels[index], distance: squares.sum::<f64>().sqrt() }
         };
         samples.rows().into_iter().zip(best).map(nearest).collect()
     }
@@ -141,14 +123,7 @@ mod tests {
         let samples = array![[9.0, 1.0], [3.0, 4.0], [-1.0, 99.0]];
         assert_eq!(classifier.predict(samples.view()), Ok(vec![6, 5, 7]));
         let nearest = classifier.nearest(samples.view()).expect("finite");
-        assert_eq!(
-            nearest[1],
-            Nearest {
-                index: 0,
-                label: 5,
-                distance: 5.0
-            }
-        );
+        assert_eq!(nearest[1], Nearest { index: 0, label: 5, distance: 5.0 });
     }
 
     #[test]
@@ -158,25 +133,11 @@ mod tests {
         let found = NearestNeighbour::fit(images.view(), &labels).and_then(|nn| nn.nearest(samples.view()));
         for (sample, found) in samples.rows().into_iter().zip(found.expect("finite")) {
             let distances = images.rows().into_iter().map(|image| {
-                image
-                    .iter()
-                    .zip(sample)
-                    .map(|(x, s)| f64::from(x - s).powi(2))
-                    .sum::<f64>()
-                    .sqrt()
+                image.iter().zip(sample).map(|(x, s)| f64::from(x - s).powi(2)).sum::<f64>().sqrt()
             });
-            let (index, distance) = distances
-                .enumerate()
-                .min_by(|a, b| a.1.total_cmp(&b.1))
-                .expect("there are images");
-            assert_eq!(
-                found,
-                Nearest {
-                    index,
-                    label: labels[index],
-                    distance
-                }
-            );
+            let (index, distance) =
+                distances.enumerate().min_by(|a, b| a.1.total_cmp(&b.1)).expect("there are images");
+            assert_eq!(found, Nearest { index, label: labels[index], distance });
         }
     }
 
@@ -186,14 +147,7 @@ mod tests {
         let labels: Vec<u32> = (0..1_100).collect();
         let nearest = NearestNeighbour::fit(images.view(), &labels).and_then(|nn| nn.nearest(images.view()));
         for (i, nearest) in nearest.expect("finite").into_iter().enumerate() {
-            assert_eq!(
-                nearest,
-                Nearest {
-                    index: i,
-                    label: i as u32,
-                    distance: 0.0
-                }
-            );
+            assert_eq!(nearest, Nearest { index: i, label: i as u32, distance: 0.0 });
         }
     }
 
@@ -208,11 +162,7 @@ mod tests {
         let broken = Array2::from_elem((1, 4), f32::NAN);
         assert!(matches!(
             classifier.predict(broken.view()),
-            Err(MetricError::NonFinite {
-                row: 0,
-                column: 0,
-                ..
-            })
+            Err(MetricError::NonFinite { row: 0, column: 0, .. })
         ));
     }
 }

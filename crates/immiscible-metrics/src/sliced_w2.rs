@@ -47,14 +47,8 @@ pub fn sliced_w2(
     let squares: Vec<f64> = directions
         .axis_chunks_iter(Axis(0), BLOCK)
         .flat_map(|directions| {
-            let (a, b) = (
-                sorted_projections(directions, a),
-                sorted_projections(directions, b),
-            );
-            a.par_iter()
-                .zip(b)
-                .map(|(a, b)| w2_squared(a, &b))
-                .collect::<Vec<_>>()
+            let (a, b) = (sorted_projections(directions, a), sorted_projections(directions, b));
+            a.par_iter().zip(b).map(|(a, b)| w2_squared(a, &b)).collect::<Vec<_>>()
         })
         .collect();
     Ok((squares.iter().sum::<f64>() / projections as f64).sqrt())
@@ -79,14 +73,9 @@ fn directions(projections: usize, dimension: usize, key: Key) -> Array2<f32> {
 
 /// For each direction the samples' coordinates along it, in ascending order.
 fn sorted_projections(directions: ArrayView2<f32>, samples: ArrayView2<f32>) -> Vec<Vec<f32>> {
-    let mut rows: Vec<Vec<f32>> = directions
-        .dot(&samples.t())
-        .rows()
-        .into_iter()
-        .map(|row| row.to_vec())
-        .collect();
-    rows.par_iter_mut()
-        .for_each(|row| row.sort_unstable_by(f32::total_cmp));
+    let mut rows: Vec<Vec<f32>> =
+        directions.dot(&samples.t()).rows().into_iter().map(|row| row.to_vec()).collect();
+    rows.par_iter_mut().for_each(|row| row.sort_unstable_by(f32::total_cmp));
     rows
 }
 
@@ -146,10 +135,7 @@ impl SlicedW2 {
         check(real, "the real set")?;
         let samples = generated.nrows();
         if real.nrows() < 2 * samples {
-            return Err(MetricError::TooFewReal {
-                generated: samples,
-                real: real.nrows(),
-            });
+            return Err(MetricError::TooFewReal { generated: samples, real: real.nrows() });
         }
         let order: Vec<usize> = key
             .stream(Stream::SHUFFLE)
@@ -173,14 +159,7 @@ impl SlicedW2 {
 
 impl fmt::Display for SlicedW2 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            value,
-            floor,
-            samples,
-            reference,
-            projections,
-            seed,
-        } = self;
+        let Self { value, floor, samples, reference, projections, seed } = self;
         write!(
             f,
             "sliced W2 {value:.4} (floor {floor:.4}; {samples} samples against {reference}, {projections} projections, \
@@ -245,10 +224,7 @@ mod tests {
     fn sets_of_different_size_by_hand() {
         // Quantiles: 0 0 | 0 6 | 6 6 of {0, 6} in sixths, against {0, 3, 6}: 0 0 | 3 3 | 6 6.
         assert_eq!(w2_squared(&[0.0, 6.0], &[0.0, 3.0, 6.0]), (9.0 + 9.0) / 6.0);
-        assert_eq!(
-            w2_squared(&[1.0], &[0.0, 1.0, 2.0, 3.0]),
-            (1.0 + 0.0 + 1.0 + 4.0) / 4.0
-        );
+        assert_eq!(w2_squared(&[1.0], &[0.0, 1.0, 2.0, 3.0]), (1.0 + 0.0 + 1.0 + 4.0) / 4.0);
     }
 
     #[test]
@@ -257,10 +233,8 @@ mod tests {
         b.column_mut(0).mapv_inplace(|x| 2.0 * x + 1.0);
         let (sin, cos) = 0.7_f32.sin_cos();
         let rotation = array![[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]];
-        let (plain, rotated) = (
-            distance(&a, &b, 4_000),
-            distance(&a.dot(&rotation), &b.dot(&rotation), 4_000),
-        );
+        let (plain, rotated) =
+            (distance(&a, &b, 4_000), distance(&a.dot(&rotation), &b.dot(&rotation), 4_000));
         assert!((plain / rotated - 1.0).abs() < 0.03, "{plain} and {rotated}");
     }
 
@@ -268,10 +242,7 @@ mod tests {
     fn threads_do_not_matter() {
         let (a, b) = (normals(0, 700, 30), normals(1, 500, 30));
         let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .build()
-                .expect("a thread pool");
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a thread pool");
             pool.install(|| distance(&a, &b, 70)).to_bits()
         };
         assert_eq!(run(1), run(3));
@@ -294,50 +265,29 @@ mod tests {
         let perfect = SlicedW2::measure(normals(1, 1_000, 16).view(), real.view(), 100, KEY).expect("finite");
         assert!((perfect.value / perfect.floor - 1.0).abs() < 0.15, "{perfect}");
         assert_eq!(
-            (
-                perfect.samples,
-                perfect.reference,
-                perfect.projections,
-                perfect.seed
-            ),
+            (perfect.samples, perfect.reference, perfect.projections, perfect.seed),
             (1_000, 2_000, 100, 11)
         );
         let copies = real.slice_axis(Axis(0), (..1_000).into());
         let poor = (&copies * 0.8).to_owned();
         let poor = SlicedW2::measure(poor.view(), real.view(), 100, KEY).expect("finite");
         assert!(poor.value > 3.0 * poor.floor, "{poor}");
-        assert!(
-            poor.to_string()
-                .contains("1000 samples against 2000, 100 projections, seed 11"),
-            "{poor}"
-        );
+        assert!(poor.to_string().contains("1000 samples against 2000, 100 projections, seed 11"), "{poor}");
     }
 
     #[test]
     fn what_cannot_be_measured_is_refused() {
         let (a, narrow, none) = (normals(0, 4, 3), normals(0, 4, 2), Array2::zeros((0, 3)));
         let error = |a: &Array2<f32>, b: &Array2<f32>, projections| {
-            sliced_w2(a.view(), b.view(), projections, KEY)
-                .expect_err("no number")
-                .to_string()
+            sliced_w2(a.view(), b.view(), projections, KEY).expect_err("no number").to_string()
         };
         assert_eq!(error(&a, &narrow, 1), "the dimension of b is 2, but 3 is needed");
-        assert_eq!(
-            error(&a, &none, 1),
-            "b is empty: a metric needs at least one sample"
-        );
+        assert_eq!(error(&a, &none, 1), "b is empty: a metric needs at least one sample");
         assert!(error(&a, &a, 0).contains("at least one projection"));
         let mut broken = a.clone();
         broken[(3, 1)] = f32::NAN;
-        assert_eq!(
-            error(&broken, &a, 1),
-            "a holds NaN at row 3, column 1: every value must be finite"
-        );
+        assert_eq!(error(&broken, &a, 1), "a holds NaN at row 3, column 1: every value must be finite");
         let few = SlicedW2::measure(a.view(), normals(0, 7, 3).view(), 1, KEY).expect_err("too few");
-        assert!(
-            few.to_string()
-                .starts_with("4 generated samples need at least 8 real ones"),
-            "{few}"
-        );
+        assert!(few.to_string().starts_with("4 generated samples need at least 8 real ones"), "{few}");
     }
 }

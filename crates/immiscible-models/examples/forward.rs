@@ -17,15 +17,7 @@ fn main() {
         let x_t = Tensor::ones([2, 3, 8, 8], &device);
         let t = TimeInput::of(&[250.0, 999.0], &device);
         let condition = Condition::classes(&[3, 10], &device);
-        let output = network.forward(
-            x_t,
-            t,
-            &condition,
-            Ctx {
-                taps: &taps,
-                ..Ctx::default()
-            },
-        );
+        let output = network.forward(x_t, t, &condition, Ctx { taps: &taps, ..Ctx::default() });
         for (block, feature) in output.taps {
             match feature {
                 Feature::Vector(x) => println!("  {block} {:?}", x.dims()),

@@ -21,10 +21,7 @@ impl Attention {
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, length, width] = x.dims();
         let split = |linear: &Linear| {
-            linear
-                .forward(x.clone())
-                .reshape([batch, length, self.heads, width / self.heads])
-                .swap_dims(1, 2)
+            linear.forward(x.clone()).reshape([batch, length, self.heads, width / self.heads]).swap_dims(1, 2)
         };
         let (q, k, v) = (split(&self.to_q), split(&self.to_k), split(&self.to_v));
         // softmax(q kᵀ / √d) v

@@ -132,17 +132,10 @@ impl DiTConfig {
                 self.num_attention_heads,
                 self.width()
             );
-            return Err(ModelError::config(
-                "attention_head_dim",
-                &self.attention_head_dim,
-                remedy,
-            ));
+            return Err(ModelError::config("attention_head_dim", &self.attention_head_dim, remedy));
         }
         if !self.sample_size.is_multiple_of(self.patch_size) {
-            let remedy = format!(
-                "use a divisor of sample_size = {}, or pad the images",
-                self.sample_size
-            );
+            let remedy = format!("use a divisor of sample_size = {}, or pad the images", self.sample_size);
             return Err(ModelError::config("patch_size", &self.patch_size, remedy));
         }
         Ok(())
@@ -173,11 +166,7 @@ impl DiTTransformer2DModel {
     /// A network with valid settings.
     pub(crate) fn new(config: &DiTConfig, device: &Device) -> Self {
         let width = config.width();
-        let zeros = |d_out| {
-            LinearConfig::new(width, d_out)
-                .with_initializer(Initializer::Zeros)
-                .init(device)
-        };
+        let zeros = |d_out| LinearConfig::new(width, d_out).with_initializer(Initializer::Zeros).init(device);
         Self {
             pos_embed: PatchEmbed::new(config, device),
             transformer_blocks: (0..config.num_layers)
@@ -193,11 +182,7 @@ impl DiTTransformer2DModel {
     pub(crate) fn blocks(&self) -> Vec<String> {
         let each = |parts: &[&str]| -> Vec<String> {
             (0..self.transformer_blocks.len())
-                .flat_map(|i| {
-                    parts
-                        .iter()
-                        .map(move |part| format!("transformer_blocks.{i}{part}"))
-                })
+                .flat_map(|i| parts.iter().map(move |part| format!("transformer_blocks.{i}{part}")))
                 .collect()
         };
         let mut names = each(&[".norm1.emb.timestep_embedder", ".norm1.emb.class_embedder"]);
@@ -236,9 +221,8 @@ impl Denoiser for DiTTransformer2DModel {
         let mut tokens = tokens.into_tokens();
         for (i, (block, embedding)) in self.transformer_blocks.iter().zip(&embeddings).enumerate() {
             let name = format!("transformer_blocks.{i}");
-            tokens = trace.tokens(format_args!("{name}"), tokens, |trace, x| {
-                block.forward(&name, x, embedding, trace)
-            });
+            tokens = trace
+                .tokens(format_args!("{name}"), tokens, |trace, x| block.forward(&name, x, embedding, trace));
         }
         let tokens = trace.tokens(format_args!("proj_out_2"), tokens, |_, x| {
             let [shift, scale] = chunks(self.proj_out_1.forward(embeddings[0].clone()));

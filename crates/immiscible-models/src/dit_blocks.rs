@@ -37,18 +37,12 @@ impl PatchEmbed {
         let bound = (6.0 / (config.in_channels * patch * patch + width) as f64).sqrt();
         let conv = Conv2dConfig::new([config.in_channels, width], [patch, patch])
             .with_stride([patch, patch])
-            .with_initializer(Initializer::Uniform {
-                min: -bound,
-                max: bound,
-            })
+            .with_initializer(Initializer::Uniform { min: -bound, max: bound })
             .with_bias(false)
             .init(device);
         let bias = Some(Initializer::Zeros.init([width], device));
         let proj = Conv2d { bias, ..conv };
-        Self {
-            proj,
-            base: config.sample_size / patch,
-        }
+        Self { proj, base: config.sample_size / patch }
     }
 
     pub(crate) fn patch_size(&self) -> usize {
@@ -76,18 +70,12 @@ impl PatchEmbed {
 /// they are scaled to the range 0 … base that the network was trained on.
 fn axis_embedding(length: usize, base: usize, dim: usize) -> Vec<f32> {
     let half = dim / 2;
-    let omega: Vec<f64> = (0..half)
-        .map(|i| 10_000f64.powf(-(i as f64) / half as f64))
-        .collect();
+    let omega: Vec<f64> = (0..half).map(|i| 10_000f64.powf(-(i as f64) / half as f64)).collect();
     (0..length)
         .map(|p| (p * base) as f64 / length as f64)
         .flat_map(|p| {
             let phase = omega.iter().map(move |omega| p * omega);
-            phase
-                .clone()
-                .map(f64::sin)
-                .chain(phase.map(f64::cos))
-                .map(|v| v as f32)
+            phase.clone().map(f64::sin).chain(phase.map(f64::cos)).map(|v| v as f32)
         })
         .collect()
 }
@@ -118,10 +106,7 @@ impl TransformerBlock {
                 to_q: qkv(),
                 to_k: qkv(),
                 to_v: qkv(),
-                to_out: (
-                    glorot(width, width, device),
-                    DropoutConfig::new(config.dropout).init(),
-                ),
+                to_out: (glorot(width, width, device), DropoutConfig::new(config.dropout).init()),
                 heads: config.num_attention_heads,
             },
             ff: FeedForward::new(config, device),
@@ -160,10 +145,7 @@ impl AdaLayerNormZero {
     fn new(config: &DiTConfig, device: &Device) -> Self {
         let width = config.width();
         let zeros = LinearConfig::new(width, 6 * width).with_initializer(Initializer::Zeros);
-        Self {
-            emb: TimestepLabelEmbedding::new(config, device),
-            linear: zeros.init(device),
-        }
+        Self { emb: TimestepLabelEmbedding::new(config, device), linear: zeros.init(device) }
     }
 }
 
@@ -176,10 +158,7 @@ pub(crate) struct TimestepLabelEmbedding {
 impl TimestepLabelEmbedding {
     fn new(config: &DiTConfig, device: &Device) -> Self {
         let width = config.width();
-        let normal = Initializer::Normal {
-            mean: 0.0,
-            std: EMBEDDING_STD,
-        };
+        let normal = Initializer::Normal { mean: 0.0, std: EMBEDDING_STD };
         let table = EmbeddingConfig::new(config.num_embeds_ada_norm + 1, width);
         Self {
             timestep_embedder: TimestepEmbedding::new(FREQUENCIES, width, |linear| {
@@ -221,9 +200,7 @@ impl LabelEmbedding {
     }
 
     fn forward(&self, labels: Tensor<1, Int>) -> Tensor<2> {
-        self.embedding_table
-            .forward(labels.unsqueeze_dim(1))
-            .squeeze_dim(1)
+        self.embedding_table.forward(labels.unsqueeze_dim(1)).squeeze_dim(1)
     }
 }
 
@@ -237,17 +214,9 @@ impl FeedForward {
     fn new(config: &DiTConfig, device: &Device) -> Self {
         let width = config.width();
         let inner = 4 * width;
-        let proj = ProjectionWithGelu {
-            proj: glorot(width, inner, device),
-            activation: config.activation_fn,
-        };
-        Self {
-            net: (
-                proj,
-                DropoutConfig::new(config.dropout).init(),
-                glorot(inner, width, device),
-            ),
-        }
+        let proj =
+            ProjectionWithGelu { proj: glorot(width, inner, device), activation: config.activation_fn };
+        Self { net: (proj, DropoutConfig::new(config.dropout).init(), glorot(inner, width, device)) }
     }
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
@@ -308,9 +277,5 @@ pub(crate) fn chunks<const N: usize>(x: Tensor<2>) -> [Tensor<3>; N] {
 
 /// A linear layer with Glorot-uniform weights and biases of zero.
 fn glorot(d_in: usize, d_out: usize, device: &Device) -> Linear {
-    linear_zero_bias(
-        LinearConfig::new(d_in, d_out),
-        Initializer::XavierUniform { gain: 1.0 },
-        device,
-    )
+    linear_zero_bias(LinearConfig::new(d_in, d_out), Initializer::XavierUniform { gain: 1.0 }, device)
 }

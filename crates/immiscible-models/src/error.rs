@@ -51,11 +51,7 @@ impl ModelError {
         value: &(impl Serialize + ?Sized),
         remedy: impl Into<String>,
     ) -> Self {
-        Self::Config {
-            field,
-            value: json(value),
-            remedy: remedy.into(),
-        }
+        Self::Config { field, value: json(value), remedy: remedy.into() }
     }
 }
 
@@ -67,22 +63,14 @@ pub(crate) fn json(value: &(impl Serialize + ?Sized)) -> String {
 /// The first few names of each kind: a wrong file differs in hundreds of tensors.
 fn mismatch(missing: &[String], extra: &[String], misshapen: &[String]) -> String {
     const SHOWN: usize = 5;
-    [
-        ("missing", missing),
-        ("not in the network", extra),
-        ("of another shape", misshapen),
-    ]
-    .into_iter()
-    .filter(|(_, names)| !names.is_empty())
-    .map(|(what, names)| {
-        let more = names.len().saturating_sub(SHOWN);
-        let tail = if more > 0 {
-            format!(" and {more} more")
-        } else {
-            String::new()
-        };
-        format!("{what}: {}{tail}", names[..names.len().min(SHOWN)].join(", "))
-    })
-    .collect::<Vec<_>>()
-    .join("; ")
+    [("missing", missing), ("not in the network", extra), ("of another shape", misshapen)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| {
+            let more = names.len().saturating_sub(SHOWN);
+            let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+            format!("{what}: {}{tail}", names[..names.len().min(SHOWN)].join(", "))
+        })
+        .collect::<Vec<_>>()
+        .join("; ")
 }

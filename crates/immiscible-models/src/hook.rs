@@ -98,10 +98,7 @@ pub(crate) struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     pub(crate) fn new(ctx: Ctx<'a>) -> Self {
-        Self {
-            ctx,
-            taps: Vec::new(),
-        }
+        Self { ctx, taps: Vec::new() }
     }
 
     /// One block; `run` receives the trace for the blocks inside.
@@ -132,8 +129,7 @@ impl<'a> Trace<'a> {
         x: Tensor<4>,
         run: impl Fn(Tensor<4>) -> Tensor<4>,
     ) -> Tensor<4> {
-        self.block(name, Feature::Map(x), |_, x| Feature::Map(run(x.into_map())))
-            .into_map()
+        self.block(name, Feature::Map(x), |_, x| Feature::Map(run(x.into_map()))).into_map()
     }
 
     /// A block from tokens to tokens.
@@ -143,10 +139,8 @@ impl<'a> Trace<'a> {
         x: Tensor<3>,
         run: impl Fn(&mut Self, Tensor<3>) -> Tensor<3>,
     ) -> Tensor<3> {
-        self.block(name, Feature::Tokens(x), |trace, x| {
-            Feature::Tokens(run(trace, x.into_tokens()))
-        })
-        .into_tokens()
+        self.block(name, Feature::Tokens(x), |trace, x| Feature::Tokens(run(trace, x.into_tokens())))
+            .into_tokens()
     }
 
     /// A block from one embedding to another.
@@ -156,19 +150,11 @@ impl<'a> Trace<'a> {
         x: Tensor<2>,
         run: impl Fn(Tensor<2>) -> Tensor<2>,
     ) -> Tensor<2> {
-        self.block(name, Feature::Vector(x), |_, x| {
-            Feature::Vector(run(x.into_vector()))
-        })
-        .into_vector()
+        self.block(name, Feature::Vector(x), |_, x| Feature::Vector(run(x.into_vector()))).into_vector()
     }
 
     /// The network's output.
     pub(crate) fn output(&mut self, pred: Tensor<4>) -> Output {
-        Output {
-            pred,
-            aux: Vec::new(),
-            taps: std::mem::take(&mut self.taps),
-            heads: Vec::new(),
-        }
+        Output { pred, aux: Vec::new(), taps: std::mem::take(&mut self.taps), heads: Vec::new() }
     }
 }

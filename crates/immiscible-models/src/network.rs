@@ -15,9 +15,7 @@ pub type Build = fn() -> NetworkConfig;
 ///
 /// For a network small enough for a test take [`NetworkConfig::tiny`] of what the function returns.
 pub const NETWORKS: &[(&str, Build)] = &[
-    ("dit", || {
-        NetworkConfig::DiTTransformer2DModel(DiTConfig::default())
-    }),
+    ("dit", || NetworkConfig::DiTTransformer2DModel(DiTConfig::default())),
     ("unet", || NetworkConfig::UNet2DModel(UNet2DConfig::default())),
 ];
 
@@ -40,10 +38,7 @@ pub trait Denoiser {
 /// An enum, not a trait object, because optimisers and records need a [`Module`]. Its tensors have the
 /// names and layouts of diffusers' weights.
 #[derive(Module, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one of it, and it is moved, not copied"
-)]
+#[allow(clippy::large_enum_variant, reason = "there is one of it, and it is moved, not copied")]
 pub enum Network {
     /// A UNet.
     UNet2DModel(UNet2DModel),

@@ -76,11 +76,6 @@ impl TimestepEmbedding {
 
 /// `linear` with this weight initializer and a bias of zeros.
 pub(crate) fn linear_zero_bias(linear: LinearConfig, weight: Initializer, device: &Device) -> Linear {
-    let bias = linear
-        .bias
-        .then(|| Initializer::Zeros.init([linear.d_output], device));
-    Linear {
-        bias,
-        ..linear.with_bias(false).with_initializer(weight).init(device)
-    }
+    let bias = linear.bias.then(|| Initializer::Zeros.init([linear.d_output], device));
+    Linear { bias, ..linear.with_bias(false).with_initializer(weight).init(device) }
 }

@@ -155,8 +155,7 @@ impl UNet2DConfig {
     }
 
     fn embedding_width(&self) -> usize {
-        self.time_embedding_dim
-            .unwrap_or(4 * self.block_out_channels.first().copied().unwrap_or(0))
+        self.time_embedding_dim.unwrap_or(4 * self.block_out_channels.first().copied().unwrap_or(0))
     }
 
     /// Whether the network can be built.
@@ -165,26 +164,14 @@ impl UNet2DConfig {
     /// [`ModelError::Config`] with the first field that stands against it.
     pub fn validate(&self) -> Result<(), ModelError> {
         only("center_input_sample", &self.center_input_sample, &false)?;
-        only(
-            "time_embedding_type",
-            self.time_embedding_type.as_str(),
-            "positional",
-        )?;
-        only(
-            "mid_block_type",
-            &self.mid_block_type.as_deref(),
-            &Some("UNetMidBlock2D"),
-        )?;
+        only("time_embedding_type", self.time_embedding_type.as_str(), "positional")?;
+        only("mid_block_type", &self.mid_block_type.as_deref(), &Some("UNetMidBlock2D"))?;
         only("mid_block_scale_factor", &self.mid_block_scale_factor, &1.0)?;
         only("downsample_type", self.downsample_type.as_str(), "conv")?;
         only("upsample_type", self.upsample_type.as_str(), "conv")?;
         only("act_fn", self.act_fn.as_str(), "silu")?;
         only("attn_norm_num_groups", &self.attn_norm_num_groups, &None)?;
-        only(
-            "resnet_time_scale_shift",
-            self.resnet_time_scale_shift.as_str(),
-            "default",
-        )?;
+        only("resnet_time_scale_shift", self.resnet_time_scale_shift.as_str(), "default")?;
         only("class_embed_type", &self.class_embed_type.as_deref(), &None)?;
         only("num_train_timesteps", &self.num_train_timesteps, &None)?;
 
@@ -192,6 +179,9 @@ impl UNet2DConfig {
         positive("out_channels", self.out_channels)?;
         positive("layers_per_block", self.layers_per_block)?;
         positive("norm_num_groups", self.norm_num_groups)?;
+        for &channels in &self.block_out_channels {
+            positive("block_out_channels", channels)?;
+        }
         for (field, value) in [
             ("sample_size", self.sample_size),
             ("time_embedding_dim", self.time_embedding_dim),
@@ -203,11 +193,7 @@ impl UNet2DConfig {
         probability("dropout", self.dropout)?;
         epsilon("norm_eps", self.norm_eps)?;
         if self.downsample_padding > 1 {
-            return Err(ModelError::config(
-                "downsample_padding",
-                &self.downsample_padding,
-                "use 0 or 1",
-            ));
+            return Err(ModelError::config("downsample_padding", &self.downsample_padding, "use 0 or 1"));
         }
 
         let channels = &self.block_out_channels;
@@ -221,18 +207,10 @@ impl UNet2DConfig {
         }
         let same_length = format!("name {resolutions}, one for each of block_out_channels");
         if self.down_block_types.len() != resolutions {
-            return Err(ModelError::config(
-                "down_block_types",
-                &self.down_block_types,
-                same_length,
-            ));
+            return Err(ModelError::config("down_block_types", &self.down_block_types, same_length));
         }
         if self.up_block_types.len() != resolutions {
-            return Err(ModelError::config(
-                "up_block_types",
-                &self.up_block_types,
-                same_length,
-            ));
+            return Err(ModelError::config("up_block_types", &self.up_block_types, same_length));
         }
         let groups = self.norm_num_groups;
         if channels.iter().any(|&c| c == 0 || !c.is_multiple_of(groups)) {
@@ -267,26 +245,11 @@ impl UNet2DConfig {
     /// The channels attention runs on, wherever it does.
     fn attention_channels(&self) -> impl Iterator<Item = usize> {
         let channels = &self.block_out_channels;
-        let down = self
-            .down_block_types
-            .iter()
-            .map(|kind| *kind == DownBlockType::AttnDownBlock2D);
-        let up = self
-            .up_block_types
-            .iter()
-            .map(|kind| *kind == UpBlockType::AttnUpBlock2D);
+        let down = self.down_block_types.iter().map(|kind| *kind == DownBlockType::AttnDownBlock2D);
+        let up = self.up_block_types.iter().map(|kind| *kind == UpBlockType::AttnUpBlock2D);
         let mid = channels.last().filter(|_| self.add_attention);
-        let down = channels
-            .iter()
-            .zip(down)
-            .filter(|(_, attends)| *attends)
-            .map(|(c, _)| c);
-        let up = channels
-            .iter()
-            .rev()
-            .zip(up)
-            .filter(|(_, attends)| *attends)
-            .map(|(c, _)| c);
+        let down = channels.iter().zip(down).filter(|(_, attends)| *attends).map(|(c, _)| c);
+        let up = channels.iter().rev().zip(up).filter(|(_, attends)| *attends).map(|(c, _)| c);
         down.chain(mid).chain(up).copied()
     }
 }
@@ -337,13 +300,7 @@ impl UNet2DModel {
         for (i, (&c, kind)) in channels.iter().zip(&config.down_block_types).enumerate() {
             let downsample = i + 1 < channels.len();
             let attention = *kind == DownBlockType::AttnDownBlock2D;
-            down_blocks.push(DownBlock::new(
-                [x, c],
-                config.layers_per_block,
-                attention,
-                downsample,
-                &plan,
-            ));
+            down_blocks.push(DownBlock::new([x, c], config.layers_per_block, attention, downsample, &plan));
             skips.extend(vec![c; config.layers_per_block + usize::from(downsample)]);
             x = c;
         }
@@ -351,10 +308,7 @@ impl UNet2DModel {
         for (i, (&c, kind)) in channels.iter().rev().zip(&config.up_block_types).enumerate() {
             let upsample = i + 1 < channels.len();
             let attention = *kind == UpBlockType::AttnUpBlock2D;
-            let taken: Vec<usize> = skips
-                .drain(skips.len() - config.layers_per_block - 1..)
-                .rev()
-                .collect();
+            let taken: Vec<usize> = skips.drain(skips.len() - config.layers_per_block - 1..).rev().collect();
             up_blocks.push(UpBlock::new([x, c], &taken, attention, upsample, &plan));
             x = c;
         }
@@ -369,9 +323,7 @@ impl UNet2DModel {
             mid_block: MidBlock::new(last, config.add_attention, &plan),
             up_blocks,
             conv_norm_out: plan.norm(first),
-            conv_out: conv3x3(first, config.out_channels)
-                .with_initializer(Initializer::Zeros)
-                .init(device),
+            conv_out: conv3x3(first, config.out_channels).with_initializer(Initializer::Zeros).init(device),
             flip_sin_to_cos: config.flip_sin_to_cos,
             freq_shift: config.freq_shift,
         }
@@ -381,9 +333,7 @@ impl UNet2DModel {
     fn embed(&self, t: TimeInput, condition: &Condition, trace: &mut Trace<'_>) -> Tensor<2> {
         let [first, ..] = self.conv_in.weight.dims();
         let sinusoid = sinusoid(t.u, first, self.flip_sin_to_cos, self.freq_shift);
-        let time = trace.vector(format_args!("time_embedding"), sinusoid, |x| {
-            self.time_embedding.forward(x)
-        });
+        let time = trace.vector(format_args!("time_embedding"), sinusoid, |x| self.time_embedding.forward(x));
         match (&self.class_embedding, condition) {
             (Some(table), Condition::Class(labels)) => {
                 let row = table.forward(labels.clone().unsqueeze_dim(1)).squeeze_dim(1);
@@ -425,9 +375,8 @@ impl Denoiser for UNet2DModel {
         for (i, block) in self.up_blocks.iter().enumerate() {
             x = block.forward(&format!("up_blocks.{i}"), x, &embedding, &mut skips, trace);
         }
-        let pred = trace.map(format_args!("conv_out"), x, |x| {
-            self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
-        });
+        let pred = trace
+            .map(format_args!("conv_out"), x, |x| self.conv_out.forward(silu(self.conv_norm_out.forward(x))));
         trace.output(pred)
     }
 }

@@ -27,9 +27,7 @@ pub(crate) struct Plan<'a> {
 
 impl Plan<'_> {
     pub(crate) fn norm(&self, channels: usize) -> GroupNorm {
-        GroupNormConfig::new(self.groups, channels)
-            .with_epsilon(self.eps)
-            .init(self.device)
+        GroupNormConfig::new(self.groups, channels).with_epsilon(self.eps).init(self.device)
     }
 
     fn dropout(&self) -> Dropout {
@@ -52,9 +50,7 @@ impl Plan<'_> {
     }
 
     fn attentions(&self, present: bool, layers: usize, channels: usize) -> Vec<Attention> {
-        (0..if present { layers } else { 0 })
-            .map(|_| self.attention(channels))
-            .collect()
+        (0..if present { layers } else { 0 }).map(|_| self.attention(channels)).collect()
     }
 }
 
@@ -84,9 +80,7 @@ impl ResnetBlock2D {
             time_emb_proj: LinearConfig::new(plan.embedding, channels).init(plan.device),
             norm2: plan.norm(channels),
             dropout: plan.dropout(),
-            conv2: conv3x3(channels, channels)
-                .with_initializer(Initializer::Zeros)
-                .init(plan.device),
+            conv2: conv3x3(channels, channels).with_initializer(Initializer::Zeros).init(plan.device),
             conv_shortcut: (channels_in != channels)
                 .then(|| Conv2dConfig::new([channels_in, channels], [1, 1]).init(plan.device)),
         }
@@ -98,9 +92,7 @@ impl ResnetBlock2D {
         let h = self.conv1.forward(silu(self.norm1.forward(x.clone())));
         let shift = self.time_emb_proj.forward(embedding.clone());
         let h = h + shift.unsqueeze_dims::<4>(&[2, 3]);
-        let h = self
-            .conv2
-            .forward(self.dropout.forward(silu(self.norm2.forward(h))));
+        let h = self.conv2.forward(self.dropout.forward(silu(self.norm2.forward(h))));
         match &self.conv_shortcut {
             Some(shortcut) => shortcut.forward(x) + h,
             None => x + h,
@@ -121,12 +113,8 @@ impl Downsample2D {
             0 => PaddingConfig2d::Explicit(0, 0, 1, 1),
             p => PaddingConfig2d::Explicit(p, p, p, p),
         };
-        let conv = Conv2dConfig::new([channels, channels], [3, 3])
-            .with_stride([2, 2])
-            .with_padding(padding);
-        Self {
-            conv: conv.init(plan.device),
-        }
+        let conv = Conv2dConfig::new([channels, channels], [3, 3]).with_stride([2, 2]).with_padding(padding);
+        Self { conv: conv.init(plan.device) }
     }
 }
 
@@ -138,9 +126,7 @@ pub(crate) struct Upsample2D {
 
 impl Upsample2D {
     fn new(channels: usize, plan: &Plan<'_>) -> Self {
-        Self {
-            conv: conv3x3(channels, channels).init(plan.device),
-        }
+        Self { conv: conv3x3(channels, channels).init(plan.device) }
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
@@ -171,10 +157,7 @@ impl DownBlock {
                 .map(|j| ResnetBlock2D::new(if j == 0 { channels_in } else { channels }, channels, plan))
                 .collect(),
             attentions: plan.attentions(attention, layers, channels),
-            downsamplers: downsample
-                .then(|| Downsample2D::new(channels, plan))
-                .into_iter()
-                .collect(),
+            downsamplers: downsample.then(|| Downsample2D::new(channels, plan)).into_iter().collect(),
         }
     }
 
@@ -188,20 +171,14 @@ impl DownBlock {
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = trace.map(format_args!("{name}.resnets.{j}"), x, |x| {
-                resnet.forward(x, embedding)
-            });
+            x = trace.map(format_args!("{name}.resnets.{j}"), x, |x| resnet.forward(x, embedding));
             if let Some(attention) = self.attentions.get(j) {
-                x = trace.map(format_args!("{name}.attentions.{j}"), x, |x| {
-                    attention.forward_map(x)
-                });
+                x = trace.map(format_args!("{name}.attentions.{j}"), x, |x| attention.forward_map(x));
             }
             skips.push(x.clone());
         }
         for (j, downsampler) in self.downsamplers.iter().enumerate() {
-            x = trace.map(format_args!("{name}.downsamplers.{j}"), x, |x| {
-                downsampler.conv.forward(x)
-            });
+            x = trace.map(format_args!("{name}.downsamplers.{j}"), x, |x| downsampler.conv.forward(x));
             skips.push(x.clone());
         }
         x
@@ -224,9 +201,7 @@ impl MidBlock {
     pub(crate) fn new(channels: usize, attention: bool, plan: &Plan<'_>) -> Self {
         Self {
             attentions: plan.attentions(attention, 1, channels),
-            resnets: (0..2)
-                .map(|_| ResnetBlock2D::new(channels, channels, plan))
-                .collect(),
+            resnets: (0..2).map(|_| ResnetBlock2D::new(channels, channels, plan)).collect(),
         }
     }
 
@@ -237,13 +212,9 @@ impl MidBlock {
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
-            x = trace.map(format_args!("mid_block.resnets.{j}"), x, |x| {
-                resnet.forward(x, embedding)
-            });
+            x = trace.map(format_args!("mid_block.resnets.{j}"), x, |x| resnet.forward(x, embedding));
             if let Some(attention) = self.attentions.get(j) {
-                x = trace.map(format_args!("mid_block.attentions.{j}"), x, |x| {
-                    attention.forward_map(x)
-                });
+                x = trace.map(format_args!("mid_block.attentions.{j}"), x, |x| attention.forward_map(x));
             }
         }
         x
@@ -282,10 +253,7 @@ impl UpBlock {
                 })
                 .collect(),
             attentions: plan.attentions(attention, skips.len(), channels),
-            upsamplers: upsample
-                .then(|| Upsample2D::new(channels, plan))
-                .into_iter()
-                .collect(),
+            upsamplers: upsample.then(|| Upsample2D::new(channels, plan)).into_iter().collect(),
         }
     }
 
@@ -300,13 +268,9 @@ impl UpBlock {
     ) -> Tensor<4> {
         for (j, resnet) in self.resnets.iter().enumerate() {
             x = Tensor::cat([x].into_iter().chain(skips.pop()).collect(), 1);
-            x = trace.map(format_args!("{name}.resnets.{j}"), x, |x| {
-                resnet.forward(x, embedding)
-            });
+            x = trace.map(format_args!("{name}.resnets.{j}"), x, |x| resnet.forward(x, embedding));
             if let Some(attention) = self.attentions.get(j) {
-                x = trace.map(format_args!("{name}.attentions.{j}"), x, |x| {
-                    attention.forward_map(x)
-                });
+                x = trace.map(format_args!("{name}.attentions.{j}"), x, |x| attention.forward_map(x));
             }
         }
         for (j, upsampler) in self.upsamplers.iter().enumerate() {

@@ -17,10 +17,7 @@ impl Network {
     /// Names and shapes of the tensors of a weights file, by name.
     pub fn tensors(&self) -> BTreeMap<String, Vec<usize>> {
         let tensors = self.collect(None, Some(Box::new(BurnToPyTorchAdapter)), true);
-        tensors
-            .into_iter()
-            .map(|tensor| (tensor.name.clone(), tensor.shape.to_vec()))
-            .collect()
+        tensors.into_iter().map(|tensor| (tensor.name.clone(), tensor.shape.to_vec())).collect()
     }
 
     /// Writes the weights to a file, replacing one that exists.
@@ -29,8 +26,7 @@ impl Network {
     /// [`ModelError::File`].
     pub fn save(&self, path: &Path) -> Result<(), ModelError> {
         let mut store = for_saving(SafetensorsStore::from_file(path).overwrite(true));
-        self.save_into(&mut store)
-            .map_err(|reason| file("write", Some(path), reason))
+        self.save_into(&mut store).map_err(|reason| file("write", Some(path), reason))
     }
 
     /// The bytes that [`save`](Self::save) would write.
@@ -74,10 +70,8 @@ impl Network {
             .validate(false);
 
         let found = store.get_all_tensors().map_err(|reason| error(&reason))?;
-        let found: BTreeMap<String, Vec<usize>> = found
-            .iter()
-            .map(|(name, tensor)| (name.clone(), tensor.shape.to_vec()))
-            .collect();
+        let found: BTreeMap<String, Vec<usize>> =
+            found.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec())).collect();
         compare(&found, &self.tensors())?;
 
         let mut loaded = self.clone();
@@ -118,17 +112,9 @@ fn compare(
     if missing.is_empty() && extra.is_empty() && misshapen.is_empty() {
         return Ok(());
     }
-    Err(ModelError::Mismatch {
-        missing,
-        extra,
-        misshapen,
-    })
+    Err(ModelError::Mismatch { missing, extra, misshapen })
 }
 
 fn file(action: &'static str, path: Option<&Path>, reason: impl Display) -> ModelError {
-    ModelError::File {
-        action,
-        path: path.map(Path::to_owned),
-        reason: reason.to_string(),
-    }
+    ModelError::File { action, path: path.map(Path::to_owned), reason: reason.to_string() }
 }

@@ -49,15 +49,9 @@ fn tiny() -> impl Iterator<Item = NetworkConfig> {
 /// x_t, times and classes of three samples, the same each time.
 fn batch(config: &NetworkConfig, device: &Device) -> (Tensor<4>, TimeInput, Condition) {
     let shape = [3, config.in_channels(), 8, 8];
-    let numbers: Vec<f32> = (0..shape.iter().product())
-        .map(|i: usize| (i as f32 * 0.7).sin())
-        .collect();
+    let numbers: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect();
     let x = Tensor::from_data(TensorData::new(numbers, shape), device);
-    (
-        x,
-        TimeInput::of(&[5.0, 421.5, 990.0], device),
-        Condition::classes(&[3, 7, 0], device),
-    )
+    (x, TimeInput::of(&[5.0, 421.5, 990.0], device), Condition::classes(&[3, 7, 0], device))
 }
 
 fn predict(network: &Network, config: &NetworkConfig, device: &Device) -> Vec<f32> {
@@ -80,9 +74,7 @@ mod golden {
     const FOLDERS: [&str; 3] = ["dit", "unet", "unet_ddpm"];
 
     fn folder(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
     }
 
     fn weights(name: &str) -> PathBuf {
@@ -111,10 +103,8 @@ mod golden {
             let network = init(&config(name), 0, &Device::flex());
             let mut store = SafetensorsStore::from_file(weights(name));
             let expected = store.get_all_tensors().unwrap();
-            let expected: std::collections::BTreeMap<_, _> = expected
-                .iter()
-                .map(|(name, tensor)| (name.clone(), tensor.shape.to_vec()))
-                .collect();
+            let expected: std::collections::BTreeMap<_, _> =
+                expected.iter().map(|(name, tensor)| (name.clone(), tensor.shape.to_vec())).collect();
             assert_eq!(network.tensors(), expected, "{name}");
         }
     }
@@ -141,10 +131,7 @@ mod golden {
 
             let norm = gradient_norm(&network, (pred.clone() * pred).mean());
             let expected = f64::from(floats(io::<1>(name, "grad_norm", &device))[0]);
-            assert!(
-                (norm / expected - 1.0).abs() <= 1e-5,
-                "{name}: ‖gradient‖ {norm} ≠ {expected}"
-            );
+            assert!((norm / expected - 1.0).abs() <= 1e-5, "{name}: ‖gradient‖ {norm} ≠ {expected}");
         }
     }
 
@@ -172,10 +159,7 @@ mod golden {
             let written: serde_json::Map<String, serde_json::Value> =
                 serde_json::from_str(&config(name).to_json()).unwrap();
             assert!(written.keys().eq(expected.keys()), "{name}: {written:?}");
-            assert_eq!(
-                NetworkConfig::from_json(&config(name).to_json()).unwrap(),
-                config(name)
-            );
+            assert_eq!(NetworkConfig::from_json(&config(name).to_json()).unwrap(), config(name));
         }
     }
 
@@ -216,11 +200,7 @@ mod conformance {
             let network = init(&tiny, 0, &Device::flex());
             assert_eq!(
                 network.num_params(),
-                network
-                    .tensors()
-                    .values()
-                    .map(|shape| shape.iter().product::<usize>())
-                    .sum::<usize>()
+                network.tensors().values().map(|shape| shape.iter().product::<usize>()).sum::<usize>()
             );
         }
     }
@@ -235,12 +215,7 @@ mod conformance {
                 let x = Tensor::ones([2, 3, height, width], &device);
                 let t = TimeInput::of(&[1.0, 2.0], &device);
                 let pred = network.forward(x, t, &Condition::None, Ctx::default()).pred;
-                assert_eq!(
-                    pred.dims(),
-                    [2, config.out_channels(), height, width],
-                    "{}",
-                    config.name()
-                );
+                assert_eq!(pred.dims(), [2, config.out_channels(), height, width], "{}", config.name());
             }
         }
     }
@@ -278,36 +253,18 @@ mod conformance {
             let network = shaken(&config, &device);
             let (x, t, condition) = batch(&config, &device);
             let of = |t: &TimeInput, condition: &Condition| {
-                floats(
-                    network
-                        .forward(x.clone(), t.clone(), condition, Ctx::default())
-                        .pred,
-                )
+                floats(network.forward(x.clone(), t.clone(), condition, Ctx::default()).pred)
             };
             let pred = of(&t, &condition);
             let per_sample = pred.len() / 3;
             let other = of(&TimeInput::of(&[5.0, 421.5, 991.0], &device), &condition);
-            assert_eq!(
-                pred[..2 * per_sample],
-                other[..2 * per_sample],
-                "{}",
-                config.name()
-            );
+            assert_eq!(pred[..2 * per_sample], other[..2 * per_sample], "{}", config.name());
             assert!(distance(&pred, &other) > 1e-5, "{}", config.name());
 
             let other = of(&t, &Condition::classes(&[3, 8, 0], &device));
-            assert_eq!(
-                pred[2 * per_sample..],
-                other[2 * per_sample..],
-                "{}",
-                config.name()
-            );
+            assert_eq!(pred[2 * per_sample..], other[2 * per_sample..], "{}", config.name());
             assert!(distance(&pred, &other) > 1e-3, "{}", config.name());
-            assert!(
-                distance(&pred, &of(&t, &Condition::None)) > 1e-3,
-                "{}",
-                config.name()
-            );
+            assert!(distance(&pred, &of(&t, &Condition::None)) > 1e-3, "{}", config.name());
         }
     }
 
@@ -327,11 +284,8 @@ mod conformance {
             }
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 let path = format!("{}: {}", self.network, self.path.join("."));
-                let grad = floats(
-                    self.grads
-                        .get::<D>(param.id)
-                        .unwrap_or_else(|| panic!("{path}: no gradient")),
-                );
+                let grad =
+                    floats(self.grads.get::<D>(param.id).unwrap_or_else(|| panic!("{path}: no gradient")));
                 let norm = grad.iter().map(|g| g * g).sum::<f32>().sqrt();
                 assert!(norm.is_finite(), "{path}: {norm}");
                 // A bias of the keys adds the same to all logits of a query, which softmax ignores.
@@ -348,11 +302,7 @@ mod conformance {
                 let (x, t, condition) = batch(&config, &device);
                 let pred = network.forward(x, t, &condition, Ctx::default()).pred;
                 let grads = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
-                network.visit(&mut Check {
-                    grads,
-                    path: Vec::new(),
-                    network: config.name(),
-                });
+                network.visit(&mut Check { grads, path: Vec::new(), network: config.name() });
             }
         }
     }
@@ -373,18 +323,11 @@ mod hooks {
     }
 
     /// Replaces one block.
-    struct Replace<'a>(
-        &'a str,
-        fn(Feature, &mut dyn FnMut(Feature) -> Feature) -> Feature,
-    );
+    struct Replace<'a>(&'a str, fn(Feature, &mut dyn FnMut(Feature) -> Feature) -> Feature);
 
     impl Hook for Replace<'_> {
         fn around(&self, block: &str, input: Feature, run: &mut dyn FnMut(Feature) -> Feature) -> Feature {
-            if block == self.0 {
-                (self.1)(input, run)
-            } else {
-                run(input)
-            }
+            if block == self.0 { (self.1)(input, run) } else { run(input) }
         }
     }
 
@@ -423,10 +366,7 @@ mod hooks {
             let record = Record::default();
             let blocks = network.blocks();
             let names: Vec<&str> = blocks.iter().map(String::as_str).collect();
-            let ctx = Ctx {
-                hook: Some(&record),
-                taps: &names,
-            };
+            let ctx = Ctx { hook: Some(&record), taps: &names };
             let output = network.forward(x, t, &condition, ctx);
             let mut seen = record.0.into_inner();
             assert_eq!(seen, blocks);
@@ -438,11 +378,7 @@ mod hooks {
         }
         let names = |config: NetworkConfig| init(&config, 0, &device).blocks();
         let unet = names(NetworkConfig::UNet2DModel(UNet2DConfig::tiny()));
-        for name in [
-            "down_blocks.0.resnets.0",
-            "down_blocks.0.downsamplers.0",
-            "mid_block.attentions.0",
-        ] {
+        for name in ["down_blocks.0.resnets.0", "down_blocks.0.downsamplers.0", "mid_block.attentions.0"] {
             assert!(unet.contains(&name.to_owned()), "{unet:?}");
         }
         let dit = names(NetworkConfig::DiTTransformer2DModel(DiTConfig::tiny()));
@@ -458,17 +394,8 @@ mod hooks {
             for block in network.blocks() {
                 let hook = Replace(&block, bend);
                 let (x, t, condition) = batch(&config, &device);
-                let pred = network
-                    .forward(
-                        x,
-                        t,
-                        &condition,
-                        Ctx {
-                            hook: Some(&hook),
-                            ..Ctx::default()
-                        },
-                    )
-                    .pred;
+                let pred =
+                    network.forward(x, t, &condition, Ctx { hook: Some(&hook), ..Ctx::default() }).pred;
                 assert!(distance(&floats(pred), &plain) > 1e-4, "{block}");
             }
         }
@@ -480,46 +407,25 @@ mod hooks {
         let config = NETWORKS[1].1().tiny();
         let network = shaken(&config, &device);
         let (x, t, condition) = batch(&config, &device);
-        let ctx = Ctx {
-            hook: Some(&Replace("conv_out", twice)),
-            ..Ctx::default()
-        };
+        let ctx = Ctx { hook: Some(&Replace("conv_out", twice)), ..Ctx::default() };
         let pred = floats(network.forward(x, t, &condition, ctx).pred);
         let plain = predict(&network, &config, &device);
-        assert!(
-            plain
-                .iter()
-                .zip(pred)
-                .all(|(plain, scaled)| scaled == 2.0 * plain)
-        );
+        assert!(plain.iter().zip(pred).all(|(plain, scaled)| scaled == 2.0 * plain));
     }
 
     #[test]
     fn a_skipped_block_passes_its_input_on() {
         let device = Device::flex();
         for (config, before, block) in [
-            (
-                NETWORKS[0].1().tiny(),
-                "transformer_blocks.0",
-                "transformer_blocks.1",
-            ),
-            (
-                NETWORKS[1].1().tiny(),
-                "mid_block.resnets.0",
-                "mid_block.attentions.0",
-            ),
+            (NETWORKS[0].1().tiny(), "transformer_blocks.0", "transformer_blocks.1"),
+            (NETWORKS[1].1().tiny(), "mid_block.resnets.0", "mid_block.attentions.0"),
         ] {
             let network = shaken(&config, &device);
             let hook = Replace(block, skip);
             let (x, t, condition) = batch(&config, &device);
-            let ctx = Ctx {
-                hook: Some(&hook),
-                taps: &[before, block],
-            };
+            let ctx = Ctx { hook: Some(&hook), taps: &[before, block] };
             let output = network.forward(x, t, &condition, ctx);
-            let [(first, a), (second, b)] = &output.taps[..] else {
-                panic!("{:?}", output.taps)
-            };
+            let [(first, a), (second, b)] = &output.taps[..] else { panic!("{:?}", output.taps) };
             assert_eq!([first.as_str(), second.as_str()], [before, block]);
             assert_eq!(values(a), values(b));
             assert!(distance(&floats(output.pred), &predict(&network, &config, &device)) > 1e-4);
@@ -533,15 +439,7 @@ mod hooks {
         let network = init(&config, 0, &device);
         let (x, t, condition) = batch(&config, &device);
         let taps = ["pos_embed", "transformer_blocks.0", "transformer_blocks.1"];
-        let output = network.forward(
-            x,
-            t,
-            &condition,
-            Ctx {
-                taps: &taps,
-                ..Ctx::default()
-            },
-        );
+        let output = network.forward(x, t, &condition, Ctx { taps: &taps, ..Ctx::default() });
         assert_eq!(values(&output.taps[0].1), values(&output.taps[1].1));
         assert_eq!(values(&output.taps[0].1), values(&output.taps[2].1));
     }
@@ -576,11 +474,8 @@ mod weights {
     fn other_weights_are_refused_by_name() {
         let device = Device::flex();
         let config = UNet2DConfig::tiny();
-        let bytes = |config: UNet2DConfig| {
-            init(&NetworkConfig::UNet2DModel(config), 0, &device)
-                .to_bytes()
-                .unwrap()
-        };
+        let bytes =
+            |config: UNet2DConfig| init(&NetworkConfig::UNet2DModel(config), 0, &device).to_bytes().unwrap();
         let mut network = init(&NetworkConfig::UNet2DModel(config.clone()), 0, &device);
         let before = network.to_bytes().unwrap();
         let mut refused = |bytes| match network.load_bytes(bytes) {
@@ -588,27 +483,12 @@ mod weights {
             other => panic!("{other:?}"),
         };
 
-        let missing = refused(bytes(UNet2DConfig {
-            num_class_embeds: None,
-            ..config.clone()
-        }));
+        let missing = refused(bytes(UNet2DConfig { num_class_embeds: None, ..config.clone() }));
         assert!(missing.contains("missing: class_embedding.weight"), "{missing}");
-        let misshapen = refused(bytes(UNet2DConfig {
-            num_class_embeds: Some(5),
-            ..config.clone()
-        }));
-        assert!(
-            misshapen.contains("class_embedding.weight (file [5, 32], network [11, 32])"),
-            "{misshapen}"
-        );
-        let extra = refused(bytes(UNet2DConfig {
-            layers_per_block: 2,
-            ..config.clone()
-        }));
-        assert!(
-            extra.contains("not in the network: down_blocks.0.resnets.1.conv1.bias"),
-            "{extra}"
-        );
+        let misshapen = refused(bytes(UNet2DConfig { num_class_embeds: Some(5), ..config.clone() }));
+        assert!(misshapen.contains("class_embedding.weight (file [5, 32], network [11, 32])"), "{misshapen}");
+        let extra = refused(bytes(UNet2DConfig { layers_per_block: 2, ..config.clone() }));
+        assert!(extra.contains("not in the network: down_blocks.0.resnets.1.conv1.bias"), "{extra}");
         assert!(extra.contains("more"), "{extra}");
         assert_eq!(network.to_bytes().unwrap(), before);
     }
@@ -620,22 +500,10 @@ mod weights {
         let mut bytes = network.to_bytes().unwrap();
         bytes.truncate(bytes.len() - 1);
         assert!(matches!(network.load_bytes(bytes), Err(ModelError::File { .. })));
-        let error = network
-            .load(Path::new("no/such.safetensors"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot read the weights `no/such.safetensors`"),
-            "{error}"
-        );
-        let error = network
-            .save(Path::new("no/such/folder.safetensors"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("cannot write the weights `no/such/folder.safetensors`"),
-            "{error}"
-        );
+        let error = network.load(Path::new("no/such.safetensors")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the weights `no/such.safetensors`"), "{error}");
+        let error = network.save(Path::new("no/such/folder.safetensors")).unwrap_err().to_string();
+        assert!(error.starts_with("cannot write the weights `no/such/folder.safetensors`"), "{error}");
     }
 }
 
@@ -671,12 +539,8 @@ mod configs {
             ("block_out_channels", |c| c.block_out_channels = vec![]),
             ("block_out_channels", |c| c.block_out_channels = vec![8, 15]),
             ("block_out_channels", |c| c.freq_shift = 4),
-            ("down_block_types", |c| {
-                c.down_block_types.push(DownBlockType::DownBlock2D)
-            }),
-            ("up_block_types", |c| {
-                c.up_block_types = vec![UpBlockType::UpBlock2D]
-            }),
+            ("down_block_types", |c| c.down_block_types.push(DownBlockType::DownBlock2D)),
+            ("up_block_types", |c| c.up_block_types = vec![UpBlockType::UpBlock2D]),
             ("act_fn", |c| c.act_fn = "mish".into()),
             ("mid_block_type", |c| c.mid_block_type = None),
         ];
@@ -686,10 +550,7 @@ mod configs {
             let (named, message) = refused(config.validate().err());
             assert_eq!(named, field, "{message}");
         }
-        let config = UNet2DConfig {
-            act_fn: "mish".into(),
-            ..UNet2DConfig::tiny()
-        };
+        let config = UNet2DConfig { act_fn: "mish".into(), ..UNet2DConfig::tiny() };
         assert_eq!(
             config.validate().unwrap_err().to_string(),
             "network setting `act_fn` = \"mish\" is not possible: only \"silu\" is supported"
@@ -719,10 +580,7 @@ mod configs {
 
     #[test]
     fn images_that_do_not_fit_name_the_field() {
-        let fields = [
-            ["in_channels", "patch_size"],
-            ["in_channels", "block_out_channels"],
-        ];
+        let fields = [["in_channels", "patch_size"], ["in_channels", "block_out_channels"]];
         for (config, [channels, size]) in tiny().zip(fields) {
             assert_eq!(refused(config.accepts(1, 8, 8).err()).0, channels);
             assert_eq!(refused(config.accepts(3, 8, 7).err()).0, size);
@@ -735,10 +593,7 @@ mod configs {
         let message = error(r#"{"_class_name": "UNet2DModel", "layers": 2}"#);
         assert!(message.contains("unknown field `layers`"), "{message}");
         let message = error(r#"{"_class_name": "UNet2DModel", "down_block_types": ["SkipDownBlock2D"]}"#);
-        assert!(
-            message.contains("SkipDownBlock2D") && message.contains("AttnDownBlock2D"),
-            "{message}"
-        );
+        assert!(message.contains("SkipDownBlock2D") && message.contains("AttnDownBlock2D"), "{message}");
         let message = error(r#"{"_class_name": "UNet2DModel", "class_embed_type": "timestep"}"#);
         assert!(message.contains("`class_embed_type` = \"timestep\""), "{message}");
         let message = error(r#"{"_class_name": "AutoencoderKL"}"#);
@@ -765,8 +620,5 @@ fn conditions_can_be_cut_and_reordered() {
     let condition = Condition::classes(&[4, 5, 6], &device);
     assert_eq!((condition.batch(), Condition::None.batch()), (Some(3), None));
     assert_eq!(labels(condition.slice(1..3)), [5, 6]);
-    assert_eq!(
-        labels(condition.select(Tensor::from_ints([2, 0, 2], &device))),
-        [6, 4, 6]
-    );
+    assert_eq!(labels(condition.select(Tensor::from_ints([2, 0, 2], &device))), [6, 4, 6]);
 }

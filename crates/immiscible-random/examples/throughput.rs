@@ -9,10 +9,7 @@ fn main() {
     let mut noise = vec![0.0; rows * row_len];
     let seconds = |step| {
         let start = Instant::now();
-        Key::new(0)
-            .step(step)
-            .stream(Stream::NOISE)
-            .fill_normals(0, row_len, &mut noise);
+        Key::new(0).step(step).stream(Stream::NOISE).fill_normals(0, row_len, &mut noise);
         start.elapsed().as_secs_f64()
     };
     let best = (0..20).map(seconds).fold(f64::INFINITY, f64::min);

@@ -34,11 +34,7 @@ pub struct Key {
 impl Key {
     /// Step 0 of the unnamed stream of `seed`.
     pub const fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            step: 0,
-            stream: 0,
-        }
+        Self { seed, step: 0, stream: 0 }
     }
 
     /// The same seed and stream at another step.
@@ -48,10 +44,7 @@ impl Key {
 
     /// The same seed and step for another purpose.
     pub const fn stream(self, stream: Stream) -> Self {
-        Self {
-            stream: stream.0,
-            ..self
-        }
+        Self { stream: stream.0, ..self }
     }
 
     /// The seed, for reports.
@@ -109,16 +102,8 @@ impl Key {
     /// # Panics
     /// If `n` is above 2³², more than the result can name.
     pub fn permutation(self, n: usize) -> Vec<u32> {
-        assert!(
-            n as u64 <= 1 << 32,
-            "a permutation of {n} numbers does not fit u32"
-        );
-        let mut words = Words {
-            key: self,
-            block: 0,
-            buffer: [0; 4],
-            used: 4,
-        };
+        assert!(n as u64 <= 1 << 32, "a permutation of {n} numbers does not fit u32");
+        let mut words = Words { key: self, block: 0, buffer: [0; 4], used: 4 };
         let mut order: Vec<u32> = (0..n).map(|i| i as u32).collect();
         for last in (1..n).rev() {
             order.swap(last, words.at_most(last as u32) as usize);
@@ -218,10 +203,7 @@ impl Blocks {
             }
         };
         let last = (step >> 32) as u32 & 0xffff | u32::from(stream) << 16;
-        Self {
-            counter: [row as u32, step as u32, last],
-            key,
-        }
+        Self { counter: [row as u32, step as u32, last], key }
     }
 
     fn block(&self, block: u32) -> [u32; 4] {

@@ -51,10 +51,7 @@ fn sin_cos_turn(turn: u32) -> (f32, f32) {
     let (sin, cos) = if odd { (cos, sin) } else { (sin, cos) };
     let sin_sign = (quarter & 2) << 30;
     let cos_sign = (quarter.wrapping_add(1) & 2) << 30;
-    (
-        f32::from_bits(sin.to_bits() ^ sin_sign),
-        f32::from_bits(cos.to_bits() ^ cos_sign),
-    )
+    (f32::from_bits(sin.to_bits() ^ sin_sign), f32::from_bits(cos.to_bits() ^ cos_sign))
 }
 
 #[cfg(test)]
@@ -72,25 +69,10 @@ mod tests {
 
     #[test]
     fn agrees_with_the_formula_in_f64() {
-        let edges = [
-            0,
-            1,
-            2,
-            1 << 29,
-            (1 << 29) - 1,
-            1 << 30,
-            3 << 29,
-            1 << 31,
-            7 << 29,
-            u32::MAX - 1,
-            u32::MAX,
-        ];
-        let random = (0..500_000)
-            .map(|i| philox_block([i, 0, 0, 0], [7, 0]))
-            .map(|[a, b, ..]| (a, b));
-        let grid = edges
-            .into_iter()
-            .flat_map(|a| edges.into_iter().map(move |b| (a, b)));
+        let edges =
+            [0, 1, 2, 1 << 29, (1 << 29) - 1, 1 << 30, 3 << 29, 1 << 31, 7 << 29, u32::MAX - 1, u32::MAX];
+        let random = (0..500_000).map(|i| philox_block([i, 0, 0, 0], [7, 0])).map(|[a, b, ..]| (a, b));
+        let grid = edges.into_iter().flat_map(|a| edges.into_iter().map(move |b| (a, b)));
         let mut worst = 0.0_f64;
         for (radius, angle) in grid.chain(random) {
             let (x, y) = box_muller(radius, angle);
@@ -134,17 +116,9 @@ mod tests {
         let moment = |p: i32| draws.iter().map(|&x| f64::from(x).powi(p)).sum::<f64>() / n;
         // Bounds of four standard errors: 1/√n, √(2/n), √(15/n), √(96/n).
         assert!(moment(1).abs() < 4.0 / n.sqrt(), "mean {}", moment(1));
-        assert!(
-            (moment(2) - 1.0).abs() < 4.0 * (2.0 / n).sqrt(),
-            "variance {}",
-            moment(2)
-        );
+        assert!((moment(2) - 1.0).abs() < 4.0 * (2.0 / n).sqrt(), "variance {}", moment(2));
         assert!(moment(3).abs() < 4.0 * (15.0 / n).sqrt(), "skew {}", moment(3));
-        assert!(
-            (moment(4) - 3.0).abs() < 4.0 * (96.0 / n).sqrt(),
-            "kurtosis {}",
-            moment(4)
-        );
+        assert!((moment(4) - 3.0).abs() < 4.0 * (96.0 / n).sqrt(), "kurtosis {}", moment(4));
 
         // Beyond four standard deviations 63.3 are expected of 10⁶, beyond three 2,700.
         let beyond = |bound: f32| draws.iter().filter(|x| x.abs() > bound).count();
@@ -174,11 +148,7 @@ mod tests {
             });
             let root = (draws.len() as f64).sqrt();
             assert!(plain.abs() / root < 4.0, "lag {lag}: {}", plain / root);
-            assert!(
-                squared.abs() / root < 2.0 * 4.0,
-                "squares, lag {lag}: {}",
-                squared / root
-            );
+            assert!(squared.abs() / root < 2.0 * 4.0, "squares, lag {lag}: {}", squared / root);
         }
     }
 }

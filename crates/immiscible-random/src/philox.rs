@@ -38,16 +38,8 @@ mod tests {
 
     /// The `philox4x32 10` lines of the known-answer file of the Random123 distribution.
     const KNOWN_ANSWERS: [([u32; 4], [u32; 2], [u32; 4]); 3] = [
-        (
-            [0; 4],
-            [0; 2],
-            [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8],
-        ),
-        (
-            [u32::MAX; 4],
-            [u32::MAX; 2],
-            [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd],
-        ),
+        ([0; 4], [0; 2], [0x6627_e8d5, 0xe169_c58d, 0xbc57_ac4c, 0x9b00_dbd8]),
+        ([u32::MAX; 4], [u32::MAX; 2], [0x408f_276d, 0x41c8_3b0e, 0xa20b_c7c6, 0x6d54_51fd]),
         (
             [0x243f_6a88, 0x85a3_08d3, 0x1319_8a2e, 0x0370_7344],
             [0xa409_3822, 0x299f_31d0],
@@ -58,11 +50,7 @@ mod tests {
     #[test]
     fn gives_the_published_answers() {
         for (counter, key, answer) in KNOWN_ANSWERS {
-            assert_eq!(
-                philox_block(counter, key),
-                answer,
-                "counter {counter:08x?}, key {key:08x?}"
-            );
+            assert_eq!(philox_block(counter, key), answer, "counter {counter:08x?}, key {key:08x?}");
         }
     }
 
@@ -73,10 +61,7 @@ mod tests {
             std::array::from_fn(|word| std::array::from_fn(|lane| (lane as u32) << (8 * word)));
         let answers = philox(counters, key);
         for lane in 0..8 {
-            assert_eq!(
-                answers.map(|word| word[lane]),
-                philox_block(counters.map(|word| word[lane]), key)
-            );
+            assert_eq!(answers.map(|word| word[lane]), philox_block(counters.map(|word| word[lane]), key));
         }
     }
 }

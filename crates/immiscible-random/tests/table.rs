@@ -14,26 +14,16 @@ fn row(key: Key, row: u64, len: usize) -> Vec<f32> {
 }
 
 fn threads<T: Send>(count: usize, work: impl FnOnce() -> T + Send) -> T {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(count)
-        .build()
-        .expect("a thread pool")
-        .install(work)
+    rayon::ThreadPoolBuilder::new().num_threads(count).build().expect("a thread pool").install(work)
 }
 
 /// The same numbers came out of a second implementation, in Python with NumPy's `float32`.
 #[test]
 fn golden_bits() {
     let bits = |key, id, len| row(key, id, len).iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    assert_eq!(
-        bits(KEY, 0, 5),
-        [0x3eaa_c0a1, 0xbee5_cdf4, 0xbf91_e574, 0xc015_a1b8, 0xbe04_ca2d]
-    );
+    assert_eq!(bits(KEY, 0, 5), [0x3eaa_c0a1, 0xbee5_cdf4, 0xbf91_e574, 0xc015_a1b8, 0xbe04_ca2d]);
     let far = Key::new(u64::MAX).step(1 << 40).stream(Stream::custom(9));
-    assert_eq!(
-        bits(far, (5 << 32) + 7, 3),
-        [0xbf9a_5f90, 0xbfb8_6e1a, 0xbd8d_d42f]
-    );
+    assert_eq!(bits(far, (5 << 32) + 7, 3), [0xbf9a_5f90, 0xbfb8_6e1a, 0xbd8d_d42f]);
     assert_eq!(KEY.uniform(1).to_bits(), 0x3fe4_7d40_957a_efea);
     assert_eq!(KEY.device_seed(), 0xdaf2_f025_da09_4ca5);
     assert_eq!(KEY.permutation(8), [7, 1, 2, 4, 3, 0, 5, 6]);
@@ -117,18 +107,12 @@ fn uniforms_are_uniform() {
         counts[(u * 100.0) as usize] += 1;
     }
     // χ² with 99 degrees of freedom exceeds 149 once in a thousand samples.
-    let chi2: f64 = counts
-        .iter()
-        .map(|&c| (f64::from(c) - 1_000.0).powi(2) / 1_000.0)
-        .sum();
+    let chi2: f64 = counts.iter().map(|&c| (f64::from(c) - 1_000.0).powi(2) / 1_000.0).sum();
     assert!(chi2 < 149.0, "χ² = {chi2}");
     for id in 0..100 {
         let fine = KEY.stream(Stream::TIME).uniform(id);
         assert!((0.0..1.0).contains(&fine));
-        assert!(
-            (fine - f64::from(draws[id as usize])).abs() < (0.5_f64).powi(24),
-            "{fine}"
-        );
+        assert!((fine - f64::from(draws[id as usize])).abs() < (0.5_f64).powi(24), "{fine}");
     }
 }
 
@@ -146,10 +130,7 @@ fn permutations_are_permutations_and_every_order_is_as_likely() {
     }
     assert_eq!(counts.len(), 24);
     // χ² with 23 degrees of freedom exceeds 49.7 once in a thousand samples.
-    let chi2: f64 = counts
-        .values()
-        .map(|&c| (f64::from(c) - 1_000.0).powi(2) / 1_000.0)
-        .sum();
+    let chi2: f64 = counts.values().map(|&c| (f64::from(c) - 1_000.0).powi(2) / 1_000.0).sum();
     assert!(chi2 < 49.7, "χ² = {chi2}");
 }
 

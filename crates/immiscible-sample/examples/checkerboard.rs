@@ -23,42 +23,20 @@ impl Denoiser for Best {
             residual.square().flatten::<2>(1, 3).sum_dim(1) / sigma.clone().square() * -0.5
         };
         let weights = softmax(Tensor::cat(vec![weigh(0), weigh(1)], 1), 1);
-        let pred = weights
-            .matmul(self.data.clone().flatten::<2>(1, 3))
-            .reshape(x.dims());
-        Output {
-            pred,
-            aux: vec![],
-            taps: vec![],
-            heads: vec![],
-        }
+        let pred = weights.matmul(self.data.clone().flatten::<2>(1, 3)).reshape(x.dims());
+        Output { pred, aux: vec![], taps: vec![], heads: vec![] }
     }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
-    let checkerboard: Vec<f32> = (0..SIZE * SIZE)
-        .map(|i| {
-            if (i / SIZE + i % SIZE).is_multiple_of(2) {
-                1.0
-            } else {
-                -1.0
-            }
-        })
-        .collect();
+    let checkerboard: Vec<f32> =
+        (0..SIZE * SIZE).map(|i| if (i / SIZE + i % SIZE).is_multiple_of(2) { 1.0 } else { -1.0 }).collect();
     let image = Tensor::<1>::from_floats(checkerboard.as_slice(), &device).reshape([1, 1, SIZE, SIZE]);
-    let network = Best {
-        data: Tensor::cat(vec![image.clone(), image * -1.0], 0),
-    };
+    let network = Best { data: Tensor::cat(vec![image.clone(), image * -1.0], 0) };
 
-    let (schedule, objective) = (
-        ScheduleConfig::new("flow").build()?,
-        ObjectiveConfig::new("x0").build()?,
-    );
-    let config = SampleConfig {
-        steps: 20,
-        ..SampleConfig::default()
-    };
+    let (schedule, objective) = (ScheduleConfig::new("flow").build()?, ObjectiveConfig::new("x0").build()?);
+    let config = SampleConfig { steps: 20, ..SampleConfig::default() };
     let sampler = Sampler::new(&config, schedule.as_ref(), objective.as_ref())?;
     let images = sampler.sample(
         &mut NetworkPredictor::new(&network),
@@ -67,20 +45,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         &Condition::None,
         &device,
         |progress| {
-            println!(
-                "step {:2} of {}: sigma = {:.2}",
-                progress.step, progress.steps, progress.point.sigma
-            )
+            println!("step {:2} of {}: sigma = {:.2}", progress.step, progress.steps, progress.point.sigma)
         },
     )?;
     let pixels: Vec<f32> = images.into_data().try_to_vec()?;
     for row in 0..SIZE {
         let line = |image: usize| -> String {
             let start = (image * SIZE + row) * SIZE;
-            pixels[start..start + SIZE]
-                .iter()
-                .map(|p| if *p > 0.0 { "##" } else { "  " })
-                .collect()
+            pixels[start..start + SIZE].iter().map(|p| if *p > 0.0 { "##" } else { "  " }).collect()
         };
         println!("{}", (0..4).map(line).collect::<Vec<_>>().join("   "));
     }

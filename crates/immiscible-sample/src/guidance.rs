@@ -30,11 +30,7 @@ impl<P: Predictor> Guidance<P> {
         if scale != 1.0 && null_class.is_none() {
             return Err(SampleError::NoNullClass(scale));
         }
-        Ok(Self {
-            inner,
-            scale,
-            null_class,
-        })
+        Ok(Self { inner, scale, null_class })
     }
 }
 

@@ -45,10 +45,6 @@ impl NoiseSource for SeededNoise {
     }
 
     fn step(&mut self, step: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
-        self.normals(
-            Key::new(self.seed).step(step as u64).stream(Stream::SAMPLER),
-            shape,
-            device,
-        )
+        self.normals(Key::new(self.seed).step(step as u64).stream(Stream::SAMPLER), shape, device)
     }
 }

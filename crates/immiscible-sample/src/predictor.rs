@@ -31,8 +31,6 @@ impl Predictor for NetworkPredictor<'_> {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
         let times = vec![point.time.network_time(); x_t.dims()[0]];
         let times = TimeInput::of(&times, &x_t.device());
-        self.network
-            .forward(x_t.clone(), times, condition, Ctx::default())
-            .pred
+        self.network.forward(x_t.clone(), times, condition, Ctx::default()).pred
     }
 }

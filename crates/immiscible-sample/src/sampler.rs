@@ -24,12 +24,7 @@ pub struct SampleConfig {
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self {
-            sampler: SamplerConfig::new("ddim"),
-            steps: 50,
-            guidance: 1.0,
-            clip: true,
-        }
+        Self { sampler: SamplerConfig::new("ddim"), steps: 50, guidance: 1.0, clip: true }
     }
 }
 
@@ -69,13 +64,7 @@ impl<'a> Sampler<'a> {
         compatible(schedule, objective)?;
         let kernel = config.sampler.build()?;
         let grid = schedule.grid(config.steps)?;
-        Ok(Self {
-            schedule,
-            objective,
-            kernel,
-            grid,
-            clip: config.clip,
-        })
+        Ok(Self { schedule, objective, kernel, grid, clip: config.clip })
     }
 
     /// How often a run calls its predictor.
@@ -100,16 +89,11 @@ impl<'a> Sampler<'a> {
         mut progress: impl FnMut(Progress<'_>),
     ) -> Result<Tensor<4>, SampleError> {
         if let Some(conditions) = condition.batch().filter(|rows| *rows != shape[0]) {
-            return Err(SampleError::Batch {
-                images: shape[0],
-                conditions,
-            });
+            return Err(SampleError::Batch { images: shape[0], conditions });
         }
         let mut denoise = |x_t: &Tensor<4>, point: Point| {
             let levels = point.levels(device);
-            let estimate = self
-                .objective
-                .read(predictor.predict(x_t, point, condition), x_t, &levels);
+            let estimate = self.objective.read(predictor.predict(x_t, point, condition), x_t, &levels);
             if self.clip {
                 // The noise must follow the clamped x0, or the two no longer add up to x_t.
                 Estimate::from_x0(estimate.x0.clamp(-1.0, 1.0), x_t, &levels)
@@ -117,23 +101,12 @@ impl<'a> Sampler<'a> {
                 estimate
             }
         };
-        let mut x = self
-            .schedule
-            .prior(noise.prior(shape, device), &ForwardCondition::default());
+        let mut x = self.schedule.prior(noise.prior(shape, device), &ForwardCondition::default());
         for (i, pair) in self.grid.windows(2).enumerate() {
             let (from, to) = (pair[0], pair[1]);
             let Transition { mean, std } = self.kernel.step(&x, from, to, &mut denoise);
-            x = if std > 0.0 {
-                mean + noise.step(i, shape, device) * std
-            } else {
-                mean
-            };
-            progress(Progress {
-                step: i + 1,
-                steps: self.grid.len() - 1,
-                point: to,
-                x: &x,
-            });
+            x = if std > 0.0 { mean + noise.step(i, shape, device) * std } else { mean };
+            progress(Progress { step: i + 1, steps: self.grid.len() - 1, point: to, x: &x });
         }
         Ok(x)
     }

@@ -26,12 +26,7 @@ fn objective(name: &str) -> Box<dyn Objective> {
 }
 
 fn config(sampler: &str, steps: usize) -> SampleConfig {
-    SampleConfig {
-        sampler: SamplerConfig::new(sampler),
-        steps,
-        guidance: 1.0,
-        clip: false,
-    }
+    SampleConfig { sampler: SamplerConfig::new(sampler), steps, guidance: 1.0, clip: false }
 }
 
 fn values(tensor: Tensor<4>) -> Vec<f32> {
@@ -39,12 +34,7 @@ fn values(tensor: Tensor<4>) -> Vec<f32> {
 }
 
 fn output(pred: Tensor<4>) -> Output {
-    Output {
-        pred,
-        aux: vec![],
-        taps: vec![],
-        heads: vec![],
-    }
+    Output { pred, aux: vec![], taps: vec![], heads: vec![] }
 }
 
 const STD: f64 = 0.3;
@@ -87,9 +77,7 @@ struct Recorder {
 
 impl Denoiser for Recorder {
     fn forward(&self, x: Tensor<4>, t: TimeInput, _: &Condition, _: Ctx<'_>) -> Output {
-        self.times
-            .borrow_mut()
-            .push(t.u.into_data().try_to_vec().unwrap());
+        self.times.borrow_mut().push(t.u.into_data().try_to_vec().unwrap());
         self.rows.set(self.rows.get() + x.dims()[0]);
         output(x.zeros_like() + self.value)
     }
@@ -106,9 +94,7 @@ fn sample(
 ) -> Tensor<4> {
     let sampler = Sampler::new(config, schedule, objective).unwrap();
     let (mut predictor, mut noise) = (NetworkPredictor::new(network), noise);
-    sampler
-        .sample(&mut predictor, &mut noise, shape, condition, &device(), |_| ())
-        .unwrap()
+    sampler.sample(&mut predictor, &mut noise, shape, condition, &device(), |_| ()).unwrap()
 }
 
 /// From the prior, by Monte Carlo: mean and standard deviation over 8,000 pixels within 0.03 and 0.04 (the
@@ -127,25 +113,14 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
                 let shape = [2_000, 1, 2, 2];
                 let noise = SeededNoise::new(5, 0);
                 let config = config(kernel, 100);
-                let images = sample(
-                    &config,
-                    schedule,
-                    objective,
-                    &network,
-                    noise,
-                    shape,
-                    &Condition::None,
-                );
+                let images = sample(&config, schedule, objective, &network, noise, shape, &Condition::None);
                 let (variance, mean) = images.reshape([8_000]).var_mean(0);
                 let (mean, std): (f32, f32) = (mean.into_scalar(), variance.sqrt().into_scalar());
                 assert!(
                     (f64::from(mean) - MEAN).abs() < 0.03,
                     "{kernel} on {name} with {target}: mean {mean}"
                 );
-                assert!(
-                    (f64::from(std) - STD).abs() < 0.04,
-                    "{kernel} on {name} with {target}: std {std}"
-                );
+                assert!((f64::from(std) - STD).abs() < 0.04, "{kernel} on {name} with {target}: std {std}");
             }
         }
     }
@@ -154,61 +129,33 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
 #[test]
 fn each_image_follows_its_class() {
     let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
-    let network = GaussianNetwork {
-        schedule: schedule.as_ref(),
-        objective: objective.as_ref(),
-    };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     let classes = [0, 5, 2, 5];
     let condition = Condition::classes(&classes, &device());
     let noise = SeededNoise::new(1, 0);
-    let images = sample(
-        &config("heun", 20),
-        &*schedule,
-        &*objective,
-        &network,
-        noise,
-        [4, 1, 32, 32],
-        &condition,
-    );
+    let images =
+        sample(&config("heun", 20), &*schedule, &*objective, &network, noise, [4, 1, 32, 32], &condition);
     let means: Vec<f32> = images.mean_dims(&[1, 2, 3]).into_data().try_to_vec().unwrap();
     for (mean, class) in means.into_iter().zip(classes) {
-        assert!(
-            (mean - (0.1 * class as f32 - 0.2)).abs() < 0.03,
-            "class {class} has mean {mean}"
-        );
+        assert!((mean - (0.1 * class as f32 - 0.2)).abs() < 0.03, "class {class} has mean {mean}");
     }
 }
 
 #[test]
 fn an_image_is_the_same_in_any_batch() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork {
-        schedule: schedule.as_ref(),
-        objective: objective.as_ref(),
-    };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     for (kernel, _) in SAMPLERS {
         let run = |first: u64, images: usize| {
             let classes: Vec<u32> = (first as u32..).take(images).collect();
             let condition = Condition::classes(&classes, &device());
             let (shape, noise) = ([images, 3, 4, 4], SeededNoise::new(9, first));
-            values(sample(
-                &config(kernel, 5),
-                &*schedule,
-                &*objective,
-                &network,
-                noise,
-                shape,
-                &condition,
-            ))
+            values(sample(&config(kernel, 5), &*schedule, &*objective, &network, noise, shape, &condition))
         };
         let whole = run(0, 8);
         assert_eq!(whole, [run(0, 4), run(4, 4)].concat(), "{kernel}: 2 × 4 images");
         assert_eq!(whole[5 * 48..6 * 48], run(5, 1), "{kernel}: image 5 alone");
-        assert_ne!(
-            whole[..48],
-            whole[48..96],
-            "{kernel}: two images with the same noise"
-        );
+        assert_ne!(whole[..48], whole[48..96], "{kernel}: two images with the same noise");
     }
 }
 
@@ -221,19 +168,8 @@ fn the_networks_sample_reproducibly() {
         let run = |first: u64, images: usize| {
             let condition = Condition::classes(&vec![1; images], &device());
             let (shape, noise) = ([images, 3, 8, 8], SeededNoise::new(2, first));
-            let config = SampleConfig {
-                clip: true,
-                ..config("ddpm", 3)
-            };
-            values(sample(
-                &config,
-                &*schedule,
-                &*objective,
-                &network,
-                noise,
-                shape,
-                &condition,
-            ))
+            let config = SampleConfig { clip: true, ..config("ddpm", 3) };
+            values(sample(&config, &*schedule, &*objective, &network, noise, shape, &condition))
         };
         let whole = run(0, 4);
         assert_eq!(whole, run(0, 4), "{name}");
@@ -250,20 +186,12 @@ fn seeded_noise_is_the_table_of_its_image_numbers() {
     let mut noise = SeededNoise::new(4, 10);
     let shape = [3, 2, 2, 2];
     let mut expected = vec![0.0; 24];
-    Key::new(4)
-        .stream(Stream::PRIOR)
-        .fill_normals(10, 8, &mut expected);
+    Key::new(4).stream(Stream::PRIOR).fill_normals(10, 8, &mut expected);
     assert_eq!(values(noise.prior(shape, &device())), expected);
-    Key::new(4)
-        .step(6)
-        .stream(Stream::SAMPLER)
-        .fill_normals(10, 8, &mut expected);
+    Key::new(4).step(6).stream(Stream::SAMPLER).fill_normals(10, 8, &mut expected);
     assert_eq!(values(noise.step(6, shape, &device())), expected);
-    let draws = [
-        noise.prior(shape, &device()),
-        noise.step(0, shape, &device()),
-        noise.step(1, shape, &device()),
-    ];
+    let draws =
+        [noise.prior(shape, &device()), noise.step(0, shape, &device()), noise.step(1, shape, &device())];
     let [prior, first, second] = draws.map(values);
     assert!(prior != first && first != second && prior != second);
 }
@@ -328,21 +256,11 @@ fn guidance_extrapolates_from_the_null_class() {
     let run = |scale, condition: &Condition| {
         let mut inner = Square::default();
         let output =
-            Guidance::new(&mut inner, scale, Some(5))
-                .unwrap()
-                .predict(&x_t, Point::CLEAN, condition);
+            Guidance::new(&mut inner, scale, Some(5)).unwrap().predict(&x_t, Point::CLEAN, condition);
         (values(output), inner.rows)
     };
-    assert_eq!(
-        run(1.0, &classes),
-        (vec![0.5 + 1.0, -1.5 + 9.0], vec![2]),
-        "w = 1 is conditional"
-    );
-    assert_eq!(
-        run(0.0, &classes),
-        (vec![0.5 + 25.0, -1.5 + 25.0], vec![2]),
-        "w = 0 is unconditional"
-    );
+    assert_eq!(run(1.0, &classes), (vec![0.5 + 1.0, -1.5 + 9.0], vec![2]), "w = 1 is conditional");
+    assert_eq!(run(0.0, &classes), (vec![0.5 + 25.0, -1.5 + 25.0], vec![2]), "w = 0 is unconditional");
     // u + w (c − u), in one evaluation of both.
     for scale in [-1.0, 0.5, 2.0, 4.0] {
         let expected = [1.0, 9.0].map(|c| 25.0 + scale as f32 * (c - 25.0));
@@ -352,20 +270,13 @@ fn guidance_extrapolates_from_the_null_class() {
             "w = {scale}"
         );
     }
-    assert_eq!(
-        run(3.0, &Condition::None),
-        (vec![-6.5, -8.5], vec![2]),
-        "nothing to guide"
-    );
+    assert_eq!(run(3.0, &Condition::None), (vec![-6.5, -8.5], vec![2]), "nothing to guide");
 }
 
 #[test]
 fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork {
-        schedule: schedule.as_ref(),
-        objective: objective.as_ref(),
-    };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     let sampler = Sampler::new(&config("ddim", 50), &*schedule, &*objective).unwrap();
     let condition = Condition::classes(&[6], &device());
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.
@@ -373,20 +284,10 @@ fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
         let mut predictor = Guidance::new(NetworkPredictor::new(&network), scale, Some(2)).unwrap();
         let mut noise = SeededNoise::new(3, 0);
         let images = sampler
-            .sample(
-                &mut predictor,
-                &mut noise,
-                [1, 1, 64, 64],
-                &condition,
-                &device(),
-                |_| (),
-            )
+            .sample(&mut predictor, &mut noise, [1, 1, 64, 64], &condition, &device(), |_| ())
             .unwrap();
         let mean: f32 = images.mean().into_scalar();
-        assert!(
-            (f64::from(mean) - 0.4 * scale).abs() < 0.03,
-            "w = {scale}: mean {mean}"
-        );
+        assert!((f64::from(mean) - 0.4 * scale).abs() < 0.03, "w = {scale}: mean {mean}");
     }
 }
 
@@ -395,29 +296,14 @@ fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
 #[test]
 fn clipping_clamps_x0_and_recomputes_the_noise() {
     let (schedule, objective) = (schedule("flow"), objective("x0"));
-    let network = Recorder {
-        value: 3.0,
-        ..Recorder::default()
-    };
+    let network = Recorder { value: 3.0, ..Recorder::default() };
     let run = |clip, to_see: &mut dyn FnMut(usize, f32)| {
-        let config = SampleConfig {
-            clip,
-            ..config("euler", 2)
-        };
+        let config = SampleConfig { clip, ..config("euler", 2) };
         let sampler = Sampler::new(&config, &*schedule, &*objective).unwrap();
         let (mut predictor, mut noise) = (NetworkPredictor::new(&network), SeededNoise::new(0, 0));
         let see =
             |progress: immiscible_sample::Progress<'_>| to_see(progress.step, values(progress.x.clone())[0]);
-        sampler
-            .sample(
-                &mut predictor,
-                &mut noise,
-                [1, 1, 1, 1],
-                &Condition::None,
-                &device(),
-                see,
-            )
-            .unwrap();
+        sampler.sample(&mut predictor, &mut noise, [1, 1, 1, 1], &Condition::None, &device(), see).unwrap();
     };
     let z = values(SeededNoise::new(0, 0).prior([1, 1, 1, 1], &device()))[0];
     for (clip, x0) in [(true, 1.0), (false, 3.0)] {
@@ -440,9 +326,7 @@ fn clipping_clamps_x0_and_recomputes_the_noise() {
 fn what_does_not_fit_is_refused_with_a_remedy() {
     let refuse = |config: &SampleConfig, schedule_name: &str, objective_name: &str| {
         let (schedule, objective) = (schedule(schedule_name), objective(objective_name));
-        Sampler::new(config, schedule.as_ref(), objective.as_ref())
-            .err()
-            .expect("an error")
+        Sampler::new(config, schedule.as_ref(), objective.as_ref()).err().expect("an error")
     };
     let schedule_error = |error| match error {
         SampleError::Schedule(error) => error,
@@ -457,10 +341,7 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
 
     let guidance = |scale, null| Guidance::new(&mut Square::default(), scale, null).err();
     assert_eq!(guidance(2.0, None), Some(SampleError::NoNullClass(2.0)));
-    assert_eq!(
-        guidance(f64::INFINITY, Some(1)),
-        Some(SampleError::GuidanceScale(f64::INFINITY))
-    );
+    assert_eq!(guidance(f64::INFINITY, Some(1)), Some(SampleError::GuidanceScale(f64::INFINITY)));
     assert_eq!(guidance(1.0, None), None);
 
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
@@ -468,14 +349,7 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
     let condition = Condition::classes(&[1, 2, 3], &device());
     let (mut square, mut noise) = (Square::default(), SeededNoise::new(0, 0));
     let error = sampler
-        .sample(
-            &mut &mut square,
-            &mut noise,
-            [2, 1, 1, 1],
-            &condition,
-            &device(),
-            |_| (),
-        )
+        .sample(&mut &mut square, &mut noise, [2, 1, 1, 1], &condition, &device(), |_| ())
         .unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -487,13 +361,7 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
 fn configs_read_what_they_know() {
     let text = "steps = 20\nguidance = 1.5\nclip = false\nsampler = { name = 'ddim', eta = 0.5 }";
     let config: SampleConfig = toml::from_str(text).unwrap();
-    assert_eq!(
-        (config.steps, config.guidance, config.clip, config.sampler.eta),
-        (20, 1.5, false, Some(0.5))
-    );
-    assert_eq!(
-        toml::from_str::<SampleConfig>("").unwrap(),
-        SampleConfig::default()
-    );
+    assert_eq!((config.steps, config.guidance, config.clip, config.sampler.eta), (20, 1.5, false, Some(0.5)));
+    assert_eq!(toml::from_str::<SampleConfig>("").unwrap(), SampleConfig::default());
     assert!(toml::from_str::<SampleConfig>("step = 20").is_err());
 }

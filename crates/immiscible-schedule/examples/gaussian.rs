@@ -11,10 +11,7 @@ fn denoise(x_t: &Tensor<4>, Point { alpha, sigma, .. }: Point) -> Estimate {
     let variance = (alpha * STD).powi(2) + sigma.powi(2);
     let centred = x_t.clone() - alpha * MEAN;
     let x0 = centred.clone() * (alpha * STD.powi(2) / variance) + MEAN;
-    Estimate {
-        x0,
-        noise: centred * (sigma / variance),
-    }
+    Estimate { x0, noise: centred * (sigma / variance) }
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,16 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let schedule = ScheduleConfig::new("flow").build()?;
     let normals = |step| {
         let mut values = vec![0.0; 10_000];
-        Key::new(0)
-            .step(step)
-            .stream(Stream::SAMPLER)
-            .fill_normals(0, 1, &mut values);
+        Key::new(0).step(step).stream(Stream::SAMPLER).fill_normals(0, 1, &mut values);
         Tensor::<1>::from_floats(values.as_slice(), &device).reshape([10_000, 1, 1, 1])
     };
-    println!(
-        "{:8} {:>5} {:>11} {:>7} {:>7}",
-        "sampler", "steps", "evaluations", "mean", "std"
-    );
+    println!("{:8} {:>5} {:>11} {:>7} {:>7}", "sampler", "steps", "evaluations", "mean", "std");
     for (name, build) in SAMPLERS {
         let kernel = build(&SamplerConfig::new(*name))?;
         for steps in [5, 10, 50] {

@@ -48,6 +48,16 @@ pub enum ScheduleError {
     /// A schedule with no timesteps.
     #[error("schedule \"{0}\" has no timesteps; give at least 1 (1000 is usual)")]
     NoTimesteps(String),
+    /// A schedule with more timesteps than can be meant.
+    #[error("schedule \"{name}\" with timesteps = {timesteps}: give at most {max} (1000 is usual)")]
+    TooManyTimesteps {
+        /// Name of the schedule.
+        name: String,
+        /// T.
+        timesteps: usize,
+        /// The most there may be.
+        max: usize,
+    },
     /// The time does not exist in the schedule.
     #[error("schedule \"{name}\" has no {time}; its times are {valid}")]
     Time {
@@ -89,16 +99,8 @@ pub(crate) fn lookup<B: Copy>(
     registry: &[(&'static str, B)],
     name: &str,
 ) -> Result<B, ScheduleError> {
-    registry
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|(_, build)| *build)
-        .ok_or_else(|| {
-            let known: Vec<_> = registry.iter().map(|(known, _)| *known).collect();
-            ScheduleError::Unknown {
-                kind,
-                name: name.into(),
-                known: known.join(", "),
-            }
-        })
+    registry.iter().find(|(known, _)| *known == name).map(|(_, build)| *build).ok_or_else(|| {
+        let known: Vec<_> = registry.iter().map(|(known, _)| *known).collect();
+        ScheduleError::Unknown { kind, name: name.into(), known: known.join(", ") }
+    })
 }

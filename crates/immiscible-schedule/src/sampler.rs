@@ -63,11 +63,7 @@ pub struct SamplerConfig {
 impl SamplerConfig {
     /// The sampler of this name with default options.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            eta: None,
-            variance: None,
-        }
+        Self { name: name.into(), eta: None, variance: None }
     }
 
     /// Builds the sampler.
@@ -76,11 +72,8 @@ impl SamplerConfig {
     /// If the name is unknown or an option does not fit the sampler.
     pub fn build(&self) -> Result<Box<dyn StepKernel>, ScheduleError> {
         let build = lookup("sampler", SAMPLERS, &self.name)?;
-        let unused = |option| ScheduleError::UnusedOption {
-            kind: "sampler",
-            name: self.name.clone(),
-            option,
-        };
+        let unused =
+            |option| ScheduleError::UnusedOption { kind: "sampler", name: self.name.clone(), option };
         if self.eta.is_some() && self.name != "ddim" {
             return Err(unused("eta"));
         }
@@ -96,14 +89,8 @@ pub type BuildSampler = fn(&SamplerConfig) -> Result<Box<dyn StepKernel>, Schedu
 
 /// Every sampler by name.
 pub const SAMPLERS: &[(&str, BuildSampler)] = &[
-    ("ddim", |config| {
-        Ok(Box::new(Ddim::new(config.eta.unwrap_or(0.0))?))
-    }),
-    ("ddpm", |config| {
-        Ok(Box::new(Ddpm {
-            variance: config.variance.unwrap_or_default(),
-        }))
-    }),
+    ("ddim", |config| Ok(Box::new(Ddim::new(config.eta.unwrap_or(0.0))?))),
+    ("ddpm", |config| Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default() }))),
     ("euler", |_| Ok(Box::new(Euler))),
     ("heun", |_| Ok(Box::new(Heun))),
 ];

@@ -76,6 +76,9 @@ pub trait NoiseSchedule: Send + Sync {
     }
 }
 
+/// Far more timesteps than any published schedule has; their tables still fit anywhere.
+const MAX_TIMESTEPS: usize = 100_000;
+
 /// Which noise schedule, and its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -90,10 +93,7 @@ pub struct ScheduleConfig {
 impl ScheduleConfig {
     /// The schedule of this name with default options.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            timesteps: None,
-        }
+        Self { name: name.into(), timesteps: None }
     }
 
     /// Builds the schedule.
@@ -101,7 +101,15 @@ impl ScheduleConfig {
     /// # Errors
     /// If the name is unknown or an option does not fit the schedule.
     pub fn build(&self) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
-        lookup("schedule", SCHEDULES, &self.name)?(self)
+        let build = lookup("schedule", SCHEDULES, &self.name)?;
+        match self.timesteps {
+            Some(timesteps) if timesteps > MAX_TIMESTEPS => Err(ScheduleError::TooManyTimesteps {
+                name: self.name.clone(),
+                timesteps,
+                max: MAX_TIMESTEPS,
+            }),
+            _ => build(self),
+        }
     }
 
     fn timesteps(&self) -> usize {
@@ -114,14 +122,8 @@ pub type BuildSchedule = fn(&ScheduleConfig) -> Result<Box<dyn NoiseSchedule>, S
 
 /// Every noise schedule by name.
 pub const SCHEDULES: &[(&str, BuildSchedule)] = &[
-    ("cosine", |config| {
-        Ok(Box::new(cosine::cosine(config.timesteps())?))
-    }),
+    ("cosine", |config| Ok(Box::new(cosine::cosine(config.timesteps())?))),
     ("flow", flow::Flow::build),
-    ("linear", |config| {
-        Ok(Box::new(linear::linear(config.timesteps())?))
-    }),
-    ("scaled_linear", |config| {
-        Ok(Box::new(scaled_linear::scaled_linear(config.timesteps())?))
-    }),
+    ("linear", |config| Ok(Box::new(linear::linear(config.timesteps())?))),
+    ("scaled_linear", |config| Ok(Box::new(scaled_linear::scaled_linear(config.timesteps())?))),
 ];

@@ -48,11 +48,7 @@ pub struct Point {
 
 impl Point {
     /// Where every schedule ends.
-    pub const CLEAN: Point = Point {
-        time: Time::Clean,
-        alpha: 1.0,
-        sigma: 0.0,
-    };
+    pub const CLEAN: Point = Point { time: Time::Clean, alpha: 1.0, sigma: 0.0 };
 
     /// This point for a whole batch.
     ///
@@ -116,9 +112,6 @@ impl Levels {
             let values: Vec<f32> = points.iter().map(|point| value(point) as f32).collect();
             Tensor::<1>::from_floats(values.as_slice(), device).reshape([points.len(), 1, 1, 1])
         };
-        Self {
-            alpha: upload(|point| point.alpha),
-            sigma: upload(|point| point.sigma),
-        }
+        Self { alpha: upload(|point| point.alpha), sigma: upload(|point| point.sigma) }
     }
 }

@@ -20,30 +20,20 @@ use immiscible_schedule::{
 use proptest::prelude::*;
 
 fn schedules() -> Vec<Box<dyn NoiseSchedule>> {
-    SCHEDULES
-        .iter()
-        .map(|(name, build)| build(&ScheduleConfig::new(*name)).unwrap())
-        .collect()
+    SCHEDULES.iter().map(|(name, build)| build(&ScheduleConfig::new(*name)).unwrap()).collect()
 }
 
 fn objectives() -> Vec<Box<dyn Objective>> {
-    OBJECTIVES
-        .iter()
-        .map(|(name, build)| build(&ObjectiveConfig::new(*name)).unwrap())
-        .collect()
+    OBJECTIVES.iter().map(|(name, build)| build(&ObjectiveConfig::new(*name)).unwrap()).collect()
 }
 
 /// Every sampler with each of its options.
 fn samplers() -> Vec<Box<dyn StepKernel>> {
-    let mut all: Vec<_> = SAMPLERS
-        .iter()
-        .map(|(name, build)| build(&SamplerConfig::new(*name)).unwrap())
-        .collect();
+    let mut all: Vec<_> =
+        SAMPLERS.iter().map(|(name, build)| build(&SamplerConfig::new(*name)).unwrap()).collect();
     all.push(Box::new(Ddim::new(0.5).unwrap()));
     all.push(Box::new(Ddim::new(1.0).unwrap()));
-    all.push(Box::new(Ddpm {
-        variance: Variance::FixedLarge,
-    }));
+    all.push(Box::new(Ddpm { variance: Variance::FixedLarge }));
     all
 }
 
@@ -64,10 +54,7 @@ fn values(tensor: Tensor<4>) -> Vec<f32> {
 
 #[track_caller]
 fn assert_close(actual: f64, expected: f64, tolerance: f64, what: &str) {
-    assert!(
-        (actual - expected).abs() <= tolerance,
-        "{what}: {actual}, expected {expected} ± {tolerance}"
-    );
+    assert!((actual - expected).abs() <= tolerance, "{what}: {actual}, expected {expected} ± {tolerance}");
 }
 
 // ---- registries and configs ----
@@ -109,54 +96,24 @@ fn unknown_names_are_answered_with_the_known_ones() {
 fn configs_read_their_options_and_refuse_others() {
     let config: SamplerConfig = toml::from_str("name = 'ddpm'\nvariance = 'fixed_large'").unwrap();
     assert_eq!(config.variance, Some(Variance::FixedLarge));
-    assert_eq!(
-        toml::from_str::<SamplerConfig>(&toml::to_string(&config).unwrap()).unwrap(),
-        config
-    );
+    assert_eq!(toml::from_str::<SamplerConfig>(&toml::to_string(&config).unwrap()).unwrap(), config);
     assert!(toml::from_str::<SamplerConfig>("name = 'ddim'\netta = 0.5").is_err());
     assert!(toml::from_str::<ScheduleConfig>("name = 'linear'\nsteps = 5").is_err());
     assert!(toml::from_str::<ObjectiveConfig>("name = 'v'\nweight = 1").is_err());
 
-    let sampler = |name: &str, eta, variance| {
-        SamplerConfig {
-            name: name.into(),
-            eta,
-            variance,
-        }
-        .build()
-        .err()
-    };
+    let sampler =
+        |name: &str, eta, variance| SamplerConfig { name: name.into(), eta, variance }.build().err();
     assert_eq!(sampler("ddim", Some(1.5), None), Some(ScheduleError::Eta(1.5)));
-    let unused = |name: &str, option| ScheduleError::UnusedOption {
-        kind: "sampler",
-        name: name.into(),
-        option,
-    };
+    let unused =
+        |name: &str, option| ScheduleError::UnusedOption { kind: "sampler", name: name.into(), option };
     assert_eq!(sampler("euler", Some(0.0), None), Some(unused("euler", "eta")));
-    assert_eq!(
-        sampler("ddim", None, Some(Variance::FixedSmall)),
-        Some(unused("ddim", "variance"))
-    );
+    assert_eq!(sampler("ddim", None, Some(Variance::FixedSmall)), Some(unused("ddim", "variance")));
 
     let schedule = |name: &str, timesteps| {
-        ScheduleConfig {
-            name: name.into(),
-            timesteps: Some(timesteps),
-        }
-        .build()
-        .err()
+        ScheduleConfig { name: name.into(), timesteps: Some(timesteps) }.build().err()
     };
-    assert!(matches!(
-        schedule("flow", 1000),
-        Some(ScheduleError::UnusedOption {
-            option: "timesteps",
-            ..
-        })
-    ));
-    assert_eq!(
-        schedule("cosine", 0),
-        Some(ScheduleError::NoTimesteps("cosine".into()))
-    );
+    assert!(matches!(schedule("flow", 1000), Some(ScheduleError::UnusedOption { option: "timesteps", .. })));
+    assert_eq!(schedule("cosine", 0), Some(ScheduleError::NoTimesteps("cosine".into())));
     assert_eq!(
         schedule("linear", 20).unwrap().to_string(),
         "schedule \"linear\" with 20 timesteps has beta = 1 at timestep 19, outside (0, 1); \
@@ -174,38 +131,20 @@ fn noise_grows_from_nearly_nothing_to_nearly_everything() {
         let points = all_points(schedule);
         assert_eq!(points[0], Point::CLEAN);
         for pair in points.windows(2) {
-            assert!(
-                pair[0].alpha > pair[1].alpha && pair[0].sigma < pair[1].sigma,
-                "{name}: {pair:?}"
-            );
+            assert!(pair[0].alpha > pair[1].alpha && pair[0].sigma < pair[1].sigma, "{name}: {pair:?}");
             assert_eq!(schedule.at(pair[1].time).unwrap(), pair[1], "{name}");
         }
         assert!(points[1].sigma < 0.03, "{name} starts at {:?}", points[1]);
         assert_eq!(points[1000], schedule.noisiest());
-        assert!(
-            schedule.noisiest().alpha < 0.07,
-            "{name} ends at {:?}",
-            schedule.noisiest()
-        );
+        assert!(schedule.noisiest().alpha < 0.07, "{name} ends at {:?}", schedule.noisiest());
     }
 }
 
 #[test]
 fn discrete_schedules_preserve_variance() {
-    for schedule in [
-        cosine(1000),
-        linear(1000),
-        scaled_linear(1000),
-        linear(21),
-        cosine(1),
-    ] {
+    for schedule in [cosine(1000), linear(1000), scaled_linear(1000), linear(21), cosine(1)] {
         for point in schedule.unwrap().points() {
-            assert_close(
-                point.alpha.powi(2) + point.sigma.powi(2),
-                1.0,
-                1e-15,
-                "alpha² + sigma²",
-            );
+            assert_close(point.alpha.powi(2) + point.sigma.powi(2), 1.0, 1e-15, "alpha² + sigma²");
         }
     }
 }
@@ -215,55 +154,18 @@ fn discrete_schedules_preserve_variance() {
 fn discrete_schedules_have_the_published_values() {
     type Make = fn(usize) -> Result<VariancePreserving, ScheduleError>;
     let golden: [(Make, usize, [f64; 3]); 6] = [
-        (
-            cosine,
-            1000,
-            [
-                0.999_958_715_775_178_3,
-                0.492_285_172_448_802_6,
-                2.428_766_907_034_468_3e-9,
-            ],
-        ),
-        (
-            cosine,
-            100,
-            [
-                0.999_368_718_401_658_5,
-                0.478_264_632_945_478_2,
-                2.428_572_279_350_056e-7,
-            ],
-        ),
-        (
-            linear,
-            1000,
-            [0.9999, 0.077_796_658_365_023_9, 4.035_829_765_375_683_5e-5],
-        ),
-        (
-            linear,
-            100,
-            [0.999, 0.066_665_626_818_295_2, 2.039_008_975_564_077_5e-5],
-        ),
-        (
-            scaled_linear,
-            1000,
-            [0.999_15, 0.276_332_683_822_974_8, 4.660_098_513_077_24e-3],
-        ),
-        (
-            scaled_linear,
-            100,
-            [0.9915, 0.261_472_658_025_426_9, 3.815_456_840_093_092e-3],
-        ),
+        (cosine, 1000, [0.999_958_715_775_178_3, 0.492_285_172_448_802_6, 2.428_766_907_034_468_3e-9]),
+        (cosine, 100, [0.999_368_718_401_658_5, 0.478_264_632_945_478_2, 2.428_572_279_350_056e-7]),
+        (linear, 1000, [0.9999, 0.077_796_658_365_023_9, 4.035_829_765_375_683_5e-5]),
+        (linear, 100, [0.999, 0.066_665_626_818_295_2, 2.039_008_975_564_077_5e-5]),
+        (scaled_linear, 1000, [0.999_15, 0.276_332_683_822_974_8, 4.660_098_513_077_24e-3]),
+        (scaled_linear, 100, [0.9915, 0.261_472_658_025_426_9, 3.815_456_840_093_092e-3]),
     ];
     for (make, timesteps, alpha_bars) in golden {
         let schedule = make(timesteps).unwrap();
         for (index, expected) in [0, timesteps / 2, timesteps - 1].into_iter().zip(alpha_bars) {
             let actual = schedule.points()[index].alpha.powi(2);
-            assert_close(
-                actual / expected,
-                1.0,
-                1e-12,
-                &format!("{} {index}/{timesteps}", schedule.name()),
-            );
+            assert_close(actual / expected, 1.0, 1e-12, &format!("{} {index}/{timesteps}", schedule.name()));
         }
     }
 }
@@ -287,12 +189,7 @@ fn times_outside_a_schedule_are_refused() {
         "schedule \"linear\" has no timestep 1000; its times are the timesteps 0 to 999"
     );
     assert!(vp.at(Time::Continuous(0.5)).is_err());
-    for time in [
-        Time::Index(3),
-        Time::Continuous(0.0),
-        Time::Continuous(1.01),
-        Time::Continuous(f64::NAN),
-    ] {
+    for time in [Time::Index(3), Time::Continuous(0.0), Time::Continuous(1.01), Time::Continuous(f64::NAN)] {
         assert!(Flow.at(time).is_err(), "{time}");
     }
 }
@@ -304,25 +201,15 @@ fn grids_walk_from_the_noisiest_point_to_clean_data() {
             let grid = schedule.grid(steps).unwrap();
             assert_eq!(grid.len(), steps + 1);
             assert_eq!((grid[0], grid[steps]), (schedule.noisiest(), Point::CLEAN));
-            assert!(
-                grid.windows(2).all(|pair| pair[0].sigma > pair[1].sigma),
-                "{} {steps}",
-                schedule.name()
-            );
+            assert!(grid.windows(2).all(|pair| pair[0].sigma > pair[1].sigma), "{} {steps}", schedule.name());
         }
         let message = schedule.grid(0).unwrap_err().to_string();
-        assert!(
-            message.contains(schedule.name()) && message.contains("; use "),
-            "{message}"
-        );
+        assert!(message.contains(schedule.name()) && message.contains("; use "), "{message}");
     }
     let vp = linear(1000).unwrap();
     assert!(vp.grid(1001).unwrap_err().to_string().contains("1 to 1000 steps"));
     let indices = |steps| -> Vec<f32> {
-        vp.grid(steps).unwrap()[..steps]
-            .iter()
-            .map(|point| point.time.network_time())
-            .collect()
+        vp.grid(steps).unwrap()[..steps].iter().map(|point| point.time.network_time()).collect()
     };
     assert_eq!(indices(3), [999.0, 666.0, 332.0]);
     // Multiples of 62.5: halves are rounded to even, as in diffusers.
@@ -354,10 +241,7 @@ fn training_times_are_uniform_and_depend_on_the_key_and_position_alone() {
     assert_eq!(Flow.sample_t(1, key).points()[0].time, Time::Continuous(first));
     let vp = cosine(3).unwrap().sample_t(300, key);
     for i in 0..3 {
-        assert!(
-            vp.network_times().contains(&(i as f32)),
-            "timestep {i} never occurs"
-        );
+        assert!(vp.network_times().contains(&(i as f32)), "timestep {i} never occurs");
     }
 }
 
@@ -369,10 +253,7 @@ fn add_noise_mixes_each_sample_at_its_own_level() {
         let levels = times.levels(&Device::flex());
         assert_eq!(levels.alpha.dims(), [3, 1, 1, 1]);
         let x_t = schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
-        let triples = values(x0.clone())
-            .into_iter()
-            .zip(values(noise.clone()))
-            .zip(times.points());
+        let triples = values(x0.clone()).into_iter().zip(values(noise.clone())).zip(times.points());
         for (actual, ((x0, noise), point)) in values(x_t).into_iter().zip(triples) {
             let expected = point.alpha * f64::from(x0) + point.sigma * f64::from(noise);
             assert_close(f64::from(actual), expected, 1e-6, schedule.name());
@@ -386,18 +267,9 @@ fn add_noise_mixes_each_sample_at_its_own_level() {
 
 #[test]
 fn targets_have_their_definitions() {
-    let point = Point {
-        time: Time::Clean,
-        alpha: 0.6,
-        sigma: 0.8,
-    };
+    let point = Point { time: Time::Clean, alpha: 0.6, sigma: 0.8 };
     let levels = point.levels(&Device::flex());
-    let expected = [
-        ("epsilon", -1.0),
-        ("flow_velocity", -3.0),
-        ("v", -0.6 - 0.8 * 2.0),
-        ("x0", 2.0),
-    ];
+    let expected = [("epsilon", -1.0), ("flow_velocity", -3.0), ("v", -0.6 - 0.8 * 2.0), ("x0", 2.0)];
     for (objective, (name, value)) in objectives().iter().zip(expected) {
         assert_eq!(objective.name(), name);
         let target = objective.target(&tensor(&[2.0]), &tensor(&[-1.0]), &levels);
@@ -452,10 +324,7 @@ fn only_epsilon_on_a_schedule_that_starts_from_pure_noise_is_incompatible() {
     for schedule in schedules() {
         for objective in objectives() {
             let refused = schedule.name() == "flow" && objective.name() == "epsilon";
-            assert_eq!(
-                compatible(schedule.as_ref(), objective.as_ref()).is_err(),
-                refused
-            );
+            assert_eq!(compatible(schedule.as_ref(), objective.as_ref()).is_err(), refused);
         }
     }
     assert_eq!(
@@ -509,11 +378,7 @@ fn affine(
 ) -> Affine {
     let transition = kernel.step(&tensor(&[0.0, 1.0]), from, to, &mut |x, point| denoise(x, point));
     let mean = values(transition.mean);
-    Affine {
-        slope: f64::from(mean[1] - mean[0]),
-        offset: f64::from(mean[0]),
-        std: transition.std,
-    }
+    Affine { slope: f64::from(mean[1] - mean[0]), offset: f64::from(mean[0]), std: transition.std }
 }
 
 /// Mean and standard deviation of the samples, starting from the exact distribution of x_T.
@@ -531,10 +396,7 @@ fn sampled(
         mean = step.slope * mean + step.offset;
         variance = step.slope.powi(2) * variance + step.std.powi(2);
     }
-    Gaussian {
-        mean,
-        std: variance.sqrt(),
-    }
+    Gaussian { mean, std: variance.sqrt() }
 }
 
 const DATA: Gaussian = Gaussian { mean: 0.3, std: 0.5 };
@@ -549,15 +411,9 @@ fn samplers_reproduce_gaussian_data_on_every_schedule_with_every_objective() {
                 continue;
             }
             for kernel in samplers() {
-                let what = format!(
-                    "{} on {} with {}",
-                    kernel.name(),
-                    schedule.name(),
-                    objective.name()
-                );
-                let samples = sampled(kernel.as_ref(), &grid, DATA, |x, p| {
-                    DATA.denoise_with(objective.as_ref(), x, p)
-                });
+                let what = format!("{} on {} with {}", kernel.name(), schedule.name(), objective.name());
+                let samples =
+                    sampled(kernel.as_ref(), &grid, DATA, |x, p| DATA.denoise_with(objective.as_ref(), x, p));
                 assert_close(samples.mean, DATA.mean, 0.01, &what);
                 assert_close(samples.std, DATA.std, 0.02, &what);
             }
@@ -595,25 +451,18 @@ fn steps_of_a_perfect_network_keep_the_marginals() {
 #[test]
 fn fixed_large_is_the_variance_for_data_of_unit_variance() {
     let data = Gaussian { mean: 0.0, std: 1.0 };
-    let kernel = Ddpm {
-        variance: Variance::FixedLarge,
-    };
+    let kernel = Ddpm { variance: Variance::FixedLarge };
     for schedule in schedules() {
         for steps in [2, 10] {
             let mut grid = schedule.grid(steps).unwrap();
             let clean = grid.pop().unwrap();
-            assert_eq!(
-                affine(&kernel, grid[steps - 1], clean, |x, p| data.denoise(x, p)).std,
-                0.0
-            );
+            assert_eq!(affine(&kernel, grid[steps - 1], clean, |x, p| data.denoise(x, p)).std, 0.0);
             let last = grid[steps - 1];
             let std = sampled(&kernel, &grid, data, |x, p| data.denoise(x, p)).std;
             assert_close(std, last.alpha.hypot(last.sigma), 1e-5, schedule.name());
         }
     }
-    let (vp, betas) = (linear(1000).unwrap(), |i: u32| {
-        1e-4 + (0.02 - 1e-4) * f64::from(i) / 999.0
-    });
+    let (vp, betas) = (linear(1000).unwrap(), |i: u32| 1e-4 + (0.02 - 1e-4) * f64::from(i) / 999.0);
     for i in [1, 500, 999] {
         let (to, from) = (vp.at(Time::Index(i - 1)).unwrap(), vp.at(Time::Index(i)).unwrap());
         let step = affine(&kernel, from, to, |x, p| data.denoise(x, p));
@@ -629,29 +478,16 @@ fn ddpm_is_the_published_posterior() {
     for i in [1, 10, 500, 999] {
         let (to, from) = (vp.at(Time::Index(i - 1)).unwrap(), vp.at(Time::Index(i)).unwrap());
         let (bar_s, bar_t) = (to.alpha.powi(2), from.alpha.powi(2));
-        let known = |x: &Tensor<4>, _| Estimate {
-            x0: x.zeros_like() + 0.7,
-            noise: x.zeros_like(),
-        };
+        let known = |x: &Tensor<4>, _| Estimate { x0: x.zeros_like() + 0.7, noise: x.zeros_like() };
         let step = affine(&Ddpm::default(), from, to, known);
-        assert_close(
-            step.offset,
-            bar_s.sqrt() * beta(i) / (1.0 - bar_t) * 0.7,
-            1e-6,
-            "x0 coefficient",
-        );
+        assert_close(step.offset, bar_s.sqrt() * beta(i) / (1.0 - bar_t) * 0.7, 1e-6, "x0 coefficient");
         assert_close(
             step.slope,
             (1.0 - beta(i)).sqrt() * (1.0 - bar_s) / (1.0 - bar_t),
             1e-6,
             "x_t coefficient",
         );
-        assert_close(
-            step.std.powi(2),
-            (1.0 - bar_s) / (1.0 - bar_t) * beta(i),
-            1e-12,
-            "variance",
-        );
+        assert_close(step.std.powi(2), (1.0 - bar_s) / (1.0 - bar_t) * beta(i), 1e-12, "variance");
     }
 }
 
@@ -671,16 +507,8 @@ fn ddim_with_eta_1_is_ddpm_and_with_eta_0_is_euler() {
         for (from, to) in adjacent.chain(strided) {
             let what = format!("{} from {} to {}", schedule.name(), from.time, to.time);
             let denoise = |x: &Tensor<4>, point| DATA.denoise(x, point);
-            same(
-                affine(&ancestral, from, to, denoise),
-                affine(&Ddpm::default(), from, to, denoise),
-                &what,
-            );
-            same(
-                affine(&deterministic, from, to, denoise),
-                affine(&Euler, from, to, denoise),
-                &what,
-            );
+            same(affine(&ancestral, from, to, denoise), affine(&Ddpm::default(), from, to, denoise), &what);
+            same(affine(&deterministic, from, to, denoise), affine(&Euler, from, to, denoise), &what);
         }
     }
 }
@@ -701,12 +529,7 @@ fn euler_and_heun_integrate_the_flow_velocity() {
     };
     let euler = x + (s - t) * u(x, t);
     assert_close(run(&Euler), euler, 1e-6, "euler");
-    assert_close(
-        run(&Heun),
-        x + (s - t) / 2.0 * (u(x, t) + u(euler, s)),
-        1e-6,
-        "heun",
-    );
+    assert_close(run(&Heun), x + (s - t) / 2.0 * (u(x, t) + u(euler, s)), 1e-6, "heun");
 }
 
 /// Measured halfway, which every even number of steps visits. At the end the last step, Euler's for both,
@@ -733,10 +556,7 @@ fn halving_the_step_halves_eulers_error_and_quarters_heuns() {
                 "{name}, {steps} steps: the ratio of Heun's errors is {heun}"
             );
             // As many evaluations for both.
-            assert!(
-                error(&Heun, steps) < 0.3 * error(&Euler, 2 * steps),
-                "{name}, {steps} steps"
-            );
+            assert!(error(&Heun, steps) < 0.3 * error(&Euler, 2 * steps), "{name}, {steps} steps");
         }
     }
 }
@@ -773,9 +593,7 @@ fn gradients_pass_through_every_kernel() {
             for pair in grid.windows(2) {
                 let slope = affine(kernel.as_ref(), pair[0], pair[1], |x, p| DATA.denoise(x, p)).slope;
                 let x = Tensor::<4>::full([1, 1, 1, 1], 50.0, &device).require_grad();
-                let mean = kernel
-                    .step(&x, pair[0], pair[1], &mut |x, p| DATA.denoise(x, p))
-                    .mean;
+                let mean = kernel.step(&x, pair[0], pair[1], &mut |x, p| DATA.denoise(x, p)).mean;
                 let gradient = x.grad(&mean.backward()).expect("x_t has a gradient");
                 let what = format!("{} on {} from {}", kernel.name(), schedule.name(), pair[0].time);
                 assert_close(f64::from(values(gradient)[0]), slope, 1e-5, &what);

@@ -29,21 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = Device::flex();
     let coupling: Arc<dyn Coupling> = CouplingConfig::default().build()?.into();
     let digits = immiscible_data::build(&DataOptions::new("digits"))?;
-    let loader = Loader::new(
-        digits,
-        LoaderOptions {
-            batch_size: 64,
-            seed: 0,
-            flip: false,
-        },
-    )?;
+    let loader = Loader::new(digits, LoaderOptions { batch_size: 64, seed: 0, flip: false })?;
 
-    let network = UNet2DConfig {
-        in_channels: 1,
-        out_channels: 1,
-        num_class_embeds: None,
-        ..UNet2DConfig::tiny()
-    };
+    let network =
+        UNet2DConfig { in_channels: 1, out_channels: 1, num_class_embeds: None, ..UNet2DConfig::tiny() };
     device.seed(key.stream(Stream::INIT).device_seed());
     let network = NetworkConfig::UNet2DModel(network).init(&device.clone().autodiff());
 
@@ -53,26 +42,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         coupling: coupling.clone(),
         classes: None,
     };
-    let optimizer = OptimizerConfig {
-        learning_rate: 2e-3,
-        ..OptimizerConfig::default()
-    };
-    let mut method = DiffusionStep::new(
-        diffusion,
-        network,
-        &optimizer,
-        &EmaConfig::default(),
-        key,
-        &device,
-    )?;
+    let optimizer = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() };
+    let mut method = DiffusionStep::new(diffusion, network, &optimizer, &EmaConfig::default(), key, &device)?;
 
     let run = std::env::temp_dir().join(format!("train_digits-{}", std::process::id()));
     let trainer = Trainer {
-        train: TrainConfig {
-            steps: 50,
-            batch_size: 64,
-            ..TrainConfig::default()
-        },
+        train: TrainConfig { steps: 50, batch_size: 64, ..TrainConfig::default() },
         checkpoint: CheckpointConfig::default(),
         run: run.clone(),
         config_sha256: String::new(),

@@ -48,9 +48,7 @@ pub struct CheckpointStore {
 impl CheckpointStore {
     /// Opens the folder, which need not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-        }
+        Self { folder: folder.into() }
     }
 
     /// The newest checkpoint whose files are intact, and for every newer one the reason why it was passed over.
@@ -88,12 +86,7 @@ impl CheckpointStore {
         for Entry { name, .. } in &files {
             sync(&staged.join(name))?;
         }
-        let manifest = Manifest {
-            format: FORMAT,
-            step,
-            config_sha256: config_sha256.into(),
-            files,
-        };
+        let manifest = Manifest { format: FORMAT, step, config_sha256: config_sha256.into(), files };
         write_json(&staged.join(MANIFEST), &manifest)?;
         sync(&staged)?;
 
@@ -117,9 +110,7 @@ impl CheckpointStore {
         let mut steps = Vec::new();
         for entry in fs::read_dir(&self.folder).map_err(TrainError::io(&self.folder))? {
             let path = entry.map_err(TrainError::io(&self.folder))?.path();
-            let step = path
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+            let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
             if let Some(step) = step {
                 steps.push((step, path));
             }
@@ -147,10 +138,7 @@ impl CheckpointStore {
         }
         for entry in fs::read_dir(&self.folder).map_err(TrainError::io(&self.folder))? {
             let path = entry.map_err(TrainError::io(&self.folder))?.path();
-            if path
-                .file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(".tmp-"))
-            {
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-")) {
                 fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
             }
         }
@@ -184,9 +172,7 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, 
 }
 
 fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(TrainError::io(path))
+    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
 }
 
 /// Name, length and hash of every file in `folder` but the manifest, by name.
@@ -194,11 +180,7 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, TrainError> {
     let mut entries = Vec::new();
     for entry in fs::read_dir(folder).map_err(TrainError::io(folder))? {
         let path = entry.map_err(TrainError::io(folder))?.path();
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if name == MANIFEST {
             continue;
         }
@@ -213,11 +195,7 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, TrainError> {
                 }
             }
         }
-        entries.push(Entry {
-            name,
-            bytes,
-            sha256: hex(&hash.finalize()),
-        });
+        entries.push(Entry { name, bytes, sha256: hex(&hash.finalize()) });
     }
     entries.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
@@ -237,27 +215,18 @@ pub fn sha256_hex(text: &str) -> String {
 fn verify(path: &Path) -> Result<Checkpoint, TrainError> {
     let manifest: Manifest = read_json(&path.join(MANIFEST))?;
     if manifest.format != FORMAT {
-        let reason = format!(
-            "checkpoint format {} is not {FORMAT}, which this version reads",
-            manifest.format
-        );
+        let reason =
+            format!("checkpoint format {} is not {FORMAT}, which this version reads", manifest.format);
         return Err(TrainError::checkpoint(path, reason));
     }
     let found = entries(path)?;
     for entry in &manifest.files {
         if !found.contains(entry) {
-            let reason = format!(
-                "{} is missing or not what the manifest says; passing over it",
-                entry.name
-            );
+            let reason = format!("{} is missing or not what the manifest says; passing over it", entry.name);
             return Err(TrainError::checkpoint(path, reason));
         }
     }
-    Ok(Checkpoint {
-        path: path.into(),
-        step: manifest.step,
-        config_sha256: manifest.config_sha256,
-    })
+    Ok(Checkpoint { path: path.into(), step: manifest.step, config_sha256: manifest.config_sha256 })
 }
 
 #[cfg(test)]
@@ -283,10 +252,7 @@ mod tests {
         }
         let names: Vec<_> = store.steps().unwrap().into_iter().map(|(step, _)| step).collect();
         assert_eq!(names, [20, 30]);
-        assert_eq!(
-            fs::read_to_string(store.folder.join("latest")).unwrap(),
-            "step-00000030"
-        );
+        assert_eq!(fs::read_to_string(store.folder.join("latest")).unwrap(), "step-00000030");
         assert_eq!(store.newest().unwrap().0.unwrap().step, 30);
     }
 
@@ -310,9 +276,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(folder.path());
         save(&store, 1);
-        let failed = store.save(2, "c0ffee", 2, |folder| {
-            Err(TrainError::checkpoint(folder, "disk full"))
-        });
+        let failed = store.save(2, "c0ffee", 2, |folder| Err(TrainError::checkpoint(folder, "disk full")));
         assert!(failed.is_err());
         assert_eq!(store.newest().unwrap().0.unwrap().step, 1);
         save(&store, 3);

@@ -40,11 +40,7 @@ pub struct Diffusion {
 
 /// The coupling's view of a batch.
 fn pairing(batch: &Batch) -> PairContext<'_> {
-    PairContext {
-        labels: batch.labels.as_deref(),
-        index: Some(&batch.index),
-        group: None,
-    }
+    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), group: None }
 }
 
 /// The coupling's part that runs on host arrays in the loader's pipeline, a batch ahead of the step.
@@ -58,18 +54,12 @@ pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Re
         return Ok(Prepared { batch, drawn: None });
     };
     let rows = batch.images.dim().0;
-    let x0 = batch
-        .images
-        .to_shape((rows, batch.images.len() / rows.max(1)))
-        .expect("B rows of C·H·W values");
+    let x0 = batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values");
     let drawn = host
         .draw_host(x0.view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
         .map_err(|source| TrainError::Coupling { step, source })?;
     drop(x0);
-    Ok(Prepared {
-        batch,
-        drawn: Some(drawn),
-    })
+    Ok(Prepared { batch, drawn: Some(drawn) })
 }
 
 impl Diffusion {
@@ -91,15 +81,10 @@ impl Diffusion {
         let key = key.step(step);
         let shape: [usize; 4] = batch.images.dim().into();
         let [rows, ..] = shape;
-        let x0 = Tensor::<4>::from_data(
-            TensorData::new(batch.images.iter().copied().collect(), shape),
-            device,
-        );
+        let x0 =
+            Tensor::<4>::from_data(TensorData::new(batch.images.iter().copied().collect(), shape), device);
         let Draw { noise, statistics } = match drawn {
-            Some(Draw { noise, statistics }) => Draw {
-                noise: upload(noise, shape, device),
-                statistics,
-            },
+            Some(Draw { noise, statistics }) => Draw { noise: upload(noise, shape, device), statistics },
             None => self
                 .coupling
                 .draw(&x0, &pairing(&batch), key.stream(Stream::NOISE))
@@ -108,11 +93,11 @@ impl Diffusion {
         let condition = self.condition(&batch, key, device);
         let t = self.schedule.sample_t(rows, key.stream(Stream::TIME));
         let levels = t.levels(device);
-        let x_t = self
-            .schedule
-            .add_noise(&x0, &noise, &levels, &ForwardCondition::default());
+        let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
         let target = self.objective.target(&x0, &noise, &levels);
         let time = TimeInput::of(&t.network_times(), device);
+        // Dropout draws from the device's generator, right after this.
+        device.seed(key.stream(Stream::DROPOUT).device_seed());
         let output = network.forward(x_t, time, &condition, Ctx::default()).pred;
         Ok((mean_squared_error(output, target), statistics))
     }
@@ -124,13 +109,7 @@ impl Diffusion {
         let key = key.stream(Stream::CONDITION_DROP);
         let labels: Vec<u32> = (0..)
             .zip(labels)
-            .map(|(row, &label)| {
-                if key.uniform(row) < classes.dropout {
-                    classes.null
-                } else {
-                    label
-                }
-            })
+            .map(|(row, &label)| if key.uniform(row) < classes.dropout { classes.null } else { label })
             .collect();
         Condition::classes(&labels, device)
     }

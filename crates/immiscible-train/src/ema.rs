@@ -13,10 +13,7 @@ pub struct Ema<M> {
 impl<M: Module> Ema<M> {
     /// Starts from the weights of `network`, or goes on from averaged ones.
     pub fn new(network: &M, config: EmaConfig) -> Self {
-        Self {
-            network: network.valid(),
-            config,
-        }
+        Self { network: network.valid(), config }
     }
 
     /// The averaged network, outside any autodiff graph.
@@ -27,11 +24,7 @@ impl<M: Module> Ema<M> {
     /// Decay of the `n`-th update, counted from 0.
     pub fn decay(&self, n: u64) -> f64 {
         let n = n as f64;
-        if self.config.warmup {
-            self.config.decay.min((1.0 + n) / (10.0 + n))
-        } else {
-            self.config.decay
-        }
+        if self.config.warmup { self.config.decay.min((1.0 + n) / (10.0 + n)) } else { self.config.decay }
     }
 
     /// Moves the average towards `online`, which has taken `n` updates before.
@@ -60,10 +53,7 @@ impl<M: Module> Ema<M> {
 
         let mut online_weights = Collect(GradientsParams::new());
         online.valid().visit(&mut online_weights);
-        let mut blend = Blend {
-            online: online_weights.0,
-            decay: self.decay(n),
-        };
+        let mut blend = Blend { online: online_weights.0, decay: self.decay(n) };
         self.network = self.network.clone().map(&mut blend);
     }
 }
@@ -82,10 +72,7 @@ mod tests {
 
     #[test]
     fn the_average_is_the_recursion() {
-        let config = EmaConfig {
-            decay: 0.5,
-            warmup: true,
-        };
+        let config = EmaConfig { decay: 0.5, warmup: true };
         let mut ema = Ema::new(&constant(0.0), config);
         let mut expected = 0.0;
         for n in 0..20u32 {
@@ -97,9 +84,7 @@ mod tests {
         }
         let found: Vec<f32> = ema.network().weight.val().into_data().try_into_vec_as().unwrap();
         assert!(
-            found
-                .iter()
-                .all(|value| (f64::from(*value) - expected).abs() < 1e-4),
+            found.iter().all(|value| (f64::from(*value) - expected).abs() < 1e-4),
             "{found:?} {expected}"
         );
     }

@@ -18,6 +18,16 @@ pub enum TrainError {
         /// What to write instead.
         remedy: &'static str,
     },
+    /// No registry entry has this name.
+    #[error("{key} = {name} is unknown; known: {known}")]
+    Unknown {
+        /// The key.
+        key: &'static str,
+        /// What was asked for.
+        name: String,
+        /// The registered names.
+        known: String,
+    },
     /// The data set failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -70,9 +80,6 @@ impl TrainError {
     }
 
     pub(crate) fn checkpoint(path: &Path, reason: impl ToString) -> Self {
-        Self::Checkpoint {
-            path: path.to_path_buf(),
-            reason: reason.to_string(),
-        }
+        Self::Checkpoint { path: path.to_path_buf(), reason: reason.to_string() }
     }
 }

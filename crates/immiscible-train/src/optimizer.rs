@@ -5,13 +5,7 @@ type Build = fn(&OptimizerConfig) -> ModuleOptimizer;
 
 /// Every optimiser by name, sorted.
 pub const OPTIMIZERS: &[(&str, Build)] = &[
-    ("adam", |c| {
-        AdamConfig::new()
-            .with_beta_1(c.beta1)
-            .with_beta_2(c.beta2)
-            .with_epsilon(c.epsilon)
-            .init()
-    }),
+    ("adam", |c| AdamConfig::new().with_beta_1(c.beta1).with_beta_2(c.beta2).with_epsilon(c.epsilon).init()),
     ("adamw", |c| {
         AdamWConfig::new()
             .with_beta_1(c.beta1)
@@ -31,10 +25,10 @@ impl OptimizerConfig {
         self.validate()?;
         match OPTIMIZERS.iter().find(|(name, _)| *name == self.kind) {
             Some((_, build)) => Ok(build(self)),
-            None => Err(TrainError::Option {
+            None => Err(TrainError::Unknown {
                 key: "optimizer.kind",
-                value: self.kind.clone(),
-                remedy: "write adam or adamw",
+                name: self.kind.clone(),
+                known: OPTIMIZERS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
             }),
         }
     }

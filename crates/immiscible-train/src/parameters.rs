@@ -55,10 +55,7 @@ pub(crate) fn clip_global_norm<M: Module>(
         }
     }
 
-    let mut norm = Norm {
-        gradients: &gradients,
-        squares: None,
-    };
+    let mut norm = Norm { gradients: &gradients, squares: None };
     module.visit(&mut norm);
     let Some(norm) = norm.squares.map(Tensor::sqrt) else {
         return (gradients, None);
@@ -67,11 +64,7 @@ pub(crate) fn clip_global_norm<M: Module>(
         return (gradients, Some(norm));
     }
     let factor = (norm.clone() + 1e-6).recip().mul_scalar(limit).clamp_max(1.0);
-    let mut scale = Scale {
-        from: gradients,
-        to: GradientsParams::new(),
-        factor,
-    };
+    let mut scale = Scale { from: gradients, to: GradientsParams::new(), factor };
     module.visit(&mut scale);
     (scale.to, Some(norm))
 }
@@ -100,24 +93,15 @@ mod tests {
         assert!(before > 1.0 && (after - 0.5).abs() < 1e-4, "{before} → {after}");
         let (before, after) = norm(1e6);
         assert_eq!(before, after);
-        let weight: Vec<f32> = gradients()
-            .get::<2>(module.weight.id)
-            .unwrap()
-            .into_data()
-            .try_into_vec_as()
-            .unwrap();
+        let weight: Vec<f32> =
+            gradients().get::<2>(module.weight.id).unwrap().into_data().try_into_vec_as().unwrap();
         let bias: Vec<f32> = gradients()
             .get::<1>(module.bias.as_ref().unwrap().id)
             .unwrap()
             .into_data()
             .try_into_vec_as()
             .unwrap();
-        let expected = weight
-            .iter()
-            .chain(&bias)
-            .map(|g| f64::from(*g).powi(2))
-            .sum::<f64>()
-            .sqrt();
+        let expected = weight.iter().chain(&bias).map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         assert!((f64::from(before) - expected).abs() < 1e-3 * expected);
     }
 

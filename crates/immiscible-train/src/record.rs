@@ -38,11 +38,7 @@ impl Average {
     }
 
     fn per_step(&self, sum: f64) -> f64 {
-        if self.steps == 0 {
-            0.0
-        } else {
-            sum / self.steps as f64
-        }
+        if self.steps == 0 { 0.0 } else { sum / self.steps as f64 }
     }
 
     /// Mean loss.
@@ -68,20 +64,12 @@ impl Average {
     /// The coupling's time as a share of the step's, in per cent. A coupling that runs in the loader's pipeline
     /// overlaps the step, so this is an upper bound of what it delays.
     pub fn coupling_share_percent(&self) -> f64 {
-        if self.step_ms > 0.0 {
-            100.0 * self.coupling_ms / self.step_ms
-        } else {
-            0.0
-        }
+        if self.step_ms > 0.0 { 100.0 * self.coupling_ms / self.step_ms } else { 0.0 }
     }
 
     /// Images per second.
     pub fn images_per_second(&self, batch_size: usize) -> f64 {
-        if self.step_ms > 0.0 {
-            1e3 * batch_size as f64 * self.steps as f64 / self.step_ms
-        } else {
-            0.0
-        }
+        if self.step_ms > 0.0 { 1e3 * batch_size as f64 * self.steps as f64 / self.step_ms } else { 0.0 }
     }
 }
 
@@ -159,16 +147,9 @@ impl MetricsLog {
                 }
             }
         }
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(TrainError::io(path))?;
+        let file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io(path))?;
         file.set_len(kept).map_err(TrainError::io(path))?;
-        Ok(Self {
-            path: path.into(),
-            file,
-        })
+        Ok(Self { path: path.into(), file })
     }
 
     pub(crate) fn write(&mut self, record: &Record) -> Result<(), TrainError> {

@@ -7,7 +7,7 @@ use burn::optim::{GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use immiscible_coupling::Statistics;
 use immiscible_models::Network;
-use immiscible_random::{Key, Stream};
+use immiscible_random::Key;
 use std::path::Path;
 
 /// What one step did.
@@ -95,42 +95,26 @@ impl DiffusionStep {
 
 impl TrainStep for DiffusionStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        self.device
-            .seed(self.key.step(step).stream(Stream::DROPOUT).device_seed());
-        let (loss, coupling) = self
-            .diffusion
-            .loss(&self.network, prepared, self.key, step, &self.device)?;
+        let (loss, coupling) = self.diffusion.loss(&self.network, prepared, self.key, step, &self.device)?;
         let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
         let clip_norm = self.optimizer_config.clip_norm;
         let (gradients, norm) = clip_global_norm(&self.network, gradients, clip_norm);
 
         // One read of the device: the finite check and the numbers of the log together.
         let norm = norm.unwrap_or_else(|| Tensor::zeros([1], &self.device));
-        let read = Tensor::cat(vec![loss.inner(), norm], 0)
-            .into_data()
-            .try_into_vec_as::<f32>();
+        let read = Tensor::cat(vec![loss.inner(), norm], 0).into_data().try_into_vec_as::<f32>();
         let (loss, gradient_norm) = match read.as_deref() {
             Ok(&[loss, norm]) => (loss, norm),
             _ => (f32::NAN, f32::NAN),
         };
         if !(loss.is_finite() && gradient_norm.is_finite()) {
-            return Err(TrainError::NonFinite {
-                step,
-                loss,
-                gradient_norm,
-            });
+            return Err(TrainError::NonFinite { step, loss, gradient_norm });
         }
 
         let learning_rate = self.optimizer_config.learning_rate_at(step);
-        self.network = self
-            .optimizer
-            .step(learning_rate, self.network.clone(), gradients);
+        self.network = self.optimizer.step(learning_rate, self.network.clone(), gradients);
         self.ema.update(&self.network, step);
-        Ok(StepReport {
-            loss,
-            gradient_norm,
-            coupling,
-        })
+        Ok(StepReport { loss, gradient_norm, coupling })
     }
 
     fn sampling_network(&self) -> &Network {
@@ -145,9 +129,7 @@ impl TrainStep for DiffusionStep {
         self.network.valid().save(&folder.join(MODEL))?;
         self.ema.network().save(&folder.join(EMA_WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
-        self.optimizer
-            .save(&path)
-            .map_err(|e| TrainError::checkpoint(&path, e))
+        self.optimizer.save(&path).map_err(|e| TrainError::checkpoint(&path, e))
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -159,9 +141,7 @@ impl TrainStep for DiffusionStep {
         self.network = number_parameters(self.network.clone());
         let path = folder.join(OPTIMIZER);
         let optimizer = self.optimizer_config.build()?;
-        self.optimizer = optimizer
-            .load(&path)
-            .map_err(|e| TrainError::checkpoint(&path, e))?;
+        self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 use crate::{
-    Average, Checkpoint, CheckpointConfig, CheckpointStore, Record, StepReport, TrainConfig, TrainError,
-    TrainStep,
+    Average, CheckpointConfig, CheckpointStore, Record, StepReport, TrainConfig, TrainError, TrainStep,
     checkpoint::{read_json, write_json},
     prepare,
     record::MetricsLog,
@@ -40,19 +39,9 @@ pub trait Observer {
         let _ = (step, report, total);
     }
 
-    /// A line of the log was written.
-    fn record(&mut self, record: &Record) {
-        let _ = record;
-    }
-
     /// Called after every step with the network to sample from.
     fn evaluate(&mut self, step: u64, network: &Network) {
         let _ = (step, network);
-    }
-
-    /// A checkpoint was saved.
-    fn saved(&mut self, checkpoint: &Checkpoint) {
-        let _ = checkpoint;
     }
 }
 
@@ -86,7 +75,24 @@ impl Trainer {
         self.checkpoint.validate()?;
         let store = CheckpointStore::new(self.run.join("checkpoints"));
         let (newest, skipped) = store.newest()?;
+        if newest.is_none() && !skipped.is_empty() {
+            let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+            let reason =
+                format!("no checkpoint can be read ({}); repair one or start again", reasons.join("; "));
+            return Err(TrainError::checkpoint(&self.run, reason));
+        }
         let mut state = match &newest {
+            Some(checkpoint) if checkpoint.config_sha256 != self.config_sha256 => {
+                let reason = "it was trained with another config; train under another name or start again";
+                return Err(TrainError::checkpoint(&checkpoint.path, reason));
+            }
+            Some(checkpoint) if checkpoint.step > self.train.steps => {
+                return Err(TrainError::Option {
+                    key: "train.steps",
+                    value: self.train.steps.to_string(),
+                    remedy: "the run has taken more steps already; write at least as many",
+                });
+            }
             Some(checkpoint) => {
                 method.load(&checkpoint.path)?;
                 read_json(&checkpoint.path.join(STATE))?
@@ -119,15 +125,13 @@ impl Trainer {
                 let learning_rate = method.learning_rate_at(state.step - 1);
                 let record = Record::new(state.step, &state.window, learning_rate, self.train.batch_size);
                 log.write(&record)?;
-                observer.record(&record);
                 state.window = Average::default();
             }
             if state.step.is_multiple_of(self.checkpoint.every) || done {
-                let saved = store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
+                store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
                     method.save(folder)?;
                     write_json(&folder.join(STATE), &state)
                 })?;
-                observer.saved(&saved);
             }
             observer.evaluate(state.step, method.sampling_network());
             // Logging, saving and sampling are not part of a step's time.

@@ -26,26 +26,11 @@ const KEY: Key = Key::new(11);
 
 fn loader(batch_size: usize) -> Loader {
     let digits = build(&DataOptions::new("digits")).unwrap();
-    Loader::new(
-        digits,
-        LoaderOptions {
-            batch_size,
-            seed: 11,
-            flip: false,
-        },
-    )
-    .unwrap()
+    Loader::new(digits, LoaderOptions { batch_size, seed: 11, flip: false }).unwrap()
 }
 
 fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
-    CouplingConfig {
-        kind: kind.into(),
-        k,
-        ..CouplingConfig::default()
-    }
-    .build()
-    .unwrap()
-    .into()
+    CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap().into()
 }
 
 fn diffusion(schedule: &str, objective: &str, coupling: Arc<dyn Coupling>) -> Diffusion {
@@ -71,30 +56,27 @@ fn tiny_network(classes: Option<usize>) -> Network {
 
 fn method(coupling: Arc<dyn Coupling>) -> DiffusionStep {
     let diffusion = Diffusion {
-        classes: Some(ClassCondition {
-            null: 10,
-            dropout: 0.2,
-        }),
+        classes: Some(ClassCondition { null: 10, dropout: 0.2 }),
         ..diffusion("flow", "flow_velocity", coupling)
     };
-    let optimizer = OptimizerConfig {
-        learning_rate: 2e-3,
-        warmup_steps: 3,
-        ..OptimizerConfig::default()
-    };
-    let ema = EmaConfig {
-        decay: 0.9,
-        warmup: true,
-    };
-    DiffusionStep::new(
-        diffusion,
-        tiny_network(Some(11)),
-        &optimizer,
-        &ema,
-        KEY,
-        &Device::flex(),
-    )
-    .unwrap()
+    let optimizer = OptimizerConfig { learning_rate: 2e-3, warmup_steps: 3, ..OptimizerConfig::default() };
+    let ema = EmaConfig { decay: 0.9, warmup: true };
+    DiffusionStep::new(diffusion, tiny_network(Some(11)), &optimizer, &ema, KEY, &Device::flex()).unwrap()
+}
+
+/// An unconditional network a few steps after its zero-initialised end.
+fn trained_a_little() -> Network {
+    let coupling = coupling("independent", 1);
+    let diffusion = diffusion("linear", "epsilon", coupling.clone());
+    let optimizer = OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() };
+    let ema = EmaConfig { decay: 0.0, warmup: false };
+    let network = tiny_network(None);
+    let mut method = DiffusionStep::new(diffusion, network, &optimizer, &ema, KEY, &Device::flex()).unwrap();
+    for step in 0..5 {
+        let prepared = prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+        method.step(prepared, step).unwrap();
+    }
+    method.sampling_network().clone()
 }
 
 /// Knows the image behind every x_t and answers what the objective asks for.
@@ -157,7 +139,8 @@ fn a_perfect_model_has_no_loss_whatever_the_coupling() {
 fn the_plain_couplings_are_ordinary_diffusion_bit_for_bit() {
     let _alone = alone();
     let device = Device::flex();
-    let network = tiny_network(None);
+    // A fresh network answers 0 whatever it is given; one that was trained a little does not.
+    let network = trained_a_little();
     for (batch_size, kind, k) in [(8, "independent", 4), (8, "knn", 1), (1, "assignment", 4)] {
         let diffusion = diffusion("linear", "epsilon", coupling(kind, k));
         for step in [0, 6] {
@@ -173,23 +156,18 @@ fn the_plain_couplings_are_ordinary_diffusion_bit_for_bit() {
             let (x0, noise) = (upload(batch.images.iter().copied().collect()), upload(values));
             let t = diffusion.schedule.sample_t(batch_size, key.stream(Stream::TIME));
             let x_t =
-                diffusion
-                    .schedule
-                    .add_noise(&x0, &noise, &t.levels(&device), &ForwardCondition::default());
+                diffusion.schedule.add_noise(&x0, &noise, &t.levels(&device), &ForwardCondition::default());
             let time = TimeInput::of(&t.network_times(), &device);
             device.seed(key.stream(Stream::DROPOUT).device_seed());
             let pred = network.forward(x_t, time, &Condition::None, Ctx::default()).pred;
-            let expected: f32 = (pred - noise).powi_scalar(2).mean().into_scalar();
+            let expected: f32 = (pred - noise.clone()).powi_scalar(2).mean().into_scalar();
 
             let prepared = prepare(&*diffusion.coupling, batch, KEY, step).unwrap();
-            device.seed(key.stream(Stream::DROPOUT).device_seed());
             let (loss, _) = diffusion.loss(&network, prepared, KEY, step, &device).unwrap();
             let loss: f32 = loss.into_scalar();
-            assert_eq!(
-                loss.to_bits(),
-                expected.to_bits(),
-                "{kind}, batch of {batch_size}, step {step}"
-            );
+            let noise_alone: f32 = noise.powi_scalar(2).mean().into_scalar();
+            assert_ne!(loss.to_bits(), noise_alone.to_bits(), "the network answers 0");
+            assert_eq!(loss.to_bits(), expected.to_bits(), "{kind}, batch of {batch_size}, step {step}");
         }
     }
 }
@@ -206,21 +184,14 @@ impl Observer for Losses {
 
 fn train(run: &Path, steps: u64, coupling: Arc<dyn Coupling>) -> Losses {
     let trainer = Trainer {
-        train: TrainConfig {
-            steps,
-            batch_size: 8,
-            log_every: 4,
-            ..TrainConfig::default()
-        },
+        train: TrainConfig { steps, batch_size: 8, log_every: 4, ..TrainConfig::default() },
         checkpoint: CheckpointConfig { every: 100, keep: 2 },
         run: run.into(),
         config_sha256: "c0ffee".into(),
         key: KEY,
     };
     let mut losses = Losses::default();
-    trainer
-        .run(&mut method(coupling.clone()), loader(8), coupling, &mut losses)
-        .unwrap();
+    trainer.run(&mut method(coupling.clone()), loader(8), coupling, &mut losses).unwrap();
     losses
 }
 
@@ -238,6 +209,19 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
             let read = |run: &Path| std::fs::read(run.join("checkpoints/step-00000012").join(file)).unwrap();
             assert!(read(&whole) == read(&parts), "{kind}: {file}");
         }
+        let log = |run: &Path| -> Vec<serde_json::Value> {
+            let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+            let mut lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let timings = ["images_per_second", "step_ms", "coupling_ms", "coupling_share_percent"];
+            lines.iter_mut().for_each(|line| timings.iter().for_each(|key| line[*key] = 0.into()));
+            lines
+        };
+        // Stopping wrote a line of its own, at step 5; the next line starts there.
+        let steps =
+            |run: &Path| log(run).iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>();
+        assert_eq!((steps(&whole), steps(&parts)), (vec![4, 8, 12], vec![4, 5, 8, 12]), "{kind}");
+        assert_eq!(log(&whole).last(), log(&parts).last(), "{kind}");
         // A finished run takes no further step.
         assert!(train(&parts, 12, coupling(kind, 4)).0.is_empty());
     }
@@ -256,11 +240,7 @@ fn training_learns_and_the_average_follows() {
     let log = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
     assert_eq!(log.lines().count(), 15);
 
-    let newest = CheckpointStore::new(folder.path().join("checkpoints"))
-        .newest()
-        .unwrap()
-        .0
-        .unwrap();
+    let newest = CheckpointStore::new(folder.path().join("checkpoints")).newest().unwrap().0.unwrap();
     assert_eq!((newest.step, newest.config_sha256.as_str()), (60, "c0ffee"));
     let weights = |file: &str| std::fs::read(newest.path.join(file)).unwrap();
     assert_ne!(weights("model.safetensors"), weights("ema.safetensors"));
@@ -299,45 +279,20 @@ fn a_loss_that_is_not_finite_ends_the_run_before_it_is_saved() {
 #[test]
 fn options_outside_their_range_are_refused() {
     let text = |result: Result<(), TrainError>| result.unwrap_err().to_string();
-    let optimizer = OptimizerConfig {
-        learning_rate: -1e-4,
-        ..OptimizerConfig::default()
-    };
-    assert_eq!(
-        text(optimizer.validate()),
-        "optimizer.learning_rate = -0.0001: write a value > 0"
-    );
-    let optimizer = OptimizerConfig {
-        kind: "sgd".into(),
-        ..OptimizerConfig::default()
-    };
-    assert_eq!(
-        text(optimizer.validate()),
-        "optimizer.kind = sgd: write adam or adamw"
-    );
-    let train = TrainConfig {
-        batch_size: 0,
-        ..TrainConfig::default()
-    };
+    let optimizer = OptimizerConfig { learning_rate: -1e-4, ..OptimizerConfig::default() };
+    assert_eq!(text(optimizer.validate()), "optimizer.learning_rate = -0.0001: write a value > 0");
+    let optimizer = OptimizerConfig { kind: "sgd".into(), ..OptimizerConfig::default() };
+    let unknown = optimizer.build().err().unwrap().to_string();
+    assert_eq!(unknown, "optimizer.kind = sgd is unknown; known: adam, adamw");
+    let train = TrainConfig { batch_size: 0, ..TrainConfig::default() };
     assert_eq!(text(train.validate()), "train.batch_size = 0: write at least 1");
-    assert!(
-        EmaConfig {
-            decay: 1.0,
-            warmup: true
-        }
-        .validate()
-        .is_err()
-    );
+    assert!(EmaConfig { decay: 1.0, warmup: true }.validate().is_err());
     assert!(CheckpointConfig { every: 1, keep: 1 }.validate().is_err());
 }
 
 #[test]
 fn the_learning_rate_warms_up_linearly() {
-    let config = OptimizerConfig {
-        learning_rate: 1.0,
-        warmup_steps: 4,
-        ..OptimizerConfig::default()
-    };
+    let config = OptimizerConfig { learning_rate: 1.0, warmup_steps: 4, ..OptimizerConfig::default() };
     let rates: Vec<f64> = (0..6).map(|step| config.learning_rate_at(step)).collect();
     assert_eq!(rates, [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]);
 }

@@ -9,18 +9,8 @@ use crate::{DataError, DataOptions, InMemory, Source, Split};
 const SHAPE: [usize; 3] = [3, 32, 32];
 const PIXELS: usize = 3 * 32 * 32;
 const RECORD: usize = 1 + PIXELS;
-const CLASSES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+const CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError> {
     let path = options.require_path("a folder with data_batch_1.bin … data_batch_5.bin, or one such file")?;
@@ -37,9 +27,7 @@ pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError>
         parse(&bytes, &mut pixels, &mut labels).map_err(|reason| DataError::Format { path, reason })?;
     }
     let source = InMemory::new(&options.name, SHAPE, pixels)?;
-    Ok(Box::new(
-        source.with_labels(labels, CLASSES.map(str::to_owned).to_vec())?,
-    ))
+    Ok(Box::new(source.with_labels(labels, CLASSES.map(str::to_owned).to_vec())?))
 }
 
 /// The files of a split in the order of their names: `test_batch`, or the `data_batch_`es, or where none has that name
@@ -47,11 +35,7 @@ pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError>
 fn batches(folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
     let mut files: Vec<(String, PathBuf)> = Vec::new();
     for path in file::entries(folder)? {
-        let name = path
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if let Some(stem) = name.strip_suffix(".bin").or_else(|| name.strip_suffix(".bin.gz"))
             && path.is_file()
         {
@@ -63,20 +47,13 @@ fn batches(folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
     let (selected, wanted) = match split {
         Split::Test => (test, "test_batch.bin or test_batch.bin.gz"),
         Split::Train => {
-            let (named, other): (Vec<_>, Vec<_>) = train
-                .into_iter()
-                .partition(|(stem, _)| stem.starts_with("data_batch_"));
-            (
-                if named.is_empty() { other } else { named },
-                "data_batch_*.bin or other *.bin or *.bin.gz",
-            )
+            let (named, other): (Vec<_>, Vec<_>) =
+                train.into_iter().partition(|(stem, _)| stem.starts_with("data_batch_"));
+            (if named.is_empty() { other } else { named }, "data_batch_*.bin or other *.bin or *.bin.gz")
         }
     };
     if selected.is_empty() {
-        return Err(DataError::NoFiles {
-            path: folder.into(),
-            wanted: wanted.into(),
-        });
+        return Err(DataError::NoFiles { path: folder.into(), wanted: wanted.into() });
     }
     Ok(selected.into_iter().map(|(_, path)| path).collect())
 }
@@ -84,18 +61,12 @@ fn batches(folder: &Path, split: Split) -> Result<Vec<PathBuf>, DataError> {
 /// Appends the records of one file, or says what is wrong with it.
 fn parse(bytes: &[u8], pixels: &mut Vec<u8>, labels: &mut Vec<u8>) -> Result<(), String> {
     if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
-        return Err(format!(
-            "has {} bytes, not a whole number of records of {RECORD}",
-            bytes.len()
-        ));
+        return Err(format!("has {} bytes, not a whole number of records of {RECORD}", bytes.len()));
     }
     pixels.reserve(bytes.len() / RECORD * PIXELS);
     for (record, chunk) in bytes.chunks_exact(RECORD).enumerate() {
         if usize::from(chunk[0]) >= CLASSES.len() {
-            return Err(format!(
-                "has the label {} in record {record} where CIFAR-10 has 0 to 9",
-                chunk[0]
-            ));
+            return Err(format!("has the label {} in record {record} where CIFAR-10 has 0 to 9", chunk[0]));
         }
         labels.push(chunk[0]);
         pixels.extend_from_slice(&chunk[1..]);
@@ -121,20 +92,14 @@ mod tests {
         bytes[RECORD + 1] = 200;
         let (pixels, labels) = read(&bytes).unwrap();
         assert_eq!(labels, [3, 9]);
-        assert_eq!(
-            (pixels.len(), pixels[PIXELS], pixels[PIXELS + 1]),
-            (2 * PIXELS, 200, 3)
-        );
+        assert_eq!((pixels.len(), pixels[PIXELS], pixels[PIXELS + 1]), (2 * PIXELS, 200, 3));
     }
 
     #[test]
     fn a_label_beyond_the_classes_is_refused() {
         let mut bytes = vec![0; 2 * RECORD];
         bytes[RECORD] = 10;
-        assert_eq!(
-            read(&bytes).unwrap_err(),
-            "has the label 10 in record 1 where CIFAR-10 has 0 to 9"
-        );
+        assert_eq!(read(&bytes).unwrap_err(), "has the label 10 in record 1 where CIFAR-10 has 0 to 9");
     }
 
     proptest! {

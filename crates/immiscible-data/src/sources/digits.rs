@@ -24,10 +24,7 @@ fn embedded(gz: &[u8]) -> Result<Vec<u8>, DataError> {
 }
 
 fn damaged(reason: String) -> DataError {
-    DataError::Format {
-        path: "embedded digits".into(),
-        reason,
-    }
+    DataError::Format { path: "embedded digits".into(), reason }
 }
 
 #[cfg(test)]
@@ -37,10 +34,7 @@ mod tests {
     use super::*;
 
     fn sha256(bytes: &[u8]) -> String {
-        Sha256::digest(bytes)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
@@ -65,9 +59,7 @@ mod tests {
         for index in 0..digits.len() {
             counts[digits.label(index).unwrap() as usize] += 1;
             digits.read(index, &mut out).unwrap();
-            (min, max) = out
-                .iter()
-                .fold((min, max), |(min, max), &v| (min.min(v), max.max(v)));
+            (min, max) = out.iter().fold((min, max), |(min, max), &v| (min.min(v), max.max(v)));
         }
         assert_eq!(counts, [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]);
         assert_eq!((min, max), (-1.0, 1.0));

@@ -38,9 +38,7 @@ type Labels = (Vec<u32>, Vec<String>);
 pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError> {
     options.allow(&["path", "split", "image_size"])?;
     let path = options.require_path("the folder of the images, with one sub-folder for each class")?;
-    let root = options
-        .split
-        .map_or(path.to_owned(), |split| path.join(split.as_str()));
+    let root = options.split.map_or(path.to_owned(), |split| path.join(split.as_str()));
     let image_size = options.image_size.map(checked_size).transpose()?;
 
     let mut files = Vec::new();
@@ -52,37 +50,24 @@ pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError>
     };
     let labels = classify(&root, &files)?;
     if let (None, Some((_, classes))) = (options.split, &labels)
-        && classes
-            .iter()
-            .all(|class| SPLITS.contains(&class.to_lowercase().as_str()))
+        && classes.iter().all(|class| SPLITS.contains(&class.to_lowercase().as_str()))
     {
-        return Err(DataError::SplitsAsClasses {
-            path: root,
-            found: classes.join(", "),
-        });
+        return Err(DataError::SplitsAsClasses { path: root, found: classes.join(", ") });
     }
+    // Every header is read now, so that a file that is no image shows before any work is done.
+    let sizes: Vec<_> = files.par_iter().map(|file| size_of(file)).collect();
+    let sizes: Vec<_> = sizes.into_iter().collect::<Result<_, _>>()?;
     let (width, height) = match image_size {
         Some(side) => (side, side),
         None => {
-            let size = size_of(first)?;
-            files[1..]
-                .par_iter()
-                .map(|file| same_size(file, size_of(file)?, first, size))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .collect::<Result<(), _>>()?;
-            size
+            for (file, size) in files.iter().zip(&sizes) {
+                same_size(file, *size, first, sizes[0])?;
+            }
+            sizes[0]
         }
     };
     let shape = [3, height as usize, width as usize];
-    Ok(Box::new(Folder {
-        name: options.name.clone(),
-        files,
-        labels,
-        shape,
-        image_size,
-        levels: levels(255),
-    }))
+    Ok(Box::new(Folder { name: options.name.clone(), files, labels, shape, image_size, levels: levels(255) }))
 }
 
 fn checked_size(size: usize) -> Result<u32, DataError> {
@@ -95,10 +80,7 @@ fn checked_size(size: usize) -> Result<u32, DataError> {
 /// Collects the image files below `folder`. Hidden entries and `__MACOSX`, which archives leave behind, are passed over;
 /// links are followed, and `above` holds the folders on the way down so that a link to one of them is noticed.
 fn list(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), DataError> {
-    let real = folder.canonicalize().map_err(|source| DataError::Io {
-        path: folder.into(),
-        source,
-    })?;
+    let real = folder.canonicalize().map_err(|source| DataError::Io { path: folder.into(), source })?;
     if above.contains(&real) {
         return Err(DataError::LinkLoop { path: folder.into() });
     }
@@ -111,9 +93,7 @@ fn list(folder: &Path, above: &mut Vec<PathBuf>, files: &mut Vec<PathBuf>) -> Re
         if path.is_dir() {
             list(&path, above, files)?;
         } else if let Some(extension) = path.extension()
-            && EXTENSIONS
-                .iter()
-                .any(|known| extension.eq_ignore_ascii_case(known))
+            && EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
         {
             files.push(path);
         }
@@ -131,17 +111,13 @@ fn classify(root: &Path, files: &[PathBuf]) -> Result<Option<Labels>, DataError>
         (inside.components().count() > 1).then_some(first)
     };
     let found: Vec<_> = files.iter().map(class).collect();
-    let (Some(classed), loose) = (
-        found.iter().position(Option::is_some),
-        found.iter().position(Option::is_none),
-    ) else {
+    let (Some(classed), loose) =
+        (found.iter().position(Option::is_some), found.iter().position(Option::is_none))
+    else {
         return Ok(None);
     };
     if let Some(loose) = loose {
-        return Err(DataError::LooseImage {
-            loose: files[loose].clone(),
-            classed: files[classed].clone(),
-        });
+        return Err(DataError::LooseImage { loose: files[loose].clone(), classed: files[classed].clone() });
     }
     let mut classes: Vec<_> = found.iter().flatten().collect();
     classes.sort();
@@ -152,13 +128,7 @@ fn classify(root: &Path, files: &[PathBuf]) -> Result<Option<Labels>, DataError>
         .filter_map(|class| classes.binary_search(&class).ok())
         .map(|i| i as u32)
         .collect();
-    Ok(Some((
-        labels,
-        classes
-            .iter()
-            .map(|class| class.to_string_lossy().into_owned())
-            .collect(),
-    )))
+    Ok(Some((labels, classes.iter().map(|class| class.to_string_lossy().into_owned()).collect())))
 }
 
 /// Opens a decoder with limits on what it may allocate; the content says which format it is.
@@ -166,10 +136,8 @@ fn decoder<'a, R: BufRead + Seek + 'a>(
     reader: ImageReader<R>,
     path: &Path,
 ) -> Result<impl ImageDecoder + 'a, DataError> {
-    let mut reader = reader.with_guessed_format().map_err(|source| DataError::Io {
-        path: path.into(),
-        source,
-    })?;
+    let mut reader =
+        reader.with_guessed_format().map_err(|source| DataError::Io { path: path.into(), source })?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -184,10 +152,7 @@ fn decoder<'a, R: BufRead + Seek + 'a>(
 }
 
 fn undecodable(path: &Path, reason: &str) -> DataError {
-    DataError::Image {
-        path: path.into(),
-        reason: reason.split_whitespace().collect::<Vec<_>>().join(" "),
-    }
+    DataError::Image { path: path.into(), reason: reason.split_whitespace().collect::<Vec<_>>().join(" ") }
 }
 
 /// Whether `bytes` are a JPEG file whose last scan has no end-of-image marker behind it. Its decoder would fill in grey.
@@ -202,16 +167,10 @@ fn is_cut_jpeg(bytes: &[u8]) -> bool {
 /// Width and height of the upright image, from the header.
 fn size_of(path: &Path) -> Result<(u32, u32), DataError> {
     use image::metadata::Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-    let reader = ImageReader::open(path).map_err(|source| DataError::Io {
-        path: path.into(),
-        source,
-    })?;
+    let reader = ImageReader::open(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let mut decoder = decoder(reader, path)?;
     let (width, height) = decoder.dimensions();
-    match decoder
-        .orientation()
-        .map_err(|error| undecodable(path, &error.to_string()))?
-    {
+    match decoder.orientation().map_err(|error| undecodable(path, &error.to_string()))? {
         Rotate90 | Rotate90FlipH | Rotate270 | Rotate270FlipH => Ok((height, width)),
         _ => Ok((width, height)),
     }
@@ -292,12 +251,7 @@ impl Source for Folder {
             image = square(&image, side);
         }
         let [_, height, width] = self.shape;
-        same_size(
-            file,
-            image.dimensions(),
-            &self.files[0],
-            (width as u32, height as u32),
-        )?;
+        same_size(file, image.dimensions(), &self.files[0], (width as u32, height as u32))?;
         for (at, pixel) in image.pixels().enumerate() {
             for (channel, &value) in pixel.0.iter().enumerate() {
                 out[channel * height * width + at] = self.levels[usize::from(value)];

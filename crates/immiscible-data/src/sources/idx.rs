@@ -51,14 +51,10 @@ fn load(options: &DataOptions, classes: Option<Vec<String>>) -> Result<Box<dyn S
     };
     let images_path = file::plain_or_gz(folder, &format!("{prefix}-images-idx3-ubyte"))?;
     let labels_path = file::plain_or_gz(folder, &format!("{prefix}-labels-idx1-ubyte"))?;
-    let (shape, pixels) = images(file::read(&images_path)?).map_err(|reason| DataError::Format {
-        path: images_path.clone(),
-        reason,
-    })?;
-    let labels = labels(file::read(&labels_path)?).map_err(|reason| DataError::Format {
-        path: labels_path.clone(),
-        reason,
-    })?;
+    let (shape, pixels) = images(file::read(&images_path)?)
+        .map_err(|reason| DataError::Format { path: images_path.clone(), reason })?;
+    let labels = labels(file::read(&labels_path)?)
+        .map_err(|reason| DataError::Format { path: labels_path.clone(), reason })?;
 
     let source = InMemory::new(&options.name, shape, pixels)?;
     if labels.len() != source.len() {
@@ -94,27 +90,18 @@ pub(crate) fn labels(bytes: Vec<u8>) -> Result<Vec<u8>, String> {
 fn parse<const N: usize>(mut bytes: Vec<u8>) -> Result<([usize; N], Vec<u8>), String> {
     let header = 4 + 4 * N;
     if bytes.len() < header {
-        return Err(format!(
-            "ends after {} bytes, within the {header} bytes of an IDX header",
-            bytes.len()
-        ));
+        return Err(format!("ends after {} bytes, within the {header} bytes of an IDX header", bytes.len()));
     }
     let magic = [0, 0, UNSIGNED_BYTE, N as u8];
     if bytes[..4] != magic {
-        return Err(format!(
-            "starts with {:02x?} where IDX has {magic:02x?}",
-            &bytes[..4]
-        ));
+        return Err(format!("starts with {:02x?} where IDX has {magic:02x?}", &bytes[..4]));
     }
     let dims = std::array::from_fn(|axis| {
         let at = 4 + 4 * axis;
         u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
     });
     let (found, sizes) = (bytes.len() - header, dims.map(|dim| dim.to_string()).join("×"));
-    match dims
-        .iter()
-        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
-    {
+    match dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)) {
         Some(expected) if expected == found => {}
         Some(expected) if expected < found => {
             return Err(format!("has {} bytes after its {sizes} values", found - expected));
@@ -141,18 +128,9 @@ mod tests {
     #[test]
     fn faults_are_named() {
         let message = |bytes| images(bytes).unwrap_err();
-        assert_eq!(
-            message(vec![0; 3]),
-            "ends after 3 bytes, within the 16 bytes of an IDX header"
-        );
-        assert_eq!(
-            message(file(&[1, 1, 1], &[])),
-            "declares 1×1×1 values but ends after 0"
-        );
-        assert_eq!(
-            message(file(&[1, 1, 1], &[1, 2])),
-            "has 1 bytes after its 1×1×1 values"
-        );
+        assert_eq!(message(vec![0; 3]), "ends after 3 bytes, within the 16 bytes of an IDX header");
+        assert_eq!(message(file(&[1, 1, 1], &[])), "declares 1×1×1 values but ends after 0");
+        assert_eq!(message(file(&[1, 1, 1], &[1, 2])), "has 1 bytes after its 1×1×1 values");
         assert_eq!(message(file(&[0, 2, 2], &[])), "is empty: 0 images of 2×2 pixels");
         assert_eq!(
             message(file(&[u32::MAX; 3], &[1])),

@@ -22,9 +22,6 @@ impl Objective for V {
         let norm = alpha.clone().square() + sigma.clone().square();
         let x0 = alpha.clone() * x_t.clone() - sigma.clone() * output.clone();
         let noise = sigma.clone() * x_t.clone() + alpha.clone() * output;
-        Estimate {
-            x0: x0 / norm.clone(),
-            noise: noise / norm,
-        }
+        Estimate { x0: x0 / norm.clone(), noise: noise / norm }
     }
 }

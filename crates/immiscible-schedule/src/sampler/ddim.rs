@@ -32,9 +32,6 @@ impl StepKernel for Ddim {
         let estimate = denoise(x_t, from);
         let variance = self.eta.powi(2) * Forward::between(to, from).posterior_variance(to, from); // eq. 16
         let kept = (to.sigma.powi(2) - variance).max(0.0).sqrt();
-        Transition {
-            mean: estimate.x0 * to.alpha + estimate.noise * kept,
-            std: variance.sqrt(),
-        } // eq. 12
+        Transition { mean: estimate.x0 * to.alpha + estimate.noise * kept, std: variance.sqrt() } // eq. 12
     }
 }

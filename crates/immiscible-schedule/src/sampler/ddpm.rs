@@ -45,9 +45,6 @@ impl StepKernel for Ddpm {
                 forward.variance * power(to) / power(from)
             }
         };
-        Transition {
-            mean,
-            std: variance.sqrt(),
-        }
+        Transition { mean, std: variance.sqrt() }
     }
 }

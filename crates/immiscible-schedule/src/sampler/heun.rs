@@ -19,16 +19,10 @@ impl StepKernel for Heun {
         let first = displacement(denoise(x_t, from), from, to);
         let ahead = x_t.clone() + first.clone();
         if to.sigma == 0.0 {
-            return Transition {
-                mean: ahead,
-                std: 0.0,
-            };
+            return Transition { mean: ahead, std: 0.0 };
         }
         let second = displacement(denoise(&ahead, to), from, to);
-        Transition {
-            mean: x_t.clone() + (first + second) * 0.5,
-            std: 0.0,
-        }
+        Transition { mean: x_t.clone() + (first + second) * 0.5, std: 0.0 }
     }
 
     fn evaluations(&self, steps: usize) -> usize {

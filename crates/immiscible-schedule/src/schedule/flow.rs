@@ -10,6 +10,9 @@ use crate::{Point, ScheduleError, Time, Times};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow;
 
+/// Far more steps than any solver needs; beyond it is a slip of the keyboard.
+const MAX_STEPS: usize = 100_000;
+
 impl Flow {
     pub(super) fn build(config: &ScheduleConfig) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
         if config.timesteps.is_some() {
@@ -23,11 +26,7 @@ impl Flow {
     }
 
     fn point(t: f64) -> Point {
-        Point {
-            time: Time::Continuous(t),
-            alpha: 1.0 - t,
-            sigma: t,
-        }
+        Point { time: Time::Continuous(t), alpha: 1.0 - t, sigma: t }
     }
 }
 
@@ -54,25 +53,16 @@ impl NoiseSchedule for Flow {
 
     /// Uniform on (0, 1].
     fn sample_t(&self, batch: usize, key: Key) -> Times {
-        (0..batch as u64)
-            .map(|row| Self::point(1.0 - key.uniform(row)))
-            .collect::<Vec<_>>()
-            .into()
+        (0..batch as u64).map(|row| Self::point(1.0 - key.uniform(row))).collect::<Vec<_>>().into()
     }
 
     /// t = 1 − i/S for i = 0 to S − 1, then clean.
     fn grid(&self, steps: usize) -> Result<Vec<Point>, ScheduleError> {
-        if steps == 0 {
-            let valid = "at least 1 step".into();
-            return Err(ScheduleError::Steps {
-                name: self.name().into(),
-                steps,
-                valid,
-            });
+        if !(1..=MAX_STEPS).contains(&steps) {
+            let valid = format!("1 to {MAX_STEPS} steps");
+            return Err(ScheduleError::Steps { name: self.name().into(), steps, valid });
         }
-        let points = (1..=steps)
-            .rev()
-            .map(|left| Self::point(left as f64 / steps as f64));
+        let points = (1..=steps).rev().map(|left| Self::point(left as f64 / steps as f64));
         Ok(points.chain([Point::CLEAN]).collect())
     }
 }

@@ -27,20 +27,11 @@ impl VariancePreserving {
             return Err(ScheduleError::NoTimesteps(name));
         }
         if let Some(index) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
-            return Err(ScheduleError::Beta {
-                name,
-                timesteps: betas.len(),
-                index,
-                beta: betas[index],
-            });
+            return Err(ScheduleError::Beta { name, timesteps: betas.len(), index, beta: betas[index] });
         }
         let points = betas.iter().zip(0..).scan(1.0, |alpha_bar: &mut f64, (beta, i)| {
             *alpha_bar *= 1.0 - beta; // DDPM eq. 4
-            Some(Point {
-                time: Time::Index(i),
-                alpha: alpha_bar.sqrt(),
-                sigma: (1.0 - *alpha_bar).sqrt(),
-            })
+            Some(Point { time: Time::Index(i), alpha: alpha_bar.sqrt(), sigma: (1.0 - *alpha_bar).sqrt() })
         });
         let points = points.collect();
         Ok(Self { name, points })
@@ -78,10 +69,7 @@ impl NoiseSchedule for VariancePreserving {
     fn sample_t(&self, batch: usize, key: Key) -> Times {
         let timesteps = self.points.len();
         let index = |u: f64| ((u * timesteps as f64) as usize).min(timesteps - 1);
-        (0..batch as u64)
-            .map(|row| self.points[index(key.uniform(row))])
-            .collect::<Vec<_>>()
-            .into()
+        (0..batch as u64).map(|row| self.points[index(key.uniform(row))]).collect::<Vec<_>>().into()
     }
 
     /// Trailing spacing, which starts at T − 1 whatever the number of steps
