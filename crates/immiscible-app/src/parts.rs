@@ -64,7 +64,7 @@ impl Parts {
     /// As [`Parts::open`].
     pub(crate) fn new(config: Config, data: DataInfo) -> Result<Self> {
         config.train.validate()?;
-        config.optimizer.validate()?;
+        config.optimizer.build()?;
         config.ema.validate()?;
         config.checkpoint.validate()?;
         let [channels, height, width] = data.shape;

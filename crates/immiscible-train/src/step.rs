@@ -133,12 +133,11 @@ impl TrainStep for DiffusionStep {
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
-        // The average first goes through the training network, whose structure it has.
+        // Loading keeps the parameters' numbers. The average first goes through the training network, whose structure
+        // it has.
         self.network.load(&folder.join(EMA_WEIGHTS))?;
-        self.network = number_parameters(self.network.clone());
         self.ema = Ema::new(&self.network, self.ema_config.clone());
         self.network.load(&folder.join(MODEL))?;
-        self.network = number_parameters(self.network.clone());
         let path = folder.join(OPTIMIZER);
         let optimizer = self.optimizer_config.build()?;
         self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
