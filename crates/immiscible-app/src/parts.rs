@@ -139,9 +139,9 @@ impl Parts {
     }
 
     /// A network with the weights that the seed gives, on the autodiff side of the device.
-    pub(crate) fn network(&self) -> Network {
+    pub(crate) fn network(&self) -> Result<Network> {
         self.device.seed(self.key().stream(Stream::INIT).device_seed());
-        self.config.model.init(&self.device.clone().autodiff())
+        Ok(self.config.model.init(&self.device.clone().autodiff())?)
     }
 }
 

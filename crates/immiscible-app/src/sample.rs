@@ -84,7 +84,7 @@ fn open(arguments: &cli::Sample) -> Result<(Parts, u64, immiscible_models::Netwo
         eprintln!("warning: {error}");
     }
     let checkpoint = newest.ok_or_else(|| anyhow!("{}: no checkpoint yet", run.display()))?;
-    let mut network = parts.network().valid();
+    let mut network = parts.network()?.valid();
     network.load(&checkpoint.path.join(immiscible_train::EMA_WEIGHTS))?;
     Ok((parts, checkpoint.step, network))
 }

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let config = &parts.config;
     let mut method = DiffusionStep::new(
         parts.diffusion().map_err(Failure::usage)?,
-        parts.network(),
+        parts.network().map_err(Failure::usage)?,
         &config.optimizer,
         &config.ema,
         parts.key(),

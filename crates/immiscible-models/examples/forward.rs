@@ -4,12 +4,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use immiscible_models::{Condition, Ctx, Denoiser, Feature, NETWORKS, TimeInput};
+use immiscible_models::{Condition, Ctx, Denoiser, Feature, ModelError, NETWORKS, TimeInput};
 
-fn main() {
+fn main() -> Result<(), ModelError> {
     let device = Device::flex();
     for (name, build) in NETWORKS {
-        let network = build().tiny().init(&device);
+        let network = build().tiny().init(&device)?;
         println!("{name}: {} parameters", network.num_params());
 
         let blocks = network.blocks();
@@ -28,4 +28,5 @@ fn main() {
         }
         println!("  -> {:?}", output.pred.dims());
     }
+    Ok(())
 }

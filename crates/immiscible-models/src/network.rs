@@ -178,12 +178,10 @@ impl NetworkConfig {
     /// All weights are drawn before this returns, so `device.seed(s)` right before it gives the same
     /// weights each time, as long as no other thread draws meanwhile.
     ///
-    /// # Panics
-    /// If [`validate`](Self::validate) refuses the settings.
-    pub fn init(&self, device: &Device) -> Network {
-        if let Err(error) = self.validate() {
-            panic!("{error}");
-        }
+    /// # Errors
+    /// Those of [`validate`](Self::validate).
+    pub fn init(&self, device: &Device) -> Result<Network, ModelError> {
+        self.validate()?;
         let network = match self {
             Self::UNet2DModel(config) => Network::UNet2DModel(UNet2DModel::new(config, device)),
             Self::DiTTransformer2DModel(config) => {
@@ -191,7 +189,7 @@ impl NetworkConfig {
             }
         };
         network.visit(&mut Draw);
-        network
+        Ok(network)
     }
 
     /// The settings of a `config.json` written by diffusers, or by [`to_json`](Self::to_json).

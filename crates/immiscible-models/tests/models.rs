@@ -20,7 +20,7 @@ static GENERATOR: Mutex<()> = Mutex::new(());
 fn init(config: &NetworkConfig, seed: u64, device: &Device) -> Network {
     let _turn = GENERATOR.lock().unwrap_or_else(PoisonError::into_inner);
     device.seed(seed);
-    config.init(device)
+    config.init(device).unwrap()
 }
 
 /// A network whose weights are all away from zero.
@@ -555,6 +555,8 @@ mod configs {
             config.validate().unwrap_err().to_string(),
             "network setting `act_fn` = \"mish\" is not possible: only \"silu\" is supported"
         );
+        let error = NetworkConfig::UNet2DModel(config).init(&Device::flex()).unwrap_err();
+        assert_eq!(refused(error).0, "act_fn");
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn the_networks_sample_reproducibly() {
     let (schedule, objective) = (schedule("cosine"), objective("v"));
     for (name, build) in NETWORKS {
         device().seed(0);
-        let network = build().tiny().init(&device());
+        let network = build().tiny().init(&device()).unwrap();
         let run = |first: u64, images: usize| {
             let condition = Condition::classes(&vec![1; images], &device());
             let (shape, noise) = ([images, 3, 8, 8], SeededNoise::new(2, first));

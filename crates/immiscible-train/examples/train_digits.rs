@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let network =
         UNet2DConfig { in_channels: 1, out_channels: 1, num_class_embeds: None, ..UNet2DConfig::tiny() };
     device.seed(key.stream(Stream::INIT).device_seed());
-    let network = NetworkConfig::UNet2DModel(network).init(&device.clone().autodiff());
+    let network = NetworkConfig::UNet2DModel(network).init(&device.clone().autodiff())?;
 
     let diffusion = Diffusion {
         schedule: ScheduleConfig::new("flow").build()?,

@@ -51,7 +51,7 @@ fn tiny_network(classes: Option<usize>) -> Network {
         ..UNet2DConfig::tiny()
     };
     Device::flex().seed(3);
-    NetworkConfig::UNet2DModel(config).init(&Device::flex().autodiff())
+    NetworkConfig::UNet2DModel(config).init(&Device::flex().autodiff()).unwrap()
 }
 
 fn method(coupling: Arc<dyn Coupling>) -> DiffusionStep {
