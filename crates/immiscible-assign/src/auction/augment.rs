@@ -48,6 +48,9 @@ impl Search {
         for j in self.settled.drain(..) {
             self.is_settled[j as usize] = false;
         }
+        if self.spare != FREE {
+            self.is_settled[self.spare as usize] = false;
+        }
         self.queue.clear();
         (self.end, self.end_distance) = (FREE, f64::INFINITY);
         (self.spare, self.spare_distance) = (FREE, f64::INFINITY);
@@ -140,6 +143,7 @@ impl<T: Real> Auction<'_, T> {
                     let row = self.row_of[j];
                     if row == SPARE {
                         if search.spare == FREE {
+                            search.is_settled[j] = true;
                             (search.spare, search.spare_distance) = (column, event.distance);
                             self.relax_spare(search);
                         }

@@ -1,5 +1,7 @@
 //! Rows bid for columns.
 
+use pulp::NullaryFnOnce;
+
 use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best};
 
 impl<T: Real> Auction<'_, T> {
@@ -7,6 +9,11 @@ impl<T: Real> Auction<'_, T> {
     /// row's second choice, and the row that held the column bids next (Gauss–Seidel auction, Bertsekas, Annals of
     /// Operations Research 14, 1988). Afterwards no row is more than ε from its best. False if `bids` ran out.
     pub(super) fn bid(&mut self, epsilon: f64, bids: usize) -> bool {
+        self.arch.dispatch(Bidding { auction: self, epsilon, bids })
+    }
+
+    #[inline(always)]
+    fn bid_here(&mut self, epsilon: f64, bids: usize) -> bool {
         let mut left = bids;
         for first in 0..self.rows() {
             let mut row = first;
@@ -110,5 +117,21 @@ impl<T: Real> Auction<'_, T> {
             self.column_of[held as usize] = FREE;
         }
         held
+    }
+}
+
+/// Calls `bid_here` with the instruction set that this processor has.
+struct Bidding<'s, 'a, T> {
+    auction: &'s mut Auction<'a, T>,
+    epsilon: f64,
+    bids: usize,
+}
+
+impl<T: Real> NullaryFnOnce for Bidding<'_, '_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn call(self) -> bool {
+        self.auction.bid_here(self.epsilon, self.bids)
     }
 }

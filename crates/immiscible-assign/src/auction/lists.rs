@@ -80,7 +80,7 @@ impl<T: Real> Lists<T> {
     pub(super) fn new(arch: Arch, cost: ArrayView2<T>, prices: &Prices<T>) -> Result<(Self, f64), NotFinite> {
         let (rows, columns) = cost.dim();
         // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
-        let (capacity, rank) = if columns <= 2048 { (32, 12) } else { (64, 15) };
+        let (capacity, rank) = if columns <= 2048 { (32, 8) } else { (64, 15) };
         let mut lists = Self {
             columns: vec![0; rows * capacity],
             costs: vec![T::default(); rows * capacity],
@@ -98,21 +98,23 @@ impl<T: Real> Lists<T> {
             .zip(lists.lens.par_chunks_mut(together))
             .zip(lists.bounds.par_chunks_mut(together))
             .enumerate()
-            .map(|(part, (((listed, costs), lens), bounds))| {
-                let mut scratch = Shortlist::new(columns);
-                let mut largest = 0.0_f64;
-                for (k, (len, bound)) in lens.iter_mut().zip(bounds).enumerate() {
-                    let i = part * together + k;
-                    let row = row(cost, i);
-                    let (low, high) =
-                        scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
-                    largest = largest.max(low.into().abs()).max(high.into().abs());
-                    let slots = k * capacity..(k + 1) * capacity;
-                    let (listed, costs) = (&mut listed[slots.clone()], &mut costs[slots]);
-                    (*len, *bound) = fill(arch, row, prices, low, rank, &mut scratch, listed, costs);
-                }
-                Ok(largest)
-            })
+            .map_init(
+                || Shortlist::new(columns),
+                |scratch, (part, (((listed, costs), lens), bounds))| {
+                    let mut largest = 0.0_f64;
+                    for (k, (len, bound)) in lens.iter_mut().zip(bounds).enumerate() {
+                        let i = part * together + k;
+                        let row = row(cost, i);
+                        let (low, high) =
+                            scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
+                        largest = largest.max(low.into().abs()).max(high.into().abs());
+                        let slots = k * capacity..(k + 1) * capacity;
+                        let (listed, costs) = (&mut listed[slots.clone()], &mut costs[slots]);
+                        (*len, *bound) = fill(arch, row, prices, low, rank, scratch, listed, costs);
+                    }
+                    Ok(largest)
+                },
+            )
             .try_reduce(|| 0.0, |a, b| Ok(f64::max(a, b)));
         Ok((lists, largest?))
     }

@@ -62,9 +62,9 @@ impl<T: Real> NullaryFnOnce for Fill<'_, T> {
         for (hit, &least) in list.hits.iter_mut().zip(list.folded.as_flattened()) {
             *hit = (least <= threshold) as u8;
         }
-        let columns = row.len();
-        let (listed, costs) = (&mut list.columns[..columns + 4], &mut list.costs[..columns + 4]);
         let mut len = 0;
+        let (blocks, rest) = row.as_chunks::<BLOCK>();
+        let (v_blocks, v_rest) = v.as_chunks::<BLOCK>();
         for (w, words) in list.hits.as_chunks::<64>().0.iter().enumerate() {
             let mut bits = 0;
             for (k, &word) in words.as_chunks::<8>().0.iter().enumerate() {
@@ -75,12 +75,24 @@ impl<T: Real> NullaryFnOnce for Fill<'_, T> {
             while bits != 0 {
                 let hit = 64 * w + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                let first = hit / WIDTH * BLOCK + hit % WIDTH;
-                for j in (first..first + BLOCK).step_by(WIDTH) {
-                    if j < columns {
+                let (block, lane) = (hit / WIDTH, hit % WIDTH);
+                if let (Some(c), Some(v)) = (blocks.get(block), v_blocks.get(block)) {
+                    let listed = &mut list.columns[len..len + BLOCK / WIDTH];
+                    let costs = &mut list.costs[len..len + BLOCK / WIDTH];
+                    let mut found = 0;
+                    for g in 0..BLOCK / WIDTH {
+                        let k = WIDTH * g + lane;
                         // Written anyway, and kept if it is low: no branch to predict.
-                        (listed[len], costs[len]) = (j as u32, row[j]);
-                        len += ((row[j] - shift) - v[j] <= threshold) as usize;
+                        (listed[found], costs[found]) = ((block * BLOCK + k) as u32, c[k]);
+                        found += ((c[k] - shift) - v[k] <= threshold) as usize;
+                    }
+                    len += found;
+                } else {
+                    for k in (lane..rest.len()).step_by(WIDTH) {
+                        if (rest[k] - shift) - v_rest[k] <= threshold {
+                            (list.columns[len], list.costs[len]) = ((block * BLOCK + k) as u32, rest[k]);
+                            len += 1;
+                        }
                     }
                 }
             }
