@@ -38,7 +38,7 @@ pub(crate) fn check() -> Outcome {
     crate::run(Command::new(&python).args(install).arg(wheel))?;
     crate::run(
         Command::new(&python)
-            .args(["-B", "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "tests"])
+            .args(["-B", "-m", "pytest", "--quiet", "-rs", "-p", "no:cacheprovider", "tests"])
             .current_dir(&source),
     )
 }

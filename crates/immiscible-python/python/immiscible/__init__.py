@@ -150,7 +150,7 @@ def linear_sum_assignment(
 
 
 def _problem(
-    images: ArrayLike, noise: ArrayLike, labels: Optional[ArrayLike], method: str, k: Optional[int]
+    images: Any, noise: Any, labels: Any, method: str, k: Optional[int]
 ) -> tuple[tuple[Any, Any, Any], Any]:
     """One batch as the native module takes it, and what its index counts from."""
     images, noise = _numbers("images", images), _numbers("noise", noise)
@@ -158,6 +158,7 @@ def _problem(
         raise ValueError(f"images has the shape {images.shape}, but (B, ...) is needed: one image a row")
     batch, *image = images.shape
     own = noise.ndim == images.ndim + 1
+    rows: tuple[int, ...]
     if own:
         rows = (batch, noise.shape[1] if k is None else k)
     elif k is not None:
@@ -174,7 +175,7 @@ def _problem(
             f"noise has the shape {noise.shape}, but {(*rows, *image)} is needed with images of {images.shape}"
         )
 
-    first = 0
+    first: Any = 0
     if k is not None and not own:
         rows, first = (batch, k), k * np.arange(batch)
     size = math.prod(image)
@@ -183,7 +184,7 @@ def _problem(
     return (images, noise, _groups(labels, batch)), first
 
 
-def _groups(labels: Optional[ArrayLike], batch: int) -> Any:
+def _groups(labels: Any, batch: int) -> Any:
     """The labels as small numbers."""
     if labels is None:
         return None
@@ -193,7 +194,7 @@ def _groups(labels: Optional[ArrayLike], batch: int) -> Any:
     return np.unique(labels, return_inverse=True)[1].astype(np.uint32)
 
 
-def _numbers(name: str, values: ArrayLike) -> Any:
+def _numbers(name: str, values: Any) -> Any:
     array = _array(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has the data type {array.dtype}: real numbers are needed")
@@ -209,4 +210,4 @@ def _array(values: Any) -> Any:
 
 
 def _contiguous(array: Any, dtype: Any) -> Any:
-    return np.require(array, dtype, "CA")
+    return np.require(array, dtype, ["C_CONTIGUOUS", "ALIGNED"])
