@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
 mod layers;
+mod python;
 mod test;
 
 use std::process::{Command, ExitCode};
@@ -13,7 +14,8 @@ cargo xtask COMMAND
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
-  test              everything that CI runs: format, lints, docs, tests, layers, a crate that uses one of ours
+  test              format, layers, tests, lints, docs, a crate that uses one of ours
+                    --python: also the Python wheel and its tests, which is everything that CI runs
 ";
 
 /// Why a command did not succeed: the exit status to pass on, after the reason was printed.
@@ -23,7 +25,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("train" | "sample" | "list") => immiscible(&arguments),
-        Some("test") if arguments.len() == 1 => test::run(),
+        Some("test") if arguments.len() == 1 => test::run(false),
+        Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(())

@@ -1,0 +1,111 @@
+//! The native half of the Python package `immiscible`: NumPy arrays in, index arrays out, the solving without the global
+//! interpreter lock. What Python says about its arguments (ranks, data types, PyTorch tensors) is checked and converted
+//! in `python/immiscible/__init__.py`, so that every array which arrives here is aligned, contiguous and of one type.
+
+mod fork;
+
+use pyo3::pymodule;
+
+#[pymodule]
+mod _immiscible {
+    use immiscible_assign::{ASSIGNERS, AssignError, Assignment, Candidates, Cost, Problem, by_name};
+    use ndarray::{Array2, Ix2, Ix3};
+    use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn};
+    use pyo3::{
+        exceptions::{PyRuntimeError, PyValueError},
+        prelude::*,
+    };
+    use rayon::prelude::*;
+
+    use crate::fork;
+
+    /// Images [B, D], candidates [M, D] or [B, k, D], groups [B].
+    type Arrays<'py> =
+        (PyReadonlyArray2<'py, f32>, PyReadonlyArrayDyn<'py, f32>, Option<PyReadonlyArray1<'py, u32>>);
+
+    type Index<'py> = Bound<'py, PyArray1<i64>>;
+
+    /// A cost matrix in either precision.
+    #[derive(FromPyObject)]
+    enum CostMatrix<'py> {
+        Single(PyReadonlyArray2<'py, f32>),
+        Double(PyReadonlyArray2<'py, f64>),
+    }
+
+    #[pymodule_init]
+    fn set_up(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        fork::remember_process();
+        let methods: Vec<&str> = ASSIGNERS.iter().map(|(name, _)| *name).collect();
+        module.add("METHODS", methods)?;
+        module.add("COSTS", Cost::ALL.map(Cost::name))
+    }
+
+    /// The noise of each image, problem by problem; several problems share the threads.
+    #[pyfunction]
+    fn assign<'py>(
+        py: Python<'py>,
+        problems: Vec<Arrays<'py>>,
+        method: &str,
+        cost: &str,
+        _precision: &str,
+    ) -> PyResult<Vec<Index<'py>>> {
+        let assigner = by_name(if method == "exact" { "lapjv" } else { method }).map_err(value_error)?;
+        let cost = cost.parse::<Cost>().map_err(value_error)?;
+        let problems = problems.iter().map(|arrays| problem(arrays, cost)).collect::<PyResult<Vec<_>>>()?;
+        let solved: Vec<Result<Assignment, AssignError>> =
+            solve(py, || problems.par_iter().map(|problem| assigner.assign(problem)).collect())?;
+        let several = solved.len() > 1;
+        let index = |(i, assignment): (usize, Result<Assignment, AssignError>)| match assignment {
+            Ok(assignment) => Ok(to_index(py, assignment.noise_of)),
+            Err(error) if several => Err(PyValueError::new_err(format!("problem {i}: {error}"))),
+            Err(error) => Err(value_error(error)),
+        };
+        solved.into_iter().enumerate().map(index).collect()
+    }
+
+    /// The rows and columns of the cheapest assignment.
+    #[pyfunction]
+    fn linear_sum_assignment<'py>(
+        py: Python<'py>,
+        cost: CostMatrix<'py>,
+    ) -> PyResult<(Index<'py>, Index<'py>)> {
+        let cost = match &cost {
+            CostMatrix::Single(cost) => cost.as_array().to_owned(),
+            CostMatrix::Double(cost) => cost.as_array().mapv(|c| c as f32),
+        };
+        let (n, m) = cost.dim();
+        let size = n.max(m);
+        let square = Array2::from_shape_fn((size, size), |at| cost.get(at).copied().unwrap_or(0.0));
+        let solved = solve(py, || by_name("lapjv")?.solve(square.view(), None))?.map_err(value_error)?;
+        let (rows, columns) = (0..n as u32).zip(solved.noise_of).filter(|(_, j)| (*j as usize) < m).unzip();
+        Ok((to_index(py, rows), to_index(py, columns)))
+    }
+
+    fn problem<'a>((images, noise, groups): &'a Arrays<'_>, cost: Cost) -> PyResult<Problem<'a>> {
+        let noise = noise.as_array();
+        let candidates = match noise.ndim() {
+            2 => noise.into_dimensionality::<Ix2>().map(Candidates::Shared),
+            _ => noise.into_dimensionality::<Ix3>().map(Candidates::PerImage),
+        };
+        Ok(Problem {
+            images: images.as_array(),
+            candidates: candidates.map_err(|error| PyValueError::new_err(error.to_string()))?,
+            cost,
+            groups: groups.as_ref().map(|groups| groups.as_slice()).transpose()?,
+        })
+    }
+
+    /// Solves while other Python threads run.
+    fn solve<T: Send>(py: Python<'_>, solver: impl FnOnce() -> T + Send) -> PyResult<T> {
+        let solved = py.detach(|| fork::with_threads(solver));
+        solved.map_err(|error| PyRuntimeError::new_err(error.to_string()))
+    }
+
+    fn to_index(py: Python<'_>, index: Vec<u32>) -> Index<'_> {
+        PyArray1::from_iter(py, index.into_iter().map(i64::from))
+    }
+
+    fn value_error(error: AssignError) -> PyErr {
+        PyValueError::new_err(error.to_string())
+    }
+}
