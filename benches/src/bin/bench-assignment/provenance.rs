@@ -74,15 +74,21 @@ fn locked(lock: &str) -> Vec<(String, String)> {
     CRATES.into_iter().filter_map(of).collect()
 }
 
-/// The arguments with the last part only of every path: where a machine keeps its files tells nobody anything.
+/// The arguments without the interpreter, and with the last part only of every other path: where a machine keeps its
+/// files tells nobody anything.
 fn shortened(arguments: &[String]) -> String {
+    let is_interpreter = |i: usize| {
+        arguments[i].starts_with("--python=")
+            || [i.checked_sub(1), Some(i)].into_iter().flatten().any(|i| arguments[i] == "--python")
+    };
     let short = |argument: &String| match argument.rsplit_once('=') {
         Some((label, path)) if path.contains('/') => format!("{label}={}", file_name(path)),
         _ if Path::new(argument).components().count() > 1 => file_name(argument),
         _ => argument.clone(),
     };
     let quoted = |argument: String| if argument.contains(' ') { format!("\"{argument}\"") } else { argument };
-    arguments.iter().map(short).map(quoted).collect::<Vec<_>>().join(" ")
+    let kept = arguments.iter().enumerate().filter(|(i, _)| !is_interpreter(*i));
+    kept.map(|(_, argument)| quoted(short(argument))).collect::<Vec<_>>().join(" ")
 }
 
 /// The first line that a command prints, or "unknown".
@@ -108,9 +114,10 @@ mod tests {
 
     #[test]
     fn paths_are_shortened_and_spaces_quoted() {
-        let arguments = ["--data", "Fashion MNIST=/home/me/fashion", "--out=a/b", "--dim", "3072", "x/y"];
+        let arguments =
+            ["--data", "Fashion MNIST=/home/me/fashion", "--python", "/x/y", "--out=a/b", "--dim", "3072"];
         let shortened = shortened(&arguments.map(str::to_owned));
-        assert_eq!(shortened, "--data \"Fashion MNIST=fashion\" --out=b --dim 3072 y");
+        assert_eq!(shortened, "--data \"Fashion MNIST=fashion\" --out=b --dim 3072");
     }
 
     #[test]
