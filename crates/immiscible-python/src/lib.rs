@@ -8,8 +8,10 @@ use pyo3::pymodule;
 
 #[pymodule]
 mod _immiscible {
-    use immiscible_assign::{ASSIGNERS, AssignError, Assignment, Candidates, Cost, Problem, by_name};
-    use ndarray::{Array2, Ix2, Ix3};
+    use immiscible_assign::{
+        ASSIGNERS, AssignError, Assignment, Candidates, Cost, Entry, Precision, Problem, Solution, by_name,
+    };
+    use ndarray::{ArrayView2, Ix2, Ix3};
     use numpy::{PyArray1, PyReadonlyArray1, PyReadonlyArray2, PyReadonlyArrayDyn};
     use pyo3::{
         exceptions::{PyRuntimeError, PyValueError},
@@ -47,11 +49,20 @@ mod _immiscible {
         problems: Vec<Arrays<'py>>,
         method: &str,
         cost: &str,
-        _precision: &str,
+        precision: &str,
     ) -> PyResult<Vec<Index<'py>>> {
-        let assigner = by_name(if method == "exact" { "lapjv" } else { method }).map_err(value_error)?;
+        let assigner = by_name(method).map_err(value_error)?;
         let cost = cost.parse::<Cost>().map_err(value_error)?;
-        let problems = problems.iter().map(|arrays| problem(arrays, cost)).collect::<PyResult<Vec<_>>>()?;
+        let precision = match precision {
+            "float32" => Precision::F32,
+            "int8" => Precision::Int8,
+            other => {
+                let message = format!("there is no precision \"{other}\": the precisions are float32, int8");
+                return Err(PyValueError::new_err(message));
+            }
+        };
+        let problems =
+            problems.iter().map(|arrays| problem(arrays, cost, precision)).collect::<PyResult<Vec<_>>>()?;
         let solved: Vec<Result<Assignment, AssignError>> =
             solve(py, || problems.par_iter().map(|problem| assigner.assign(problem)).collect())?;
         let several = solved.len() > 1;
@@ -69,29 +80,33 @@ mod _immiscible {
         py: Python<'py>,
         cost: CostMatrix<'py>,
     ) -> PyResult<(Index<'py>, Index<'py>)> {
-        let cost = match &cost {
-            CostMatrix::Single(cost) => cost.as_array().to_owned(),
-            CostMatrix::Double(cost) => cost.as_array().mapv(|c| c as f32),
-        };
-        let (n, m) = cost.dim();
-        let size = n.max(m);
-        let square = Array2::from_shape_fn((size, size), |at| cost.get(at).copied().unwrap_or(0.0));
-        let solved = solve(py, || by_name("lapjv")?.solve(square.view(), None))?.map_err(value_error)?;
-        let (rows, columns) = (0..n as u32).zip(solved.noise_of).filter(|(_, j)| (*j as usize) < m).unzip();
-        Ok((to_index(py, rows), to_index(py, columns)))
+        let solution = match &cost {
+            CostMatrix::Single(cost) => solve_matrix(py, cost.as_array()),
+            CostMatrix::Double(cost) => solve_matrix(py, cost.as_array()),
+        }?;
+        Ok((to_index(py, solution.rows), to_index(py, solution.columns)))
     }
 
-    fn problem<'a>((images, noise, groups): &'a Arrays<'_>, cost: Cost) -> PyResult<Problem<'a>> {
+    fn solve_matrix<T: Entry>(py: Python<'_>, cost: ArrayView2<'_, T>) -> PyResult<Solution> {
+        solve(py, || immiscible_assign::linear_sum_assignment(cost))?.map_err(value_error)
+    }
+
+    fn problem<'a>(
+        (images, noise, groups): &'a Arrays<'_>,
+        cost: Cost,
+        precision: Precision,
+    ) -> PyResult<Problem<'a>> {
         let noise = noise.as_array();
         let candidates = match noise.ndim() {
             2 => noise.into_dimensionality::<Ix2>().map(Candidates::Shared),
             _ => noise.into_dimensionality::<Ix3>().map(Candidates::PerImage),
         };
+        let candidates = candidates.map_err(|error| PyValueError::new_err(error.to_string()))?;
         Ok(Problem {
-            images: images.as_array(),
-            candidates: candidates.map_err(|error| PyValueError::new_err(error.to_string()))?,
             cost,
+            precision,
             groups: groups.as_ref().map(|groups| groups.as_slice()).transpose()?,
+            ..Problem::new(images.as_array(), candidates)
         })
     }
 

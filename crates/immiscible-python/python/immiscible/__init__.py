@@ -57,7 +57,8 @@ def assign(
         same optimum as the squared L2 distance if ``M == B``. The paper minimises ``"l2"``, which hardly differs.
     labels
         ``[B]``, the class of each image: images then take noises of their own class only, where noise ``j`` has the
-        class of image ``j % B``. Conditional models need this, or the noise tells the label.
+        class of image ``j % B``, and ``M`` is a multiple of ``B``. Conditional models need this, or the noise tells the
+        label.
     k
         Noises for each image, where the shape of ``noise`` does not say it.
     precision
@@ -126,15 +127,16 @@ def linear_sum_assignment(
     Parameters
     ----------
     cost
-        ``[n, m]``, of any real data type. float32 and float16 are solved in single precision, all else in double.
+        ``[n, m]``, of any real data type. float32 is taken as it is, float16 as float32, all else as float64.
         Every entry must be finite: unlike SciPy's, this solver takes no ``inf`` for a forbidden pair.
     maximize
         Find the largest sum and not the smallest.
 
     Returns
     -------
-    ``row_ind, col_ind``: int64 arrays of length ``min(n, m)``, with the rows in order. The sum is
-    ``cost[row_ind, col_ind].sum()``. Where several solutions have the same sum, it need not be SciPy's.
+    ``row_ind, col_ind``: int64 arrays of length ``min(n, m)``, with the rows in order. ``cost[row_ind, col_ind].sum()`` is
+    the optimum, as far as double precision can tell next to the largest entry. Where several solutions have that sum,
+    it need not be SciPy's.
 
     Raises
     ------
@@ -144,7 +146,7 @@ def linear_sum_assignment(
     matrix = _numbers("cost", cost)
     if matrix.ndim != 2:
         raise ValueError(f"cost has the shape {matrix.shape}, but a matrix (n, m) is needed")
-    single = matrix.dtype in (np.float16, np.float32)
+    single = matrix.dtype.kind == "f" and matrix.dtype.itemsize <= 4
     matrix = _contiguous(matrix, np.float32 if single else np.float64)
     return _immiscible.linear_sum_assignment(-matrix if maximize else matrix)
 
