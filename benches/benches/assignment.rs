@@ -70,7 +70,7 @@ fn costs(criterion: &mut Criterion) {
             }
             let candidates = Candidates::Shared(noise.view());
             let problem = Problem { cost, precision, ..Problem::new(images.view(), candidates) };
-            group.bench_function(BenchmarkId::new(cost, format!("{precision:?}")), |bencher| {
+            group.bench_function(BenchmarkId::new(cost.name(), format!("{precision:?}")), |bencher| {
                 bencher.iter(|| problem.cost_matrix().expect("finite images and noises"));
             });
         }

@@ -32,7 +32,7 @@ impl Budget {
         let &(before, ms) = self.last.get(who)?;
         let expected = ms * (batch as f64 / before as f64).powi(3).max(1.0);
         (expected > self.ms)
-            .then(|| format!("about {:.0} s expected, the budget is {:.0} s", expected / 1e3, self.ms / 1e3))
+            .then(|| format!("about {:.1} s expected, the budget is {} s", expected / 1e3, self.ms / 1e3))
     }
 
     pub(crate) fn record(&mut self, who: &str, batch: usize, ms: f64) {
@@ -96,7 +96,7 @@ mod tests {
         budget.record("scipy", 1_024, 1_000.0);
         assert_eq!(budget.refuse("scipy", 2_048), None);
         let refused = budget.refuse("scipy", 4_096);
-        assert_eq!(refused.as_deref(), Some("about 64 s expected, the budget is 10 s"));
+        assert_eq!(refused.as_deref(), Some("about 64.0 s expected, the budget is 10 s"));
         assert_eq!(budget.refuse("lapjv", 4_096), None);
     }
 
