@@ -98,7 +98,7 @@ pub(crate) fn within<T>(
     if let Some(reason) = budget.refuse(who, size) {
         return (Measured::Skipped(reason), None);
     }
-    let (answer, samples) = repeat(rounds, budget.ms, call);
+    let (answer, samples) = repeat(rounds, budget.repeat_ms(), call);
     match answer {
         Ok(answer) => {
             let measured = Measured::of(&samples);
@@ -123,7 +123,7 @@ impl Costs {
         let rounds = rounds(problem.images.nrows());
         let [(matrix, f32), (_, int8)] = [Precision::F32, Precision::Int8].map(|precision| {
             let problem = Problem { precision, ..*problem };
-            repeat(rounds, budget.ms, || problem.cost_matrix())
+            repeat(rounds, budget.repeat_ms(), || problem.cost_matrix())
         });
         Ok(Self { matrix: matrix?, f32: Measured::of(&f32), int8: Measured::of(&int8) })
     }

@@ -25,7 +25,7 @@ use immiscible_assign::Cost;
 /// The registered assigner that the report calls "ours".
 const OURS: &str = "exact";
 
-/// Measures every assigner, Python's and Rust's solvers on the same matrices, and writes assignment-<date>.md, .json, .svg.
+/// Measures every assigner, Python's and Rust's solvers on the same matrices, and writes `assignment-<date>.md`, .json and .svg.
 #[derive(Parser)]
 #[command(name = "cargo xtask bench assignment")]
 struct Options {
@@ -45,7 +45,7 @@ struct Options {
     /// Threads of every solver.
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Seconds that a solver may take at a batch size. What would take longer, by its last size, is left out and marked.
+    /// Seconds that one run may take. What would take longer, by its last size and cubic growth, is left out and marked.
     #[arg(long, default_value_t = 60.0)]
     budget: f64,
     /// Interpreter with numpy, our wheel and the Python peers; `none` leaves them out.

@@ -78,10 +78,11 @@ fn provenance(report: &Report) -> String {
     format!(
         "## Provenance\n\n\
          | | |\n|---|---|\n| date | {} |\n| CPU | {} |\n| SIMD | {} |\n| threads | {} |\n| commit | {} |\n\
-         | load average at the start | {} |\n| budget of a solver and size | {} s |\n| versions | {} |\n\
+         | load average at the start | {} |\n| longest expected run that is not left out | {} s |\n| versions | {} |\n\
          | command | `{}` |\n\n\
-         Repetitions: 31 up to batch 128, 21 up to 256, 9 up to 1,024, 5 up to 2,048, then 3; fewer where a solver used up \
-         its budget. The .json file has them for every number. The Python and the folders of data are left out of the command.\n",
+         Repetitions: 31 up to batch 128, 21 up to 256, 9 up to 1,024, 5 up to 2,048, then 3; fewer for a solver that took \
+         10 s or its budget in all, which leaves at least one. The .json file has them for every number. The Python and \
+         the folders of data are left out of the command.\n",
         p.date,
         p.cpu,
         p.simd,

@@ -4,8 +4,7 @@ use std::collections::HashMap;
 
 use crate::clock::{Sample, time};
 
-/// Rounds at a batch size: enough for a median where runs are short. A solver leaves earlier once it has used up its
-/// budget.
+/// Rounds at a batch size: enough for a median where runs are short. Slow solvers leave earlier.
 pub(crate) fn rounds(batch: usize) -> usize {
     match batch {
         0..=128 => 31,
@@ -16,15 +15,23 @@ pub(crate) fn rounds(batch: usize) -> usize {
     }
 }
 
+/// Nobody repeats for longer than this.
+const ENOUGH_MS: f64 = 10_000.0;
+
 /// Keeps out what would take longer than the budget, by its time at the size before and cubic growth.
 pub(crate) struct Budget {
-    pub(crate) ms: f64,
+    ms: f64,
     last: HashMap<String, (usize, f64)>,
 }
 
 impl Budget {
     pub(crate) fn new(ms: f64) -> Self {
         Self { ms, last: HashMap::new() }
+    }
+
+    /// For how long a solver is repeated at a batch size.
+    pub(crate) fn repeat_ms(&self) -> f64 {
+        self.ms.min(ENOUGH_MS)
     }
 
     /// What `who`, measured or skipped at a smaller size before, is expected to take, where that is above the budget.

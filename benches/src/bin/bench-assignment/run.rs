@@ -146,7 +146,7 @@ impl Run {
         let job = Job {
             matrix: &file,
             rounds: rounds(table.size),
-            budget_ms: self.budget.ms,
+            budget_ms: self.budget.repeat_ms(),
             solvers: solvers.iter().map(String::as_str).collect(),
         };
         let answers = match python.race(&job) {
@@ -188,7 +188,7 @@ impl Run {
         }
         let (names, solvers): (Vec<_>, Vec<_>) = running.into_iter().unzip();
         let ours = || drop(std::hint::black_box(solver.solve(matrix, None)));
-        let raced = alternate(rounds(table.size), self.budget.ms, ours, &solvers);
+        let raced = alternate(rounds(table.size), self.budget.repeat_ms(), ours, &solvers);
         for (peer, raced) in names.into_iter().zip(raced) {
             let total = raced.answer.and_then(|columns| table.total(&columns, matrix));
             self.finish(
