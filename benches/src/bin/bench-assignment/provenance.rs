@@ -82,7 +82,7 @@ fn shortened(arguments: &[String]) -> String {
             || [i.checked_sub(1), Some(i)].into_iter().flatten().any(|i| arguments[i] == "--python")
     };
     let short = |argument: &String| match argument.rsplit_once('=') {
-        Some((label, path)) if path.contains('/') => format!("{label}={}", file_name(path)),
+        Some((label, path)) => format!("{label}={}", file_name(path)),
         _ if Path::new(argument).components().count() > 1 => file_name(argument),
         _ => argument.clone(),
     };
@@ -115,9 +115,9 @@ mod tests {
     #[test]
     fn paths_are_shortened_and_spaces_quoted() {
         let arguments =
-            ["--data", "Fashion MNIST=/home/me/fashion", "--python", "/x/y", "--out=a/b", "--dim", "3072"];
+            ["--data", "1/f fields=/home/me/fields", "--python", "/x/y", "--out=a/b", "--dim", "3072"];
         let shortened = shortened(&arguments.map(str::to_owned));
-        assert_eq!(shortened, "--data \"Fashion MNIST=fashion\" --out=b --dim 3072");
+        assert_eq!(shortened, "--data \"1/f fields=fields\" --out=b --dim 3072");
     }
 
     #[test]
