@@ -1,29 +1,30 @@
-//! What an assignment costs and what it brings: milliseconds for cost and solution, beside the drop of the mean
-//! distance ‖x − ε‖ in per cent, for every assigner and several batch sizes.
+//! What an assignment costs and what it brings: milliseconds for the cost matrix by cost and precision, and for cost and
+//! solution beside the drop of the mean distance ‖x − ε‖ in per cent, for every assigner and several batch sizes.
 //!
 //! `cargo bench -p immiscible-benches --bench assignment [-- FILTER]`; `RAYON_NUM_THREADS` sets the threads.
 //!
 //! The images are smooth random fields, a stand-in for photographs: the optimum brings them about what it brings
-//! CIFAR-10 (1.9 % at batch size 1,024). Compare assigners by this table, not data sets.
+//! CIFAR-10 (1.9 % at batch size 1,024). Compare assigners by this table, not data sets; `cargo xtask bench assignment`
+//! compares with other people's solvers.
 
 use std::{
-    f32::consts::PI,
     hint::black_box,
     time::{Duration, Instant},
 };
 
 use criterion::{BenchmarkId, Criterion, SamplingMode};
-use immiscible_assign::{ASSIGNERS, Candidates, Cost, Problem, drop_percent, mean_distance};
-use immiscible_random::{Key, Stream};
-use ndarray::{Array2, Array3, Axis};
+use immiscible_assign::{ASSIGNERS, Candidates, Cost, Precision, Problem, drop_percent, mean_distance};
+use immiscible_benches::fields;
+use ndarray::Axis;
 
 const BATCH_SIZES: [usize; 6] = [64, 128, 256, 512, 1_024, 2_048];
+/// Of the cost kernels.
+const COST_BATCH: usize = 1_024;
 const CHANNELS: usize = 3;
 const SIDE: usize = 32;
 const DIMENSION: usize = CHANNELS * SIDE * SIDE;
 /// Candidates per image, where images have their own.
 const K: usize = 4;
-const COST: Cost = Cost::Dot;
 
 /// A line of the table.
 struct Measured {
@@ -39,10 +40,15 @@ fn main() {
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
-    let measured = bench(&mut criterion);
+    costs(&mut criterion);
+    let measured = assigners(&mut criterion);
     criterion.final_summary();
 
-    println!("\nassignment by the cost {COST}, D = {DIMENSION}, k = {K}, {} threads,", threads());
+    println!(
+        "\nassignment by the cost {}, D = {DIMENSION}, k = {K}, {} threads,",
+        Cost::default(),
+        threads()
+    );
     println!("images: smooth random fields (synthetic), median time of cost and solution\n");
     println!("| assigner | batch | ms | distance drop % |");
     println!("|---|---:|---:|---:|");
@@ -51,14 +57,35 @@ fn main() {
     }
 }
 
-fn bench(criterion: &mut Criterion) -> Vec<Measured> {
+/// The cost matrix alone.
+fn costs(criterion: &mut Criterion) {
+    let (images, noise) = (fields::smooth(COST_BATCH, CHANNELS, SIDE), fields::noise(COST_BATCH, DIMENSION));
+    let mut group = criterion.benchmark_group("cost");
+    group.sampling_mode(SamplingMode::Flat);
+    for cost in Cost::ALL {
+        for precision in [Precision::F32, Precision::Int8] {
+            // Absolute differences are no product: eight bits would not change what is done.
+            if (cost, precision) == (Cost::L1, Precision::Int8) {
+                continue;
+            }
+            let candidates = Candidates::Shared(noise.view());
+            let problem = Problem { cost, precision, ..Problem::new(images.view(), candidates) };
+            group.bench_function(BenchmarkId::new(cost.name(), format!("{precision:?}")), |bencher| {
+                bencher.iter(|| problem.cost_matrix().expect("finite images and noises"));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn assigners(criterion: &mut Criterion) -> Vec<Measured> {
     let mut measured = Vec::new();
     let mut group = criterion.benchmark_group("assignment");
     group.sampling_mode(SamplingMode::Flat);
     for batch in BATCH_SIZES {
-        let images = smooth_fields(batch);
+        let images = fields::smooth(batch, CHANNELS, SIDE);
         // Candidate 0 of every image is its noise in the shared set, so that all assigners start from one pairing.
-        let own = candidates(batch);
+        let own = fields::candidates(batch, K, DIMENSION);
         let shared = own.index_axis(Axis(1), 0).to_owned();
         for (assigner, build) in ASSIGNERS {
             let solver = build();
@@ -67,7 +94,7 @@ fn bench(criterion: &mut Criterion) -> Vec<Measured> {
             } else {
                 Candidates::PerImage(own.view())
             };
-            let problem = Problem { cost: COST, ..Problem::new(images.view(), candidates) };
+            let problem = Problem::new(images.view(), candidates);
             let assign = || solver.assign(&problem).expect("finite images and noises");
             let mut samples = Vec::new();
             group.bench_function(BenchmarkId::new(*assigner, batch), |bencher| {
@@ -96,38 +123,6 @@ fn bench(criterion: &mut Criterion) -> Vec<Measured> {
     group.finish();
     measured.sort_by_key(|line| (line.assigner, line.batch));
     measured
-}
-
-/// Mixtures of the lowest cosines, weaker with the frequency as in photographs, clipped to [−1, 1].
-fn smooth_fields(batch: usize) -> Array2<f32> {
-    const FREQUENCIES: usize = 6;
-    const AMPLITUDE: f32 = 0.3;
-    let wave =
-        |pixel: usize, frequency: usize| ((pixel as f32 + 0.5) * frequency as f32 * PI / SIDE as f32).cos();
-    let modes = CHANNELS * FREQUENCIES * FREQUENCIES;
-    let basis = Array2::from_shape_fn((modes, DIMENSION), |(mode, d)| {
-        let (channel, u, v) = split(mode, FREQUENCIES);
-        let (of, y, x) = split(d, SIDE);
-        let decay = AMPLITUDE / ((u * u + v * v) as f32).sqrt().max(0.7);
-        if channel == of { decay * wave(y, u) * wave(x, v) } else { 0.0 }
-    });
-    normals(Key::new(0).stream(Stream::custom(0)), batch, modes).dot(&basis).mapv(|x| x.clamp(-1.0, 1.0))
-}
-
-/// The channel, row and column of an index into channels of `side` × `side`.
-fn split(index: usize, side: usize) -> (usize, usize, usize) {
-    (index / (side * side), index / side % side, index % side)
-}
-
-fn candidates(batch: usize) -> Array3<f32> {
-    let rows = normals(Key::new(0).stream(Stream::NOISE), batch * K, DIMENSION);
-    rows.into_shape_with_order((batch, K, DIMENSION)).expect("batch * K rows")
-}
-
-fn normals(key: Key, rows: usize, columns: usize) -> Array2<f32> {
-    let mut values = vec![0.0; rows * columns];
-    key.fill_normals(0, columns, &mut values);
-    Array2::from_shape_vec((rows, columns), values).expect("rows * columns values")
 }
 
 fn threads() -> usize {

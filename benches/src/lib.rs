@@ -1,1 +1,3 @@
-//! Benchmarks of the workspace, one file per subject under `benches/`.
+//! What the benchmarks of the workspace share, one file per subject under `benches/`.
+
+pub mod fields;

@@ -1,5 +1,6 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
+mod bench;
 mod layers;
 mod python;
 mod test;
@@ -14,6 +15,8 @@ cargo xtask COMMAND
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
+  bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
+                    --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
 ";
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
         Some("train" | "sample" | "list") => immiscible(&arguments),
+        Some("bench") => bench::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("help" | "--help" | "-h") => {

@@ -1,5 +1,6 @@
 //! The stage `python` of `cargo xtask test --python`: lints of the PyO3 crate, the wheel in release, its tests against
-//! SciPy. It needs python3 and a package index; where one of them is missing, it says so and passes.
+//! SciPy. It needs python3 and a package index; where one of them is missing, it says so and passes. The same environment
+//! serves `cargo xtask bench`.
 
 use crate::{Outcome, cargo, layers};
 use std::{
@@ -11,6 +12,10 @@ use std::{
 
 /// What the stage installs in an environment of its own, in the target folder.
 const PACKAGES: &[&str] = &["maturin>=1.9.4,<2", "numpy>=1.24", "pytest", "scipy"];
+/// Solvers to compare with. Some must be compiled, so any of them may be missing.
+const PEERS: &[&str] = &["lapjv", "lapx", "POT"];
+
+const PIP: [&str; 5] = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
 
 pub(crate) fn check() -> Outcome {
     let source = layers::workspace_root().join("crates/immiscible-python");
@@ -25,22 +30,43 @@ pub(crate) fn check() -> Outcome {
     let clippy = ["clippy", "--package", "immiscible-python", "--all-targets", "--", "-D", "warnings"];
     crate::run(cargo().args(clippy).env("PYO3_PYTHON", &python))?;
 
-    let wheels = target.join("wheels");
-    emptied(&wheels).map_err(|error| failed(&wheels, &error))?;
-    crate::run(
-        Command::new(&python)
-            .args(["-m", "maturin", "build", "--quiet", "--release", "--interpreter"])
-            .args([python.as_os_str(), "--out".as_ref(), wheels.as_os_str()])
-            .current_dir(&source),
-    )?;
-    let wheel = only_file(&wheels).map_err(|error| failed(&wheels, &error))?;
-    let install = ["-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps"];
-    crate::run(Command::new(&python).args(install).arg(wheel))?;
+    install_wheel(&python)?;
     crate::run(
         Command::new(&python)
             .args(["-B", "-m", "pytest", "--quiet", "-rs", "-p", "no:cacheprovider", "tests"])
             .current_dir(&source),
     )
+}
+
+/// The Python of the environment with the wheel of these sources and the peers that can be had, or one line that says why
+/// there is none.
+pub(crate) fn with_peers() -> Result<Result<PathBuf, String>, u8> {
+    let python = match environment(&layers::target_folder().join("python/venv")) {
+        Ok(python) => python,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    install_wheel(&python)?;
+    for peer in PEERS {
+        if let Err(reason) = quietly(Command::new(&python).args(PIP).arg(peer)) {
+            println!("without {peer}: {reason}");
+        }
+    }
+    Ok(Ok(python))
+}
+
+/// Builds the wheel in release and installs it.
+fn install_wheel(python: &Path) -> Outcome {
+    let source = layers::workspace_root().join("crates/immiscible-python");
+    let wheels = layers::target_folder().join("python/wheels");
+    emptied(&wheels).map_err(|error| failed(&wheels, &error))?;
+    crate::run(
+        Command::new(python)
+            .args(["-m", "maturin", "build", "--quiet", "--release", "--interpreter"])
+            .args([python.as_os_str(), "--out".as_ref(), wheels.as_os_str()])
+            .current_dir(source),
+    )?;
+    let wheel = only_file(&wheels).map_err(|error| failed(&wheels, &error))?;
+    crate::run(Command::new(python).args(PIP).args(["--force-reinstall", "--no-deps"]).arg(wheel))
 }
 
 /// The Python of an environment that has the packages, made if it is not there yet.
@@ -56,8 +82,7 @@ fn environment(venv: &Path) -> Result<PathBuf, String> {
             let _ = fs::remove_dir_all(venv);
         })?;
     }
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    quietly(Command::new(&python).args(pip).args(PACKAGES))?;
+    quietly(Command::new(&python).args(PIP).args(PACKAGES))?;
     Ok(python)
 }
 

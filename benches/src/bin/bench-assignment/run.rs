@@ -1,0 +1,258 @@
+//! The order of the measurements.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use immiscible_assign::{Cost, by_name};
+use immiscible_benches::fields;
+use ndarray::{Array2, ArrayView2};
+
+use crate::{
+    OURS, Options,
+    assigners::{self, Batch, within},
+    clock::{Measured, Sample, median},
+    data::Images,
+    end_to_end, hard_cases, npy,
+    peers::PEERS,
+    provenance,
+    python::{Job, Python},
+    race::{Budget, alternate, rounds},
+    report::{Matrix, Race, Report, gap_percent},
+};
+
+/// Everything, one data set after the other. The report is written after each, so that a run that is stopped leaves what
+/// it has.
+pub(crate) fn run(options: &Options) -> anyhow::Result<Report> {
+    ensure!(
+        options.batches.is_sorted() && options.batches.iter().all(|&batch| batch > 1),
+        "--batches must ascend from 2 or more"
+    );
+    ensure!(options.threads > 0 && options.budget > 0.0, "--threads and --budget must be above 0");
+    let data = options.data.iter().map(|named| Images::open(named, options.dim));
+    let data: Vec<Images> = data.collect::<anyhow::Result<_>>()?;
+    rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global()?;
+    let folder = tempfile::tempdir()?;
+    let mut run = Run {
+        folder: folder.path().to_owned(),
+        budget: Budget::new(1e3 * options.budget),
+        python: None,
+        report: Report {
+            provenance: provenance::provenance(options.threads, options.budget),
+            notes: Vec::new(),
+            matrices: Vec::new(),
+            races: Vec::new(),
+            assigners: Vec::new(),
+            end_to_end: Vec::new(),
+            hard_cases: Vec::new(),
+        },
+    };
+    run.start_python(&options.python, options.threads);
+    if PEERS.is_empty() {
+        run.note("no Rust peers: built without the feature `peers`");
+    }
+    for images in &data {
+        for &batch in &options.batches {
+            match images.draw(batch) {
+                Ok(drawn) => run.batch(images, &drawn, options)?,
+                Err(error) => run.note(&format!("{} at {batch} left out: {error:#}", images.label)),
+            }
+        }
+        run.report.write(&options.out)?;
+    }
+    run.report.hard_cases = hard_cases::measure(&mut run.budget)?;
+    Ok(run.report)
+}
+
+struct Run {
+    report: Report,
+    budget: Budget,
+    python: Option<Python>,
+    /// For matrices that other processes read.
+    folder: PathBuf,
+}
+
+impl Run {
+    fn note(&mut self, note: &str) {
+        eprintln!("{note}");
+        self.report.notes.push(note.to_owned());
+    }
+
+    fn start_python(&mut self, interpreter: &Path, threads: usize) {
+        if interpreter.as_os_str() == "none" {
+            return self.note("no Python peers: --python none");
+        }
+        match Python::start(interpreter, threads) {
+            Ok(python) => {
+                for (name, reason) in &python.hello.missing {
+                    self.note(&format!("{name} left out: {reason}"));
+                }
+                self.report.provenance.versions.extend(python.hello.versions.clone());
+                self.python = Some(python);
+            }
+            Err(error) => self.note(&format!("no Python peers: {error:#}")),
+        }
+    }
+
+    fn batch(&mut self, images: &Images, drawn: &Array2<f32>, options: &Options) -> anyhow::Result<()> {
+        let size = drawn.nrows();
+        eprintln!("{} at {size}", images.label);
+        let noise = fields::noise(size, images.dimension);
+        for &cost in &options.costs {
+            let matrix = cost.matrix(drawn.view(), noise.view())?;
+            self.matrix(images, cost, matrix.view())?;
+        }
+        let batch = Batch { data: &images.label, images: drawn.view(), noise: noise.view() };
+        let rows = assigners::measure(&batch, &mut self.budget, &self.folder, options.threads)?;
+        self.report.assigners.extend(rows);
+        let rows = end_to_end::measure(&batch, &mut self.budget, &self.folder)?;
+        self.report.end_to_end.extend(rows);
+        Ok(())
+    }
+
+    /// Ours alone, then beside the peers of both languages.
+    fn matrix(&mut self, images: &Images, cost: Cost, matrix: ArrayView2<f32>) -> anyhow::Result<()> {
+        let size = matrix.nrows();
+        let solver = by_name(OURS)?;
+        let who = format!("{}, {cost}, ours", images.label);
+        let call = || solver.solve(matrix, None);
+        let (ours, answer) = within(&mut self.budget, &who, size, rounds(size), &call);
+        self.report.matrices.push(Matrix {
+            data: images.label.clone(),
+            dimension: images.dimension,
+            cost: cost.to_string(),
+            batch: size,
+            ours,
+            gap_percent: answer.as_ref().and_then(|answer| answer.gap_percent()),
+        });
+        let Some(answer) = answer else { return Ok(()) };
+        let table =
+            Table { data: &images.label, cost, size, best: answer.cost, identity: answer.identity_cost };
+        self.race_python(&table, matrix)?;
+        self.race_rust(&table, matrix);
+        Ok(())
+    }
+
+    fn race_python(&mut self, table: &Table, matrix: ArrayView2<f32>) -> anyhow::Result<()> {
+        let Some(python) = &mut self.python else { return Ok(()) };
+        let mut solvers = Vec::new();
+        for peer in python.hello.peers() {
+            match self.budget.refuse(&table.who(peer), table.size) {
+                Some(reason) => self.report.races.push(table.race(peer, Measured::Skipped(reason))),
+                None => solvers.push(peer.to_owned()),
+            }
+        }
+        let file = self.folder.join("cost.npy");
+        npy::write(&file, matrix)?;
+        let job = Job {
+            matrix: &file,
+            rounds: rounds(table.size),
+            budget_ms: self.budget.repeat_ms(),
+            solvers: solvers.iter().map(String::as_str).collect(),
+        };
+        let answers = match python.race(&job) {
+            Ok(answers) => answers,
+            Err(error) => {
+                self.python = None;
+                self.note(&format!(
+                    "no Python peers from {}, {} at {} on: {error:#}",
+                    table.data, table.cost, table.size
+                ));
+                return Ok(());
+            }
+        };
+        for peer in solvers {
+            let answer = answers.get(&peer).context("Python left out a solver")?;
+            let samples: Vec<Sample> = answer
+                .cpu_ms
+                .iter()
+                .zip(&answer.wall_ms)
+                .map(|(&cpu_ms, &wall_ms)| Sample { cpu_ms, wall_ms })
+                .collect();
+            let measured = match &answer.error {
+                Some(error) => Measured::Skipped(error.clone()),
+                None => Measured::of(&samples),
+            };
+            self.finish(table, &peer, measured, median(answer.ours_cpu_ms.iter().copied()), answer.total);
+        }
+        Ok(())
+    }
+
+    fn race_rust(&mut self, table: &Table, matrix: ArrayView2<f32>) {
+        let Ok(solver) = by_name(OURS) else { return };
+        let mut running = Vec::new();
+        for (peer, prepare) in PEERS {
+            match self.budget.refuse(&table.who(peer), table.size) {
+                Some(reason) => self.report.races.push(table.race(peer, Measured::Skipped(reason))),
+                None => running.push((*peer, prepare(matrix))),
+            }
+        }
+        let (names, solvers): (Vec<_>, Vec<_>) = running.into_iter().unzip();
+        let ours = || drop(std::hint::black_box(solver.solve(matrix, None)));
+        let raced = alternate(rounds(table.size), self.budget.repeat_ms(), ours, &solvers);
+        for (peer, raced) in names.into_iter().zip(raced) {
+            let total = raced.answer.and_then(|columns| table.total(&columns, matrix));
+            self.finish(
+                table,
+                peer,
+                Measured::of(&raced.peer),
+                median(raced.ours.iter().map(|sample| sample.cpu_ms)),
+                total,
+            );
+        }
+    }
+
+    fn finish(
+        &mut self,
+        table: &Table,
+        peer: &str,
+        measured: Measured,
+        ours: Option<f64>,
+        total: Option<f64>,
+    ) {
+        if let Some(ms) = measured.cpu_ms() {
+            self.budget.record(&table.who(peer), table.size, ms);
+            if total.is_none() {
+                self.note(&format!("{}: no permutation from {peer} at {}", table.data, table.size));
+            }
+        }
+        self.report.races.push(Race {
+            ours_cpu_ms: ours,
+            gap_percent: total.map(|total| gap_percent(total, table.best, table.identity)),
+            ..table.race(peer, measured)
+        });
+    }
+}
+
+/// A cost matrix, and what our solver found on it.
+struct Table<'a> {
+    data: &'a str,
+    cost: Cost,
+    size: usize,
+    best: f64,
+    identity: f64,
+}
+
+impl Table<'_> {
+    fn who(&self, peer: &str) -> String {
+        format!("{}, {}, {peer}", self.data, self.cost)
+    }
+
+    fn race(&self, peer: &str, timing: Measured) -> Race {
+        Race {
+            data: self.data.to_owned(),
+            cost: self.cost.to_string(),
+            batch: self.size,
+            peer: peer.to_owned(),
+            timing,
+            ours_cpu_ms: None,
+            gap_percent: None,
+        }
+    }
+
+    /// The cost of an answer, `None` if it is no permutation.
+    fn total(&self, columns: &[usize], matrix: ArrayView2<f32>) -> Option<f64> {
+        let columns: Vec<u32> = columns.iter().map(|&j| j as u32).collect();
+        let valid = columns.len() == self.size && hard_cases::is_permutation(&columns);
+        valid.then(|| columns.iter().enumerate().map(|(i, &j)| f64::from(matrix[(i, j as usize)])).sum())
+    }
+}

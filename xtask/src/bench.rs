@@ -1,0 +1,34 @@
+//! `cargo xtask bench SUBJECT`: measurements that are kept as reports.
+
+use crate::{Outcome, cargo, python};
+
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    match arguments.split_first() {
+        Some((subject, options)) if subject == "assignment" => assignment(options),
+        _ => {
+            eprintln!("xtask: bench what? There is cargo xtask bench assignment [OPTIONS]");
+            Err(2)
+        }
+    }
+}
+
+/// Our assigners beside other people's solvers. Without `--python` the Python half runs in an environment of our own
+/// with the wheel of these sources and every peer that can be installed.
+fn assignment(options: &[String]) -> Outcome {
+    let mut bench = cargo();
+    bench.args(["run", "--quiet", "--release", "--package", "immiscible-benches", "--features", "peers"]);
+    bench.args(["--bin", "bench-assignment", "--"]).args(options);
+    // Nothing is measured with --render and --help.
+    let given = ["--python", "--render", "--help", "-h"];
+    if !options.iter().any(|option| given.contains(&option.split('=').next().unwrap_or_default())) {
+        match python::with_peers()? {
+            Ok(python) => bench.arg("--python").arg(python),
+            Err(reason) => {
+                eprintln!("without Python: {reason}");
+                bench.args(["--python", "none"])
+            }
+        };
+    }
+    eprintln!("building the benchmark (the first time takes minutes)");
+    crate::run(&mut bench)
+}
