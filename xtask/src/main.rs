@@ -12,6 +12,7 @@ cargo xtask COMMAND
                     --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
+  assign [OPTIONS]  which noise each image takes, from .npy files: every option of `immiscible assign`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   test              everything that CI runs: format, lints, docs, tests, layers, a crate that uses one of ours
 ";
@@ -22,7 +23,7 @@ type Outcome = Result<(), u8>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "list") => immiscible(&arguments),
+        Some("train" | "sample" | "assign" | "list") => immiscible(&arguments),
         Some("test") if arguments.len() == 1 => test::run(),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");

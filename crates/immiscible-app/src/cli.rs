@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Train(Train),
     /// Draw samples from a run.
     Sample(Sample),
+    /// Say which noise each image takes, from .npy files.
+    Assign(Assign),
     /// List presets and every part that a config can name.
     List,
 }
@@ -78,4 +80,34 @@ pub(crate) struct Sample {
     /// flex (the CPU), wgpu or cuda; the config's if absent.
     #[arg(long)]
     pub(crate) device: Option<String>,
+}
+
+/// Says which noise each image takes, and what that brings.
+///
+/// Arrays are .npy files of float16, float32 or float64 with the images or noises along the first axis; all other axes are
+/// one vector.
+#[derive(Debug, Args)]
+pub(crate) struct Assign {
+    /// The images, [B, ...].
+    pub(crate) data: Option<PathBuf>,
+    /// The noises, [M, ...] with M of at least B; for knn [B, k, ...], or B*k rows, those of one image together.
+    pub(crate) noise: Option<PathBuf>,
+    /// The costs, [B, M] (for knn [B, k]), instead of images and noises; lower is better.
+    #[arg(long, value_name = "COSTS", conflicts_with_all = ["data", "cost"])]
+    pub(crate) cost_matrix: Option<PathBuf>,
+    /// How to choose; see `immiscible list`.
+    #[arg(long, default_value = "lapjv")]
+    pub(crate) solver: String,
+    /// What an image and a noise cost: dot, squared_l2 or l2.
+    #[arg(long, default_value = "dot")]
+    pub(crate) cost: String,
+    /// A vector of B whole numbers: images take noises of their own label only, that of noise j is that of image j.
+    #[arg(long)]
+    pub(crate) labels: Option<PathBuf>,
+    /// A .npy file for the noise of each image, int64 [B]; of knn the candidate, 0 to k - 1.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
