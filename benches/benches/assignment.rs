@@ -67,7 +67,7 @@ fn bench(criterion: &mut Criterion) -> Vec<Measured> {
             } else {
                 Candidates::PerImage(own.view())
             };
-            let problem = Problem { images: images.view(), candidates, cost: COST, groups: None };
+            let problem = Problem { cost: COST, ..Problem::new(images.view(), candidates) };
             let assign = || solver.assign(&problem).expect("finite images and noises");
             let mut samples = Vec::new();
             group.bench_function(BenchmarkId::new(*assigner, batch), |bencher| {

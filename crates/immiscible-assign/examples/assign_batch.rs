@@ -1,6 +1,6 @@
 //! One batch with every assigner: `cargo run -p immiscible-assign --example assign_batch`
 
-use immiscible_assign::{ASSIGNERS, AssignError, Candidates, Cost, Problem, drop_percent, mean_distance};
+use immiscible_assign::{ASSIGNERS, AssignError, Candidates, Problem, drop_percent, mean_distance};
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Axis};
 
@@ -27,7 +27,7 @@ fn main() -> Result<(), AssignError> {
         } else {
             Candidates::PerImage(own.view())
         };
-        let problem = Problem { images: images.view(), candidates, cost: Cost::Dot, groups: None };
+        let problem = Problem::new(images.view(), candidates);
         let assignment = assigner.assign(&problem)?;
         let after = mean_distance(images.view(), assignment.gather(&candidates)?.view())?;
         println!("{name:>6}: ‖x − ε‖ {before:.3} → {after:.3}, {:.2} % less", drop_percent(before, after));

@@ -1,6 +1,6 @@
 use ndarray::ArrayView2;
 
-use crate::{AssignError, Assignment, Greedy, Knn, Lapjv, Problem};
+use crate::{Approximate, AssignError, Assignment, Blocks, Exact, Greedy, Knn, Lapjv, Problem, Sinkhorn};
 
 /// A way to choose which noise each image takes.
 ///
@@ -24,7 +24,7 @@ pub trait Assigner: Send + Sync {
     /// The same from a cost matrix of the caller's own; lower is better.
     ///
     /// # Shapes
-    /// `cost` is [B, B] for assigners that share one set of noises, and [B, k] for those that pick among candidates.
+    /// `cost` is [B, M] with M ≥ B for assigners that share one set of noises, and [B, k] for those that pick among candidates.
     /// `groups` is as in [`Problem`].
     ///
     /// # Errors
@@ -36,8 +36,15 @@ pub trait Assigner: Send + Sync {
 type Build = fn() -> Box<dyn Assigner>;
 
 /// Every assigner by its name, sorted.
-pub const ASSIGNERS: &[(&str, Build)] =
-    &[("greedy", || Box::new(Greedy)), ("knn", || Box::new(Knn)), ("lapjv", || Box::new(Lapjv))];
+pub const ASSIGNERS: &[(&str, Build)] = &[
+    ("approximate", || Box::new(Approximate::default())),
+    ("blocks", || Box::new(Blocks::default())),
+    ("exact", || Box::new(Exact)),
+    ("greedy", || Box::new(Greedy)),
+    ("knn", || Box::new(Knn)),
+    ("lapjv", || Box::new(Lapjv)),
+    ("sinkhorn", || Box::new(Sinkhorn::default())),
+];
 
 /// The assigner of that name.
 ///

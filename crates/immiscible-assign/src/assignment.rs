@@ -12,9 +12,20 @@ pub struct Assignment {
     pub cost: f64,
     /// The same sum if every image i kept noise i (its first candidate): what `cost` is to be compared with.
     pub identity_cost: f64,
+    /// What any assignment of this problem costs at least, if the assigner can prove it.
+    pub lower_bound: Option<f64>,
 }
 
 impl Assignment {
+    /// The most that a better assignment could still gain, in per cent of the gain that the best one could have over the
+    /// identity, which is a random pairing; 0 if it is proven optimal. `None` if the assigner proves nothing.
+    pub fn gap_percent(&self) -> Option<f64> {
+        self.lower_bound.map(|bound| {
+            let (gap, gain) = (self.cost - bound, self.identity_cost - bound);
+            if gap <= 0.0 { 0.0 } else { 100.0 * gap / gain }
+        })
+    }
+
     /// The noises in the order of the images: row i is the noise that image i takes, bit for bit.
     ///
     /// # Shapes
@@ -58,6 +69,15 @@ mod tests {
 
     fn taking(noise_of: &[u32]) -> Assignment {
         Assignment { noise_of: noise_of.to_vec(), ..Assignment::default() }
+    }
+
+    #[test]
+    fn gaps_are_shares_of_the_gain() {
+        let proven =
+            |lower_bound| Assignment { cost: 6.0, identity_cost: 10.0, lower_bound, ..Assignment::default() };
+        assert_eq!(proven(Some(5.0)).gap_percent(), Some(20.0));
+        assert_eq!(proven(Some(6.0)).gap_percent(), Some(0.0));
+        assert_eq!(proven(None).gap_percent(), None);
     }
 
     #[test]

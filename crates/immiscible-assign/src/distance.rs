@@ -51,6 +51,23 @@ pub(crate) fn squared_distance(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f64 {
     sums.iter().sum::<f64>() + rest
 }
 
+/// Σ |a − b| of two vectors of the same length.
+pub(crate) fn absolute_distance(a: ArrayView1<f32>, b: ArrayView1<f32>) -> f32 {
+    const LANES: usize = 32;
+    let (Some(a), Some(b)) = (a.to_slice(), b.to_slice()) else {
+        return a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum();
+    };
+    let ((a, rest_a), (b, rest_b)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut sums = [0.0; LANES];
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += (a[lane] - b[lane]).abs();
+        }
+    }
+    let rest: f32 = rest_a.iter().zip(rest_b).map(|(a, b)| (a - b).abs()).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
 #[cfg(test)]
 mod tests {
     use ndarray::{Array2, array};

@@ -23,14 +23,24 @@ pub enum AssignError {
         /// The shape it has.
         found: Vec<usize>,
     },
-    /// More or fewer noises than images, for an assigner that pairs them one to one.
+    /// Fewer noises than images, for an assigner that gives every image one of its own.
     #[error(
-        "\"{assigner}\" gives every image a noise of its own and uses all of them: {images} images need {images} \
-         noises, not {noises}"
+        "\"{assigner}\" gives every image a noise of its own: {images} images need as many noises, not {noises}"
     )]
-    NotSquare {
+    TooFewNoises {
         /// The assigner.
         assigner: &'static str,
+        /// Number of images.
+        images: usize,
+        /// Number of noises.
+        noises: usize,
+    },
+    /// A pool that cannot be divided among groups.
+    #[error(
+        "noise j of a pool belongs to the group of image j mod {images}: with groups, a pool has a multiple of {images} \
+         noises, not {noises}"
+    )]
+    UnevenPool {
         /// Number of images.
         images: usize,
         /// Number of noises.
@@ -47,13 +57,13 @@ pub enum AssignError {
     /// One shared set of noises, for an assigner that picks among an image's own candidates.
     #[error(
         "\"{assigner}\" picks among candidates drawn for each image, so that no two images take the same noise: pass \
-         Candidates::PerImage, or use \"lapjv\" or \"greedy\" to share one set"
+         Candidates::PerImage, or use \"exact\" to share one set"
     )]
     NeedsPerImage {
         /// The assigner.
         assigner: &'static str,
     },
-    /// A solver gave up, or answered with something that is not a permutation.
+    /// A solver gave up, or answered with something that is no assignment.
     #[error("\"{assigner}\" found no assignment: {reason}")]
     Solver {
         /// The assigner.
@@ -70,7 +80,7 @@ pub enum AssignError {
         known: String,
     },
     /// A name that is no [`Cost`](crate::Cost).
-    #[error("there is no cost \"{name}\": the costs are dot, squared_l2, l2")]
+    #[error("there is no cost \"{name}\": the costs are dot, squared_l2, l2, l1")]
     UnknownCost {
         /// The name.
         name: String,

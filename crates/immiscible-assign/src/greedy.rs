@@ -2,7 +2,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use ndarray::{ArrayView1, ArrayView2, Axis, parallel::prelude::*};
 
-use crate::{AssignError, SquareSolver};
+use crate::{AssignError, Matched, OneToOneSolver, conditioned::conditioned};
 
 /// The cheapest pair of all first, then the cheapest of those left, and so on; of equal ones the first image, then the
 /// first noise. About O(B² log B), and usually most of the optimum's gain.
@@ -14,43 +14,48 @@ pub struct Greedy;
 /// Columns that a row keeps ready.
 const SHORTLIST: usize = 32;
 
-impl SquareSolver for Greedy {
+impl OneToOneSolver for Greedy {
     const NAME: &'static str = "greedy";
 
-    fn permutation(&self, cost: ArrayView2<f32>) -> Result<Vec<u32>, AssignError> {
-        let n = cost.nrows();
-        let mut taken = vec![false; n];
-        let mut noise_of = vec![0; n];
-        let mut shortlists: Vec<Vec<Entry>> =
-            cost.axis_iter(Axis(0)).into_par_iter().map(|row| shortlist(row, &taken)).collect();
-        // Each row stands in the heap with its cheapest column. A column may have been taken since; its cost is then
-        // too low an estimate of what the row has left, and the row goes back with its next column.
-        let mut queue: BinaryHeap<Reverse<(Rank, usize, u32)>> = BinaryHeap::with_capacity(n);
-        let next = |row: usize, list: &mut Vec<Entry>, taken: &[bool]| loop {
-            match list.pop() {
-                Some((rank, column)) if !taken[column as usize] => return Some(Reverse((rank, row, column))),
-                Some(_) => {}
-                None => {
-                    *list = shortlist(cost.row(row), taken);
-                    if list.is_empty() {
-                        return None;
-                    }
+    fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError> {
+        Ok(Matched { column_of: cheapest_first(conditioned(cost)?.view()), lower_bound: None })
+    }
+}
+
+/// For each row the column that it gets when all pairs are taken in the order of cost, row, column, if both are free.
+pub(crate) fn cheapest_first(cost: ArrayView2<f32>) -> Vec<u32> {
+    let (rows, columns) = cost.dim();
+    let mut taken = vec![false; columns];
+    let mut column_of = vec![0; rows];
+    let mut shortlists: Vec<Vec<Entry>> =
+        cost.axis_iter(Axis(0)).into_par_iter().map(|row| shortlist(row, &taken)).collect();
+    // Each row stands in the heap with its cheapest column. A column may have been taken since; its cost is then
+    // too low an estimate of what the row has left, and the row goes back with its next column.
+    let mut queue: BinaryHeap<Reverse<(Rank, usize, u32)>> = BinaryHeap::with_capacity(rows);
+    let next = |row: usize, list: &mut Vec<Entry>, taken: &[bool]| loop {
+        match list.pop() {
+            Some((rank, column)) if !taken[column as usize] => return Some(Reverse((rank, row, column))),
+            Some(_) => {}
+            None => {
+                *list = shortlist(cost.row(row), taken);
+                if list.is_empty() {
+                    return None;
                 }
             }
-        };
-        for (row, list) in shortlists.iter_mut().enumerate() {
-            queue.extend(next(row, list, &taken));
         }
-        while let Some(Reverse((_, row, column))) = queue.pop() {
-            if taken[column as usize] {
-                queue.extend(next(row, &mut shortlists[row], &taken));
-            } else {
-                taken[column as usize] = true;
-                noise_of[row] = column;
-            }
-        }
-        Ok(noise_of)
+    };
+    for (row, list) in shortlists.iter_mut().enumerate() {
+        queue.extend(next(row, list, &taken));
     }
+    while let Some(Reverse((_, row, column))) = queue.pop() {
+        if taken[column as usize] {
+            queue.extend(next(row, &mut shortlists[row], &taken));
+        } else {
+            taken[column as usize] = true;
+            column_of[row] = column;
+        }
+    }
+    column_of
 }
 
 /// A cost as an integer of the same order.
@@ -86,8 +91,7 @@ mod tests {
     fn by_sorting(cost: &Array2<f32>) -> Vec<u32> {
         let mut pairs: Vec<((usize, usize), f32)> = cost.indexed_iter().map(|(at, &c)| (at, c)).collect();
         pairs.sort_by(|(_, a), (_, b)| a.partial_cmp(b).expect("finite"));
-        let n = cost.nrows();
-        let (mut noise_of, mut taken) = (vec![None; n], vec![false; n]);
+        let (mut noise_of, mut taken) = (vec![None; cost.nrows()], vec![false; cost.ncols()]);
         for ((i, j), _) in pairs {
             if noise_of[i].is_none() && !taken[j] {
                 (noise_of[i], taken[j]) = (Some(j as u32), true);
@@ -103,8 +107,9 @@ mod tests {
             Key::new(n as u64).fill_normals(0, n, &mut entries);
             let normal = Array2::from_shape_vec((n, n), entries).expect("n * n entries");
             let alike = Array2::from_shape_fn((n, n), |(i, j)| normal[(i % 2, j)]);
-            for cost in [normal.mapv(|c| c.round()), alike, Array2::zeros((n, n)), normal] {
-                assert_eq!(Greedy.permutation(cost.view()), Ok(by_sorting(&cost)), "{n}");
+            let wide = normal.slice_axis(Axis(0), (..n / 2).into()).to_owned();
+            for cost in [normal.mapv(|c| c.round()), alike, Array2::zeros((n, n)), wide, normal] {
+                assert_eq!(cheapest_first(cost.view()), by_sorting(&cost), "{n}");
             }
         }
     }

@@ -1,4 +1,4 @@
-use ndarray::{Array2, ArrayView2, Axis, parallel::prelude::*};
+use ndarray::ArrayView2;
 
 use crate::{AssignError, Assigner, Assignment, Candidates, Problem, cost::all_finite};
 
@@ -23,37 +23,10 @@ impl Assigner for Knn {
     }
 
     fn assign(&self, problem: &Problem) -> Result<Assignment, AssignError> {
-        let Problem { images, candidates, cost, groups } = *problem;
-        let Candidates::PerImage(noise) = candidates else {
-            return Err(AssignError::NeedsPerImage { assigner: NAME });
-        };
-        let (batch, k, dimension) = noise.dim();
-        if (batch, dimension) != images.dim() {
-            return Err(AssignError::ShapeMismatch {
-                what: "candidates",
-                expected: vec![images.nrows(), k, images.ncols()],
-                found: noise.shape().to_vec(),
-            });
+        match problem.candidates {
+            Candidates::PerImage(_) => self.solve(problem.cost_matrix()?.view(), problem.groups),
+            Candidates::Shared(_) => Err(AssignError::NeedsPerImage { assigner: NAME }),
         }
-        let mut costs = Array2::zeros((batch, k));
-        costs
-            .axis_iter_mut(Axis(0))
-            .into_par_iter()
-            .zip(images.axis_iter(Axis(0)))
-            .zip(noise.axis_iter(Axis(0)))
-            .for_each(|((mut costs, image), noise)| {
-                for (c, noise) in costs.iter_mut().zip(noise.rows()) {
-                    *c = cost.between(image, noise);
-                }
-            });
-        self.solve(costs.view(), groups).map_err(|found| {
-            // An input is the better culprit, where one is.
-            let noise = noise.as_standard_layout();
-            let rows = noise.view().into_shape_with_order((batch * k, dimension));
-            let inputs = all_finite(images, "images")
-                .and_then(|()| rows.map_or(Ok(()), |rows| all_finite(rows, "candidates")));
-            inputs.err().unwrap_or(found)
-        })
     }
 
     fn solve(&self, cost: ArrayView2<f32>, _groups: Option<&[u32]>) -> Result<Assignment, AssignError> {
@@ -72,6 +45,8 @@ impl Assigner for Knn {
             assignment.cost += f64::from(row[best]);
             assignment.identity_cost += f64::from(row[0]);
         }
+        // Images do not compete.
+        assignment.lower_bound = Some(assignment.cost);
         Ok(assignment)
     }
 }

@@ -1,6 +1,6 @@
 use ndarray::ArrayView2;
 
-use crate::{AssignError, SquareSolver};
+use crate::{AssignError, Matched, OneToOneSolver, conditioned::conditioned};
 
 /// The exact optimum by the algorithm of Jonker and Volgenant (Computing 38, 1987): the linear assignment of Immiscible
 /// Diffusion (arXiv 2406.12303, Algorithm 1).
@@ -9,15 +9,20 @@ use crate::{AssignError, SquareSolver};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lapjv;
 
-impl SquareSolver for Lapjv {
+impl OneToOneSolver for Lapjv {
     const NAME: &'static str = "lapjv";
 
-    fn permutation(&self, cost: ArrayView2<f32>) -> Result<Vec<u32>, AssignError> {
+    fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError> {
         let failed = |reason: String| AssignError::Solver { assigner: Self::NAME, reason };
-        let matrix = lapjv::Matrix::from_shape_vec(cost.dim(), cost.iter().copied().collect())
+        let (rows, columns) = cost.dim();
+        let mut entries: Vec<f32> = conditioned(cost)?.iter().copied().collect();
+        // Columns that nobody takes go to rows that do not care.
+        entries.resize(columns * columns, 0.0);
+        let matrix = lapjv::Matrix::from_shape_vec((columns, columns), entries)
             .map_err(|error| failed(error.to_string()))?;
         let (column_of, _) = lapjv::lapjv(&matrix).map_err(|error| failed(error.to_string()))?;
-        Ok(column_of.into_iter().map(|j| j as u32).collect())
+        let column_of = column_of.into_iter().take(rows).map(|j| j as u32).collect();
+        Ok(Matched { column_of, lower_bound: None })
     }
 }
 

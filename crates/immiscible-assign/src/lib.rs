@@ -1,23 +1,35 @@
 #![doc = include_str!("../README.md")]
 
+mod approximate;
 mod assigner;
 mod assignment;
+mod auction;
+mod blocks;
+mod conditioned;
 mod cost;
 mod distance;
 mod error;
+mod exact;
 mod greedy;
+mod int8;
 mod knn;
 mod lapjv;
+mod one_to_one;
 mod problem;
-mod square;
+mod sinkhorn;
 
+pub use approximate::Approximate;
 pub use assigner::{ASSIGNERS, Assigner, by_name};
 pub use assignment::Assignment;
+pub use auction::Entry;
+pub use blocks::Blocks;
 pub use cost::Cost;
 pub use distance::{drop_percent, mean_distance};
 pub use error::AssignError;
+pub use exact::{Exact, Solution, linear_sum_assignment};
 pub use greedy::Greedy;
 pub use knn::Knn;
 pub use lapjv::Lapjv;
-pub use problem::{Candidates, Problem};
-pub use square::SquareSolver;
+pub use one_to_one::{Matched, OneToOneSolver};
+pub use problem::{Candidates, Precision, Problem};
+pub use sinkhorn::Sinkhorn;

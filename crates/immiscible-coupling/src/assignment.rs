@@ -84,7 +84,7 @@ impl HostCoupling for Assignment {
         let drawn = fresh_noise(x0.nrows(), x0.ncols(), key);
         let start = Instant::now();
         let candidates = Candidates::Shared(drawn.view());
-        let problem = Problem { images: x0, candidates, cost: self.cost, groups: groups.as_deref() };
+        let problem = Problem { cost: self.cost, groups: groups.as_deref(), ..Problem::new(x0, candidates) };
         let noise = self.assigner.assign(&problem)?.gather(&candidates)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;

@@ -20,7 +20,7 @@ pub struct CouplingConfig {
 
 impl Default for CouplingConfig {
     fn default() -> Self {
-        Self { kind: "assignment".into(), assigner: "lapjv".into(), cost: Cost::Dot, class_wise: false, k: 4 }
+        Self { kind: "assignment".into(), assigner: "exact".into(), cost: Cost::Dot, class_wise: false, k: 4 }
     }
 }
 
@@ -34,7 +34,7 @@ pub const COUPLINGS: &[(&str, Build)] = &[
             return Err(CouplingError::Option {
                 option: "assigner",
                 value: config.assigner.clone(),
-                remedy: "write one that pairs a batch, such as lapjv, or set coupling.kind = \"knn\"",
+                remedy: "write one that pairs a batch, such as exact, or set coupling.kind = \"knn\"",
             });
         }
         Ok(Box::new(Assignment { assigner, cost: config.cost, class_wise: config.class_wise }))

@@ -1,0 +1,27 @@
+use ndarray::ArrayView2;
+
+use crate::{AssignError, Matched, OneToOneSolver, exact::within};
+
+/// The auction of [`Exact`](crate::Exact), stopped as soon as its prices prove that no more than `percent` of the gain
+/// over a random pairing is missing; what is really missing is about a tenth of that. Where the proof does not come in
+/// time, and for pools, the answer is the optimum.
+#[derive(Clone, Copy, Debug)]
+pub struct Approximate {
+    /// The gain that may be missing, in per cent of the optimum's.
+    pub percent: f64,
+}
+
+impl Default for Approximate {
+    /// 2 %: the first phase of the auction usually proves it.
+    fn default() -> Self {
+        Self { percent: 2.0 }
+    }
+}
+
+impl OneToOneSolver for Approximate {
+    const NAME: &'static str = "approximate";
+
+    fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError> {
+        within(cost, self.percent / 100.0)
+    }
+}

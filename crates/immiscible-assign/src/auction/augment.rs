@@ -1,0 +1,232 @@
+//! Shortest augmenting paths: the part that makes the assignment optimal.
+
+use std::{cmp::Ordering, collections::BinaryHeap};
+
+use pulp::NullaryFnOnce;
+
+use super::{Auction, FREE, entry::sealed::Real, lists::row};
+
+/// A search from one free row, by Dijkstra's algorithm on reduced costs.
+pub(super) struct Search {
+    /// Length of the shortest path found to each column.
+    distance: Vec<f64>,
+    /// The row before the column on that path.
+    previous: Vec<u32>,
+    reached: Vec<u32>,
+    /// Columns whose distance is final, in the order of it.
+    settled: Vec<u32>,
+    is_settled: Vec<bool>,
+    queue: BinaryHeap<Event>,
+    /// The nearest free column.
+    end: u32,
+    end_distance: f64,
+}
+
+impl Search {
+    pub(super) fn new(columns: usize) -> Self {
+        Self {
+            distance: vec![f64::INFINITY; columns],
+            previous: vec![FREE; columns],
+            reached: Vec::new(),
+            settled: Vec::new(),
+            is_settled: vec![false; columns],
+            queue: BinaryHeap::new(),
+            end: FREE,
+            end_distance: f64::INFINITY,
+        }
+    }
+
+    fn clear(&mut self) {
+        for j in self.reached.drain(..) {
+            self.distance[j as usize] = f64::INFINITY;
+        }
+        for j in self.settled.drain(..) {
+            self.is_settled[j as usize] = false;
+        }
+        self.queue.clear();
+        (self.end, self.end_distance) = (FREE, f64::INFINITY);
+    }
+
+    /// A path of this length to a column, over `row`. Paths that are longer than one to a free column lead nowhere.
+    #[inline(always)]
+    fn reach(&mut self, column: usize, distance: f64, row: usize, row_of: &[u32]) {
+        // Rounding can make the way back to a settled column look shorter.
+        if distance < self.distance[column] && distance < self.end_distance && !self.is_settled[column] {
+            if self.distance[column] == f64::INFINITY {
+                self.reached.push(column as u32);
+            }
+            self.distance[column] = distance;
+            self.previous[column] = row as u32;
+            if row_of[column] == FREE {
+                (self.end, self.end_distance) = (column as u32, distance);
+            } else {
+                self.queue.push(Event { distance, what: What::Column(column as u32) });
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// A column is reached.
+    Column(u32),
+    /// A column outside the list of this row might be reached.
+    Unlisted(u32),
+    /// The same, after its list was made anew.
+    AllOf(u32),
+}
+
+struct Event {
+    distance: f64,
+    what: What,
+}
+
+impl Ord for Event {
+    /// The nearest first, of a heap that hands out the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.distance.total_cmp(&self.distance).then(other.what.cmp(&self.what))
+    }
+}
+
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Event {}
+
+impl<T: Real> Auction<'_, T> {
+    /// Gives every free row a column along a shortest augmenting path. All pairs must be tight, and stay so: at the end
+    /// the assignment is optimal (successive shortest paths; Jonker and Volgenant, Computing 38, 1987).
+    pub(super) fn augment(&mut self) {
+        let mut search = Search::new(self.columns());
+        for row in 0..self.rows() {
+            if self.column_of[row] == FREE {
+                self.find_path(row, &mut search);
+                self.lower_settled(&search);
+                self.flip(row, &search);
+                search.clear();
+            }
+        }
+    }
+
+    fn find_path(&mut self, root: usize, search: &mut Search) {
+        self.best(root);
+        self.relax_list(root, root, search, What::Unlisted(root as u32));
+        while let Some(event) = search.queue.pop() {
+            if event.distance >= search.end_distance {
+                break;
+            }
+            match event.what {
+                What::Column(column) => {
+                    let j = column as usize;
+                    if search.is_settled[j] {
+                        // A shorter path to it came first.
+                        continue;
+                    }
+                    search.is_settled[j] = true;
+                    search.settled.push(column);
+                    let row = self.row_of[j];
+                    self.relax_list(row as usize, root, search, What::Unlisted(row));
+                }
+                What::Unlisted(row) => {
+                    self.renew(row as usize);
+                    self.relax_list(row as usize, root, search, What::AllOf(row));
+                }
+                What::AllOf(row) => self.relax_row(row as usize, root, search),
+            }
+        }
+    }
+
+    /// What a path to a column over this row has in length beyond the column's reduced cost, negated.
+    fn head(&self, row: usize, root: usize, search: &Search) -> f64 {
+        if row == root {
+            return 0.0;
+        }
+        let column = self.column_of[row] as usize;
+        self.reduced(row, column) - search.distance[column]
+    }
+
+    /// Extends the path to the columns in the row's list, and puts all others into the queue as one event.
+    fn relax_list(&mut self, i: usize, root: usize, search: &mut Search, others: What) {
+        let head = self.head(i, root, search);
+        for (j, c) in self.lists.of(i) {
+            search.reach(j, c - self.prices.of(j) - head, i, &self.row_of);
+        }
+        let bound = self.lists.bound(i) - head;
+        if bound < search.end_distance {
+            search.queue.push(Event { distance: bound, what: others });
+        }
+    }
+
+    /// Extends the path to every column.
+    fn relax_row(&mut self, i: usize, root: usize, search: &mut Search) {
+        const CHUNK: usize = 64;
+        let head = self.head(i, root, search);
+        let (costs, prices) = (row(self.cost, i), self.prices.as_slice());
+        for (chunk, (costs, prices)) in costs.chunks(CHUNK).zip(prices.chunks(CHUNK)).enumerate() {
+            let first = chunk * CHUNK;
+            let distances = &search.distance[first..first + costs.len()];
+            let limit = search.end_distance;
+            if self.arch.dispatch(Shorter { costs, prices, distances, head, limit }) {
+                for (k, (&c, &v)) in costs.iter().zip(prices).enumerate() {
+                    search.reach(first + k, c.into() - v - head, i, &self.row_of);
+                }
+            }
+        }
+    }
+
+    /// Lowers the prices along the tree so that the path and the pairs stay tight.
+    fn lower_settled(&mut self, search: &Search) {
+        for &j in &search.settled {
+            let j = j as usize;
+            let slack = search.end_distance - search.distance[j];
+            if slack > 0.0 {
+                self.prices.lower(j, self.prices.of(j) - slack);
+            }
+        }
+    }
+
+    /// Every row on the path takes the column after it.
+    fn flip(&mut self, root: usize, search: &Search) {
+        let mut column = search.end;
+        while column != FREE {
+            let row = search.previous[column as usize];
+            self.row_of[column as usize] = row;
+            std::mem::swap(&mut self.column_of[row as usize], &mut column);
+            if row as usize == root {
+                break;
+            }
+        }
+    }
+}
+
+/// Whether a path over this row is the shortest to any of some columns.
+struct Shorter<'a, T> {
+    costs: &'a [T],
+    prices: &'a [f64],
+    distances: &'a [f64],
+    head: f64,
+    limit: f64,
+}
+
+impl<T: Real> NullaryFnOnce for Shorter<'_, T> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn call(self) -> bool {
+        let mut any = false;
+        for ((&c, &v), &distance) in self.costs.iter().zip(self.prices).zip(self.distances) {
+            let length = c.into() - v - self.head;
+            any |= (length < distance) & (length < self.limit);
+        }
+        any
+    }
+}

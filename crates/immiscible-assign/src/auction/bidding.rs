@@ -1,0 +1,110 @@
+//! Rows bid for columns.
+
+use super::{Auction, FREE, entry::sealed::Real, lists::Best};
+
+impl<T: Real> Auction<'_, T> {
+    /// Every row without a column bids for its best one: the price falls until the column is worth only ε more than the
+    /// row's second choice, and the row that held the column bids next (Gauss–Seidel auction, Bertsekas, Annals of
+    /// Operations Research 14, 1988). Afterwards no row is more than ε from its best. False if `bids` ran out.
+    pub(super) fn bid(&mut self, epsilon: f64, bids: usize) -> bool {
+        let mut left = bids;
+        for first in 0..self.rows() {
+            let mut row = first;
+            while self.column_of[row] == FREE {
+                if left == 0 {
+                    return false;
+                }
+                left -= 1;
+                let best = self.best(row);
+                let held = self.give(row, best, epsilon);
+                if held == FREE {
+                    break;
+                }
+                row = held as usize;
+            }
+        }
+        true
+    }
+
+    /// The same without ε, as far as it goes: every pair that comes of it is tight. Stops a chain of displaced rows where
+    /// two columns are equally good, or after `hops`.
+    pub(super) fn reduce(&mut self, hops: usize) {
+        for first in 0..self.rows() {
+            let mut row = first;
+            for _ in 0..hops {
+                if self.column_of[row] != FREE {
+                    break;
+                }
+                let best = self.best(row);
+                let occupied = self.row_of[best.column as usize] != FREE;
+                if !best.certain || occupied && best.second <= best.reduced {
+                    break;
+                }
+                let held = self.give(row, best, 0.0);
+                if held == FREE {
+                    break;
+                }
+                row = held as usize;
+            }
+        }
+    }
+
+    /// Frees the rows whose column is not their best, and so makes all pairs tight.
+    pub(super) fn free_slack(&mut self) {
+        for row in 0..self.rows() {
+            let column = self.column_of[row];
+            if column == FREE {
+                continue;
+            }
+            let best = self.best(row);
+            let least = if best.certain { best.reduced } else { self.least_reduced(row) };
+            if self.reduced(row, column as usize) > least {
+                self.column_of[row] = FREE;
+                self.row_of[column as usize] = FREE;
+            }
+        }
+    }
+
+    /// Frees all rows.
+    pub(super) fn free_all(&mut self) {
+        self.column_of.fill(FREE);
+        self.row_of.fill(FREE);
+    }
+
+    /// The best column of a row, from a new list if prices have fallen too far for the old one.
+    #[inline(always)]
+    pub(super) fn best(&mut self, row: usize) -> Best {
+        match self.lists.best(&self.prices, row) {
+            Some(best) if best.certain => best,
+            _ => {
+                self.renew(row);
+                self.lists.best(&self.prices, row).unwrap_or(Best {
+                    column: 0,
+                    cost: 0.0,
+                    reduced: 0.0,
+                    second: 0.0,
+                    certain: false,
+                })
+            }
+        }
+    }
+
+    /// Gives a row its best column, which then is worth ε less to it than its second choice, and returns the row that
+    /// held it.
+    #[inline(always)]
+    fn give(&mut self, row: usize, best: Best, epsilon: f64) -> u32 {
+        let column = best.column as usize;
+        // v − (second − (c − v)) without the rounding of a v that may be large beside c.
+        let price = best.cost - best.second - epsilon;
+        // A row with a single column has no second choice: nobody else can want it.
+        if price > f64::NEG_INFINITY {
+            self.prices.lower(column, price);
+        }
+        let held = std::mem::replace(&mut self.row_of[column], row as u32);
+        self.column_of[row] = best.column;
+        if held != FREE {
+            self.column_of[held as usize] = FREE;
+        }
+        held
+    }
+}

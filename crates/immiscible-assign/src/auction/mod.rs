@@ -1,0 +1,187 @@
+//! The list auction: an exact solver of the linear assignment problem for dense matrices, made for the costs of images
+//! and noises, where every row likes a few columns better than all others.
+//!
+//! 1. Prices start where the statistics of the columns put the optimal ones ([`start`]).
+//! 2. One pass over the matrix lists every row's cheapest columns ([`lists`], [`scan`]); prices only fall, so the lists
+//!    stay valid, and hardly any row is ever read again.
+//! 3. An auction on the lists, with a shrinking ε, leaves every row within ε of its best ([`bidding`]).
+//! 4. Shortest augmenting paths on the same lists mend the few rows that are not at their best ([`augment`]). This part
+//!    is a complete solver, so the auction may stop at any time, and the answer is the optimum.
+//!
+//! Decisions are made in double precision. Passes over whole rows are in the precision of the costs, and what they round
+//! is part of the lists' bounds.
+
+mod augment;
+mod bidding;
+mod entry;
+mod lists;
+mod scan;
+mod start;
+
+use ndarray::{Array2, ArrayView2};
+use pulp::Arch;
+
+pub use entry::Entry;
+use entry::sealed::Real;
+use lists::{Lists, Prices, row};
+use scan::Shortlist;
+use start::Start;
+
+/// No column, or no row.
+const FREE: u32 = u32::MAX;
+/// The ε of the auction's phases, in standard deviations of a column.
+const PHASES: [f64; 2] = [0.02, 0.003];
+/// Bids a row, on average, after which a phase gives up. Ordinary batches take 5 to 15.
+const BIDS: usize = 60;
+/// Rows that may be displaced one after the other to make room for one.
+const HOPS: usize = 8;
+/// The same where there are more columns than rows, and no auction went before.
+const HOPS_IN_A_POOL: usize = 64;
+
+/// One column for each row, and the prices that prove that no others cost less.
+pub(crate) struct Matching {
+    pub(crate) column_of: Vec<u32>,
+    /// The dual variable v of each column: c − v is least, in each row, at the row's column, and v is 0 or less, and 0
+    /// where no row took the column, if there are more columns than rows.
+    pub(crate) v: Vec<f64>,
+    /// A lower bound of the cost of any assignment, by these prices.
+    pub(crate) lower_bound: f64,
+}
+
+/// An entry that is not finite.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NotFinite {
+    pub(crate) row: usize,
+    pub(crate) column: usize,
+}
+
+/// The optimum of an [n, m] matrix with n ≤ m; with a `tolerance`, a solution that provably lacks no more than this
+/// share of the gain over the identity.
+///
+/// # Errors
+/// An entry that is not finite.
+pub(crate) fn solve<T: Real>(cost: ArrayView2<T>, tolerance: f64) -> Result<Matching, NotFinite> {
+    let standard = cost.as_standard_layout();
+    match Auction::run(standard.view(), tolerance)? {
+        Outcome::Matched(matching) => Ok(matching),
+        Outcome::OutOfRange(largest) => {
+            // A power of two rounds nothing, or only what is negligible beside the largest entry.
+            let scale = (-largest.log2().floor()).exp2();
+            let scaled: Array2<f64> = standard.mapv(|c| c.into() * scale);
+            match Auction::run(scaled.view(), tolerance)? {
+                Outcome::Matched(mut matching) => {
+                    matching.v.iter_mut().for_each(|v| *v /= scale);
+                    matching.lower_bound /= scale;
+                    Ok(matching)
+                }
+                Outcome::OutOfRange(_) => unreachable!("the largest entry is between 1 and 2"),
+            }
+        }
+    }
+}
+
+enum Outcome {
+    Matched(Matching),
+    /// The largest magnitude in the matrix: sums of such numbers would leave the type.
+    OutOfRange(f64),
+}
+
+struct Auction<'a, T> {
+    arch: Arch,
+    cost: ArrayView2<'a, T>,
+    prices: Prices<T>,
+    lists: Lists<T>,
+    scratch: Shortlist<T>,
+    column_of: Vec<u32>,
+    row_of: Vec<u32>,
+}
+
+impl<'a, T: Real> Auction<'a, T> {
+    fn run(cost: ArrayView2<'a, T>, tolerance: f64) -> Result<Outcome, NotFinite> {
+        let arch = Arch::new();
+        let (rows, columns) = cost.dim();
+        if rows == 0 {
+            let nothing = Matching { column_of: Vec::new(), v: vec![0.0; columns], lower_bound: 0.0 };
+            return Ok(Outcome::Matched(nothing));
+        }
+        let square = rows == columns;
+        let start = if square {
+            Start::of(arch, cost)
+        } else {
+            // Columns that nobody takes must end at the price they started from.
+            Start { v: vec![0.0; columns], sigma: 0.0 }
+        };
+        let prices = Prices::new(start.v);
+        let (lists, largest) = Lists::new(arch, cost, &prices)?;
+        if largest > 0.0 && !T::COMFORTABLE.contains(&largest) {
+            return Ok(Outcome::OutOfRange(largest));
+        }
+        let (column_of, row_of) = (vec![FREE; rows], vec![FREE; columns]);
+        let mut auction =
+            Self { arch, cost, prices, lists, scratch: Shortlist::new(columns), column_of, row_of };
+        if square && start.sigma > 0.0 {
+            for share in PHASES {
+                auction.free_all();
+                let done = auction.bid(share * start.sigma, BIDS * rows);
+                if done && tolerance > 0.0 && auction.good_enough(tolerance) {
+                    return Ok(Outcome::Matched(auction.finish()));
+                }
+            }
+        }
+        auction.free_slack();
+        auction.reduce(if square { HOPS } else { HOPS_IN_A_POOL });
+        auction.augment();
+        Ok(Outcome::Matched(auction.finish()))
+    }
+
+    fn rows(&self) -> usize {
+        self.cost.nrows()
+    }
+
+    fn columns(&self) -> usize {
+        self.cost.ncols()
+    }
+
+    /// c − v.
+    fn reduced(&self, row: usize, column: usize) -> f64 {
+        self.cost[(row, column)].into() - self.prices.of(column)
+    }
+
+    fn renew(&mut self, row: usize) {
+        self.lists.renew(self.arch, self.cost, &self.prices, row, &mut self.scratch);
+    }
+
+    /// The least reduced cost of a row, over all its columns.
+    fn least_reduced(&self, i: usize) -> f64 {
+        row(self.cost, i)
+            .iter()
+            .zip(self.prices.as_slice())
+            .fold(f64::INFINITY, |least, (&c, v)| least.min(c.into() - v))
+    }
+
+    /// Whether the assignment is within `tolerance` of the optimum, in units of its gain over the identity.
+    fn good_enough(&self, tolerance: f64) -> bool {
+        let cost = self.total();
+        let identity: f64 = self.cost.diag().iter().map(|&c| c.into()).sum();
+        let bound = self.lower_bound();
+        cost - bound <= tolerance * (identity - bound)
+    }
+
+    fn total(&self) -> f64 {
+        self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into()).sum()
+    }
+
+    /// Σ u + Σ v with u_i = min_j c_ij − v_j: what every assignment costs at least, by weak duality.
+    fn lower_bound(&self) -> f64 {
+        let u = (0..self.rows()).map(|i| match self.lists.best(&self.prices, i) {
+            Some(best) if best.certain => best.reduced,
+            _ => self.least_reduced(i),
+        });
+        u.sum::<f64>() + self.prices.as_slice().iter().sum::<f64>()
+    }
+
+    fn finish(self) -> Matching {
+        let lower_bound = self.lower_bound();
+        Matching { column_of: self.column_of, v: self.prices.into_vec(), lower_bound }
+    }
+}

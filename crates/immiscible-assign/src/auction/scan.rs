@@ -1,0 +1,261 @@
+//! The dense passes over one row of the cost matrix.
+
+use pulp::{Arch, NullaryFnOnce};
+
+use super::entry::sealed::Real;
+
+/// Columns whose reduced costs are compared at a time.
+const BLOCK: usize = 32;
+/// Columns of one vector; a block is four of them, folded into their element-wise minimum.
+const WIDTH: usize = 8;
+/// Running minima from which the threshold is chosen.
+const LANES: usize = 2 * WIDTH;
+
+/// The columns of a row whose reduced cost c − v is low, in the order of the columns.
+pub(super) struct Shortlist<T> {
+    pub(super) columns: Vec<u32>,
+    pub(super) costs: Vec<T>,
+    /// How many of the entries above are valid.
+    pub(super) len: usize,
+    folded: Vec<[T; WIDTH]>,
+    hits: Vec<u8>,
+}
+
+impl<T: Real> Shortlist<T> {
+    /// Space for rows of `columns` entries.
+    pub(super) fn new(columns: usize) -> Self {
+        // Two blocks, or 64 hits: what one turn of the loops takes.
+        let blocks = columns.div_ceil(BLOCK).next_multiple_of(2);
+        Self {
+            columns: vec![0; columns + BLOCK / WIDTH],
+            costs: vec![T::default(); columns + BLOCK / WIDTH],
+            len: 0,
+            folded: vec![[T::INFINITY; WIDTH]; blocks],
+            hits: vec![0; (blocks * WIDTH).next_multiple_of(64)],
+        }
+    }
+
+    /// Fills the list with the columns whose (c − shift) − v is at most the returned threshold. The threshold is the
+    /// `rank`-th of 16 minima over interleaved columns, so that about 16 (1/16 + 1/15 + … ) entries, `rank` terms,
+    /// are below it, whatever the row's distribution; without ties never fewer than `rank`.
+    pub(super) fn fill(&mut self, arch: Arch, row: &[T], v: &[T], shift: T, rank: usize) -> T {
+        arch.dispatch(Fill { row, v, shift, rank, list: self })
+    }
+}
+
+struct Fill<'a, T> {
+    row: &'a [T],
+    v: &'a [T],
+    shift: T,
+    rank: usize,
+    list: &'a mut Shortlist<T>,
+}
+
+impl<T: Real> NullaryFnOnce for Fill<'_, T> {
+    type Output = T;
+
+    #[inline(always)]
+    fn call(self) -> T {
+        let Self { row, v, shift, rank, list } = self;
+        let lanes = fold(row, v, shift, &mut list.folded);
+        let threshold = of_rank(lanes, rank);
+        for (hit, &least) in list.hits.iter_mut().zip(list.folded.as_flattened()) {
+            *hit = (least <= threshold) as u8;
+        }
+        let columns = row.len();
+        let (listed, costs) = (&mut list.columns[..columns + 4], &mut list.costs[..columns + 4]);
+        let mut len = 0;
+        for (w, words) in list.hits.as_chunks::<64>().0.iter().enumerate() {
+            let mut bits = 0;
+            for (k, &word) in words.as_chunks::<8>().0.iter().enumerate() {
+                // The product gathers the lowest bits of eight bytes in its highest byte.
+                let byte = u64::from_le_bytes(word).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+                bits |= byte << (8 * k);
+            }
+            while bits != 0 {
+                let hit = 64 * w + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                let first = hit / WIDTH * BLOCK + hit % WIDTH;
+                for j in (first..first + BLOCK).step_by(WIDTH) {
+                    if j < columns {
+                        // Written anyway, and kept if it is low: no branch to predict.
+                        (listed[len], costs[len]) = (j as u32, row[j]);
+                        len += ((row[j] - shift) - v[j] <= threshold) as usize;
+                    }
+                }
+            }
+        }
+        list.len = len;
+        sort_by_column(&mut list.columns[..len], &mut list.costs[..len]);
+        threshold
+    }
+}
+
+/// The minimum of every eighth column of each block, and of all blocks together, even and odd ones apart.
+#[inline(always)]
+fn fold<T: Real>(row: &[T], v: &[T], shift: T, folded: &mut [[T; WIDTH]]) -> [T; LANES] {
+    let mut lanes = [[T::INFINITY; WIDTH]; 2];
+    let ((row, row_rest), (v, v_rest)) = (row.as_chunks::<BLOCK>(), v.as_chunks::<BLOCK>());
+    let ((pairs, single), (v_pairs, v_single)) = (row.as_chunks::<2>(), v.as_chunks::<2>());
+    let (folded, _) = folded.as_chunks_mut::<2>();
+    for ((c, v), folded) in pairs.iter().zip(v_pairs).zip(&mut *folded) {
+        for half in 0..2 {
+            folded[half] = least(&c[half], &v[half], shift);
+            lanes[half] = lesser(folded[half], lanes[half]);
+        }
+    }
+    if let Some(folded) = folded.get_mut(pairs.len()) {
+        let mut half = 0;
+        if let ([c], [v]) = (single, v_single) {
+            folded[half] = least(c, v, shift);
+            lanes[half] = lesser(folded[half], lanes[half]);
+            half += 1;
+        }
+        if !row_rest.is_empty() {
+            let (mut c, mut v) = ([T::INFINITY; BLOCK], [T::default(); BLOCK]);
+            c[..row_rest.len()].copy_from_slice(row_rest);
+            v[..v_rest.len()].copy_from_slice(v_rest);
+            folded[half] = least(&c, &v, shift);
+            lanes[half] = lesser(folded[half], lanes[half]);
+        }
+    }
+    std::array::from_fn(|k| lanes[k / WIDTH][k % WIDTH])
+}
+
+#[inline(always)]
+fn least<T: Real>(c: &[T; BLOCK], v: &[T; BLOCK], shift: T) -> [T; WIDTH] {
+    let reduced =
+        |g: usize| -> [T; WIDTH] { std::array::from_fn(|k| (c[WIDTH * g + k] - shift) - v[WIDTH * g + k]) };
+    lesser(lesser(reduced(0), reduced(1)), lesser(reduced(2), reduced(3)))
+}
+
+#[inline(always)]
+fn lesser<T: Real>(a: [T; WIDTH], b: [T; WIDTH]) -> [T; WIDTH] {
+    std::array::from_fn(|k| if a[k] < b[k] { a[k] } else { b[k] })
+}
+
+/// The largest of those lanes that have fewer than `rank` smaller ones; finite.
+#[inline(always)]
+fn of_rank<T: Real>(lanes: [T; LANES], rank: usize) -> T {
+    let mut smaller = [0_u32; LANES];
+    for x in lanes {
+        for k in 0..LANES {
+            smaller[k] += (x < lanes[k]) as u32;
+        }
+    }
+    let mut threshold = lanes[0];
+    for k in 0..LANES {
+        if smaller[k] == 0 {
+            threshold = lanes[k];
+        }
+    }
+    for k in 0..LANES {
+        if smaller[k] < rank as u32 && lanes[k] > threshold {
+            threshold = lanes[k];
+        }
+    }
+    if threshold.finite() { threshold } else { T::MAX }
+}
+
+/// Eight columns of a block interleave with those of the next vector, so the entries are nearly sorted.
+#[inline(always)]
+fn sort_by_column<T: Real>(columns: &mut [u32], costs: &mut [T]) {
+    for end in 1..columns.len() {
+        let (column, cost) = (columns[end], costs[end]);
+        let mut at = end;
+        while at > 0 && columns[at - 1] > column {
+            (columns[at], costs[at]) = (columns[at - 1], costs[at - 1]);
+            at -= 1;
+        }
+        (columns[at], costs[at]) = (column, cost);
+    }
+}
+
+/// The least and the largest entry of a row.
+///
+/// # Errors
+/// The position of the first entry that is not finite.
+pub(super) fn range<T: Real>(arch: Arch, row: &[T]) -> Result<(T, T), usize> {
+    let (low, high, poison) = arch.dispatch(Range(row));
+    if poison.iter().all(|x| x.finite()) {
+        let low = low.into_iter().fold(T::INFINITY, |low, x| if x < low { x } else { low });
+        Ok((low, high.into_iter().fold(low, |high, x| if x > high { x } else { high })))
+    } else {
+        Err(row.iter().position(|x| !x.finite()).unwrap_or(0))
+    }
+}
+
+struct Range<'a, T>(&'a [T]);
+
+impl<T: Real> NullaryFnOnce for Range<'_, T> {
+    type Output = ([T; WIDTH], [T; WIDTH], [T; WIDTH]);
+
+    #[inline(always)]
+    fn call(self) -> Self::Output {
+        let (mut low, mut high) = ([T::INFINITY; WIDTH], [T::of(f64::NEG_INFINITY); WIDTH]);
+        // 0 · x is 0, or NaN if x is not finite, and so is the sum of such products.
+        let mut poison = [T::default(); WIDTH];
+        let (chunks, rest) = self.0.as_chunks::<WIDTH>();
+        for x in chunks {
+            for k in 0..WIDTH {
+                low[k] = if x[k] < low[k] { x[k] } else { low[k] };
+                high[k] = if x[k] > high[k] { x[k] } else { high[k] };
+                poison[k] = poison[k] - x[k] * T::default();
+            }
+        }
+        for (k, &x) in rest.iter().enumerate() {
+            low[k] = if x < low[k] { x } else { low[k] };
+            high[k] = if x > high[k] { x } else { high[k] };
+            poison[k] = poison[k] - x * T::default();
+        }
+        (low, high, poison)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(n: usize, seed: usize) -> Vec<f32> {
+        (0..n).map(|j| (((j * 7919 + seed * 104_729) % 10_007) as f32 * 0.37).sin()).collect()
+    }
+
+    #[test]
+    fn the_list_is_every_column_below_the_threshold() {
+        for n in [1, 2, 7, 31, 32, 33, 63, 64, 65, 100, 1_000] {
+            for rank in [1, 6, 16] {
+                let (row, v) = (numbers(n, 1), numbers(n, 2));
+                let mut list = Shortlist::new(n);
+                let threshold = list.fill(Arch::new(), &row, &v, row[0], rank);
+                let expected: Vec<u32> =
+                    (0..n).filter(|&j| (row[j] - row[0]) - v[j] <= threshold).map(|j| j as u32).collect();
+                assert_eq!(list.columns[..list.len], expected, "{n}, {rank}");
+                assert!(list.len >= rank.min(n), "{n}, {rank}: {}", list.len);
+                for (&j, &c) in expected.iter().zip(&list.costs) {
+                    assert_eq!(c, row[j as usize]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_lists_the_same() {
+        let (row, v) = (numbers(777, 3), numbers(777, 4));
+        let (mut scalar, mut native) = (Shortlist::new(777), Shortlist::new(777));
+        let low = scalar.fill(Arch::Scalar, &row, &v, 0.0, 9);
+        assert_eq!(low, native.fill(Arch::new(), &row, &v, 0.0, 9));
+        assert_eq!(scalar.columns[..scalar.len], native.columns[..native.len]);
+    }
+
+    #[test]
+    fn ranges_and_what_is_not_finite() {
+        let mut row = numbers(75, 5);
+        (row[17], row[74]) = (-9.0, 8.0);
+        assert_eq!(range(Arch::new(), &row), Ok((-9.0, 8.0)));
+        for (at, value) in [(0, f32::NAN), (40, f32::INFINITY), (74, f32::NEG_INFINITY)] {
+            let mut row = row.clone();
+            row[at] = value;
+            assert_eq!(range(Arch::new(), &row), Err(at));
+        }
+    }
+}
