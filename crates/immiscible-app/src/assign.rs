@@ -1,14 +1,17 @@
 //! `immiscible assign`: which noise each image takes, from arrays in files. It touches no device.
 
+mod report;
+
 use crate::config::did_you_mean;
 use crate::{Failure, cli};
 use anyhow::{Context, Result, bail, ensure};
 use immiscible_assign::{
-    ASSIGNERS, AssignError, Assigner, Assignment, Candidates, Cost, by_name, drop_percent, mean_distance,
+    ASSIGNERS, AssignError, Assigner, Assignment, Candidates, Cost, Precision, Problem, by_name,
+    drop_percent, linear_sum_assignment, mean_distance,
 };
-use immiscible_data::npy::{self, Npy};
-use ndarray::{Array2, ArrayView2, ArrayView3, Axis, aview1};
-use serde::Serialize;
+use immiscible_data::npy::{self, Npy, Real};
+use ndarray::{ArrayView1, ArrayView2, ArrayView3, Axis, aview1};
+use report::Report;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -32,26 +35,34 @@ pub(crate) fn run(arguments: &cli::Assign) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The values of `--precision`.
+const PRECISIONS: [(&str, Precision); 2] = [("float32", Precision::F32), ("int8", Precision::Int8)];
+
 fn assign(arguments: &cli::Assign) -> Result<(Vec<u32>, Report)> {
-    known("--solver", &arguments.solver, &ASSIGNERS.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
-    known("--cost", &arguments.cost, &Cost::ALL.map(Cost::name))?;
-    let (solver, cost) = (by_name(&arguments.solver)?, arguments.cost.parse()?);
+    let (solver, cost, precision) = (&arguments.solver, &arguments.cost, &arguments.precision);
+    known("--solver", solver, &ASSIGNERS.iter().map(|(name, _)| *name).collect::<Vec<_>>())?;
+    known("--cost", cost, &Cost::ALL.map(Cost::name))?;
+    known("--precision", precision, &PRECISIONS.map(|(name, _)| name))?;
     if let Some(out) = &arguments.out {
         let named = out.extension().is_some_and(|extension| extension == "npy");
         ensure!(named, "--out {}: write a name that ends in .npy", out.display());
     }
+    let solver = by_name(solver)?;
     let (assignment, report) = match (&arguments.cost_matrix, &arguments.data, &arguments.noise) {
         (Some(costs), ..) => from_costs(&*solver, costs, &arguments.labels)?,
-        (None, Some(data), Some(noise)) => from_images(&*solver, cost, data, noise, &arguments.labels)?,
+        (None, Some(data), Some(noise)) => from_images(&*solver, data, noise, arguments)?,
         _ => bail!("give two files, DATA.npy and NOISE.npy, or one with --cost-matrix C.npy"),
     };
+    let (before, after) = (assignment.identity_cost, assignment.cost);
     let report = Report {
         solver: solver.name(),
+        per_image: !solver.shares_noise(),
         threads: rayon::current_num_threads(),
-        cost_before: assignment.identity_cost,
-        cost_after: assignment.cost,
-        cost_drop_percent: (assignment.identity_cost > 0.0)
-            .then(|| drop_percent(assignment.identity_cost, assignment.cost)),
+        cost_before: before,
+        cost_after: after,
+        cost_drop_percent: (before > 0.0 && after >= 0.0).then(|| drop_percent(before, after)),
+        lower_bound: assignment.lower_bound,
+        gap_percent: assignment.gap_percent(),
         out: arguments.out.clone(),
         ..report
     };
@@ -61,18 +72,22 @@ fn assign(arguments: &cli::Assign) -> Result<(Vec<u32>, Report)> {
 /// Makes the cost matrix of images and noises, and solves it.
 fn from_images(
     solver: &dyn Assigner,
-    cost: Cost,
     data: &Path,
     noise: &Path,
-    labels: &Option<PathBuf>,
+    arguments: &cli::Assign,
 ) -> Result<(Assignment, Report)> {
+    let cost: Cost = arguments.cost.parse()?;
+    let (precision, used) =
+        PRECISIONS.into_iter().find(|(name, _)| *name == arguments.precision).unwrap_or(PRECISIONS[0]);
     let (data, noise) = (npy::read::<f32>(data)?, npy::read::<f32>(noise)?);
     let images = finite_rows(&data)?;
     let candidates = candidates(&data, &noise, solver)?;
-    let labels = read_labels(labels, images.nrows())?;
-    let (costs, cost_ms) = timed(|| cost_matrix(cost, images, candidates))
+    let labels = read_labels(&arguments.labels, images.nrows())?;
+    let problem = Problem { cost, precision: used, ..Problem::new(images, candidates) };
+    let (costs, cost_ms) = timed(|| problem.cost_matrix())
         .with_context(|| format!("{} with {}", data.path.display(), noise.path.display()))?;
     let (assignment, solve_ms) = timed(|| solver.solve(costs.view(), labels.as_deref()))?;
+
     let (noises, drawn) = match candidates {
         Candidates::Shared(noise) => (noise.nrows(), noise.split_at(Axis(0), images.nrows()).0),
         Candidates::PerImage(noise) => (noise.dim().1, noise.index_axis_move(Axis(1), 0)),
@@ -82,10 +97,10 @@ fn from_images(
     let report = Report {
         images: images.nrows(),
         noises,
-        per_image: !solver.shares_noise(),
         dimension: Some(images.ncols()),
         groups: labels.map(count),
         cost: Some(cost.name()),
+        precision,
         distance_before: Some(before),
         distance_after: Some(after),
         distance_drop_percent: Some(drop_percent(before, after)),
@@ -98,31 +113,67 @@ fn from_images(
 
 /// Solves a cost matrix of the user's own.
 fn from_costs(solver: &dyn Assigner, path: &Path, labels: &Option<PathBuf>) -> Result<(Assignment, Report)> {
-    let file = npy::read::<f32>(path)?;
-    let costs = finite_rows(&file)?;
-    let (rows, columns) = costs.dim();
+    let file = npy::read::<f64>(path)?;
     let path = path.display();
     ensure!(
         file.shape.len() == 2,
         "{path} has the shape {:?}; costs are a matrix, a row for each image, a column for each noise",
         file.shape
     );
+    let costs = finite_rows(&file)?;
+    let (rows, columns) = costs.dim();
     ensure!(
         rows <= columns || !solver.shares_noise(),
         "{path} has {rows} rows but {columns} columns; give a column for each noise, at least one for each image's row, \
          or use --solver knn"
     );
     let labels = read_labels(labels, rows)?;
-    let (assignment, solve_ms) = timed(|| solver.solve(costs, labels.as_deref()))?;
+    let single = costs.mapv(|c| c as f32);
+    let lossless = single.iter().zip(costs).all(|(&single, &c)| f64::from(single) == c);
+    let double = !lossless && labels.is_none() && solver.name() == "exact";
+    let (assignment, solve_ms) = if double {
+        timed(|| in_double_precision(costs))?
+    } else {
+        if let Some(((row, column), c)) = costs.indexed_iter().find(|(at, _)| !single[*at].is_finite()) {
+            bail!(
+                "{path} holds {c:e} at row {row}, column {column}, outside the range of float32, in which {} works; scale \
+                 the matrix down",
+                solver.name()
+            );
+        }
+        timed(|| solver.solve(single.view(), labels.as_deref()))?
+    };
     let report = Report {
         images: rows,
         noises: columns,
-        per_image: !solver.shares_noise(),
         groups: labels.map(count),
+        precision: if double { "float64" } else { "float32" },
         solve_ms,
         ..Report::default()
     };
     Ok((assignment, report))
+}
+
+/// The exact solution, and the bound that its column prices prove.
+fn in_double_precision(costs: ArrayView2<f64>) -> Result<Assignment, AssignError> {
+    let solution = linear_sum_assignment(costs)?;
+    let (identity_cost, lower_bound) = (costs.diag().sum(), Some(bound(costs, &solution.v)));
+    let (noise_of, cost) = if solution.cost < identity_cost {
+        (solution.columns, solution.cost)
+    } else {
+        ((0..costs.nrows() as u32).collect(), identity_cost)
+    };
+    Ok(Assignment { noise_of, cost, identity_cost, lower_bound })
+}
+
+/// What any assignment costs at least, whoever names the prices v: each row pays no less than its least c − v, and all
+/// columns together are worth no less than Σ v if each is used, or if none of the v is above 0.
+fn bound(costs: ArrayView2<f64>, v: &[f64]) -> f64 {
+    let ceiling = if costs.is_square() { f64::INFINITY } else { 0.0 };
+    let v: Vec<f64> = v.iter().map(|v| v.min(ceiling)).collect();
+    let least =
+        |row: ArrayView1<f64>| row.iter().zip(&v).fold(f64::INFINITY, |least, (c, v)| least.min(c - v));
+    costs.rows().into_iter().map(least).chain(v.iter().copied()).sum()
 }
 
 /// The noises as this solver wants them.
@@ -154,27 +205,8 @@ fn candidates<'a>(data: &Npy<f32>, noise: &'a Npy<f32>, solver: &dyn Assigner) -
     Ok(Candidates::Shared(rows))
 }
 
-/// The cost of each image with every noise that it may take.
-fn cost_matrix(
-    cost: Cost,
-    images: ArrayView2<f32>,
-    candidates: Candidates,
-) -> Result<Array2<f32>, AssignError> {
-    match candidates {
-        Candidates::Shared(noise) => cost.matrix(images, noise),
-        Candidates::PerImage(noise) => {
-            let mut costs = Array2::zeros((images.nrows(), noise.dim().1));
-            let pairs = images.axis_chunks_iter(Axis(0), 1).zip(noise.outer_iter());
-            for (mut row, (image, own)) in costs.axis_chunks_iter_mut(Axis(0), 1).zip(pairs) {
-                row.assign(&cost.matrix(image, own)?);
-            }
-            Ok(costs)
-        }
-    }
-}
-
 /// The rows of an array: at least one, of at least one value, all of them finite.
-fn finite_rows(file: &Npy<f32>) -> Result<ArrayView2<'_, f32>> {
+fn finite_rows<T: Real + fmt::Display>(file: &Npy<T>) -> Result<ArrayView2<'_, T>> {
     let rows = file.rows()?;
     let path = file.path.display();
     ensure!(
@@ -218,71 +250,21 @@ fn known(option: &str, name: &str, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What an assignment brought and took.
-#[derive(Default, Serialize)]
-struct Report {
-    images: usize,
-    /// In the shared set, or for each image.
-    noises: usize,
-    /// Whether each image has noises of its own.
-    per_image: bool,
-    /// Values in an image; unknown where costs were given.
-    dimension: Option<usize>,
-    groups: Option<usize>,
-    solver: &'static str,
-    cost: Option<&'static str>,
-    threads: usize,
-    distance_before: Option<f64>,
-    distance_after: Option<f64>,
-    distance_drop_percent: Option<f64>,
-    cost_before: f64,
-    cost_after: f64,
-    /// Has no meaning where the cost before is negative.
-    cost_drop_percent: Option<f64>,
-    cost_ms: Option<f64>,
-    solve_ms: f64,
-    out: Option<PathBuf>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::array;
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sizes     {} images, {} noises", self.images, self.noises)?;
-        if self.per_image {
-            write!(f, " for each")?;
-        }
-        if let Some(dimension) = self.dimension {
-            write!(f, ", {dimension} values each")?;
-        }
-        if let Some(groups) = self.groups {
-            write!(f, ", {groups} labels")?;
-        }
-        write!(f, "\nsolver    {}", self.solver)?;
-        if let Some(cost) = self.cost {
-            write!(f, ", cost {cost}")?;
-        }
-        writeln!(f, ", {} threads", self.threads)?;
-        if let (Some(before), Some(after), Some(drop)) =
-            (self.distance_before, self.distance_after, self.distance_drop_percent)
-        {
-            writeln!(f, "distance  mean {before:.4} before, {after:.4} after: {drop:.2} % less")?;
-        }
-        write!(f, "cost      {} before, {} after", number(self.cost_before), number(self.cost_after))?;
-        if let Some(drop) = self.cost_drop_percent {
-            write!(f, ": {drop:.2} % less")?;
-        }
-        write!(f, "\ntime      ")?;
-        if let Some(ms) = self.cost_ms {
-            write!(f, "{ms:.2} ms cost, ")?;
-        }
-        writeln!(f, "{:.2} ms solve", self.solve_ms)?;
-        match &self.out {
-            Some(out) => writeln!(f, "noise_of  {}", out.display()),
-            None => Ok(()),
+    #[test]
+    fn any_prices_prove_a_bound_and_the_solver_s_prove_the_optimum() {
+        let square = array![[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]];
+        let pool = array![[4.0, 1.0, 3.0, 9.0], [2.0, 0.5, 5.0, 9.0]];
+        for (costs, optimum) in [(square, 5.0), (pool, 3.0)] {
+            for v in [[0.0; 4], [9.0, 0.5, 0.1, -2.0], [-5.0, 1.0, 7.0, 3.0]] {
+                assert!(bound(costs.view(), &v[..costs.ncols()]) <= optimum, "{v:?}");
+            }
+            let assignment = in_double_precision(costs.view()).unwrap();
+            assert_eq!((assignment.cost, assignment.gap_percent()), (optimum, Some(0.0)));
         }
     }
-}
-
-/// Costs come in any unit.
-fn number(x: f64) -> String {
-    if x == 0.0 || (1e-2..1e9).contains(&x.abs()) { format!("{x:.4}") } else { format!("{x:.4e}") }
 }

@@ -93,15 +93,18 @@ pub(crate) struct Assign {
     /// The noises, [M, ...] with M of at least B; for knn [B, k, ...], or B*k rows, those of one image together.
     pub(crate) noise: Option<PathBuf>,
     /// The costs, [B, M] (for knn [B, k]), instead of images and noises; lower is better.
-    #[arg(long, value_name = "COSTS", conflicts_with_all = ["data", "cost"])]
+    #[arg(long, value_name = "COSTS", conflicts_with_all = ["data", "cost", "precision"])]
     pub(crate) cost_matrix: Option<PathBuf>,
     /// How to choose; see `immiscible list`.
-    #[arg(long, default_value = "lapjv")]
+    #[arg(long, default_value = "exact")]
     pub(crate) solver: String,
-    /// What an image and a noise cost: dot, squared_l2 or l2.
+    /// What an image and a noise cost: dot, squared_l2, l2 or l1.
     #[arg(long, default_value = "dot")]
     pub(crate) cost: String,
-    /// A vector of B whole numbers: images take noises of their own label only, that of noise j is that of image j.
+    /// Images and noises as they are, float32, or rounded to 8 bits for the costs, int8.
+    #[arg(long, default_value = "float32")]
+    pub(crate) precision: String,
+    /// A vector of B whole numbers: images take noises of their own label only. That of noise j is that of image j mod B.
     #[arg(long)]
     pub(crate) labels: Option<PathBuf>,
     /// A .npy file for the noise of each image, int64 [B]; of knn the candidate, 0 to k - 1.

@@ -232,6 +232,16 @@ fn write_images_and_noises(folder: &Path) {
     npy::write(&folder.join("n.npy"), reversed.view()).unwrap();
 }
 
+/// A square matrix of float64, which is more than the library writes.
+fn write_doubles(path: &Path, n: usize, values: &[f64]) {
+    let header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({n}, {n}), }}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    std::fs::write(path, bytes).unwrap();
+}
+
 fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
     let printed = succeed(folder, &[&["assign", "--json"], arguments].concat());
     assert_eq!(printed.lines().count(), 1, "{printed}");
@@ -259,11 +269,37 @@ fn assign_finds_the_noises_and_tells_what_that_brings() {
     for key in ["cost_ms", "solve_ms", "threads"] {
         assert!(facts[key].as_f64().unwrap() > 0.0, "{facts}");
     }
+    assert_eq!(facts["solver"], "exact", "{facts}");
+    assert!(facts["gap_percent"].as_f64().unwrap() < 1e-4, "{facts}");
+    assert!(facts["lower_bound"].as_f64().unwrap().abs() < 1e-2, "{facts}");
+    let rounded = json(folder, &["x.npy", "n.npy", "--precision", "int8"]);
+    assert_eq!(
+        (rounded["precision"].as_str(), rounded["distance_after"].as_f64()),
+        (Some("int8"), Some(0.0))
+    );
 
     let table = succeed(folder, &["assign", "x.npy", "n.npy"]);
-    for words in ["6 images, 6 noises, 4 values each", "0.0000 after: 100.00 % less", "ms cost", "ms solve"] {
+    for words in [
+        "6 images, 6 noises, 4 values each",
+        "0.0000 after: 100.00 % less",
+        "% of the gain",
+        "ms cost",
+        "ms solve",
+    ] {
         assert!(table.contains(words), "no {words:?} in {table}");
     }
+
+    // A pool whose first six noises are another picture's, and the last six the pictures themselves.
+    let images = npy::read::<f32>(&folder.join("x.npy")).unwrap().values;
+    let pool = Array2::from_shape_vec((12, 4), [&images[4..], &images[..4], &images].concat()).unwrap();
+    npy::write(&folder.join("pool.npy"), pool.view()).unwrap();
+    let facts = json(folder, &["x.npy", "pool.npy", "--cost", "squared_l2"]);
+    assert_eq!(
+        (facts["noises"].as_u64(), facts["distance_after"].as_f64()),
+        (Some(12), Some(0.0)),
+        "{facts}"
+    );
+    assert!(facts["distance_before"].as_f64().unwrap() > 0.1, "{facts}");
 
     // Images 0 and 5 share a label, as do 1 and 2, and 3 and 4.
     npy::write(&folder.join("l.npy"), aview1(&[7_i64, 1, 1, 0, 0, 7])).unwrap();
@@ -289,6 +325,13 @@ fn assign_takes_costs_and_noises_of_each_image() {
         "{facts}"
     );
     assert!(facts["cost_ms"].is_null() && facts["distance_before"].is_null(), "{facts}");
+
+    // In single precision all four are the same.
+    write_doubles(&folder.join("fine.npy"), 2, &[1e8 + 1.0, 1e8, 1e8, 1e8 + 1.0]);
+    let facts = json(folder, &["--cost-matrix", "fine.npy", "--out", "perm.npy"]);
+    assert_eq!(npy::read_labels(&folder.join("perm.npy")).unwrap(), [1, 0]);
+    assert_eq!(facts["precision"], "float64", "{facts}");
+    assert!(facts["gap_percent"].as_f64().unwrap() < 1e-4, "{facts}");
 
     // Two noises for each of three images, as rows or with an axis of their own: the second is the image itself.
     let images = npy::read::<f32>(&folder.join("x.npy")).unwrap().values;
@@ -338,6 +381,7 @@ fn what_assign_cannot_use_is_one_line() {
     npy::write(&folder.join("vector.npy"), aview1(&[0_i64; 6])).unwrap();
     npy::write(&folder.join("three.npy"), aview1(&[0_i64; 3])).unwrap();
     npy::write(&folder.join("negative.npy"), aview1(&[0_i64, 1, 2, 3, 4, -5])).unwrap();
+    write_doubles(&folder.join("double.npy"), 2, &[1.0, 2.0, 1e300, 4.0]);
     std::fs::write(folder.join("text.npy"), "images and noises").unwrap();
     let whole = std::fs::read(folder.join("x.npy")).unwrap();
     std::fs::write(folder.join("cut.npy"), &whole[..whole.len() - 1]).unwrap();
@@ -354,6 +398,11 @@ fn what_assign_cannot_use_is_one_line() {
         (&["no-values.npy", "no-values.npy"], &["no-values.npy is empty", "[6, 0]"]),
         (&["--cost-matrix", "empty.npy"], &["empty.npy is empty"]),
         (&["--cost-matrix", "tall.npy"], &["tall.npy has 4 rows but 3 columns"]),
+        (
+            &["--cost-matrix", "double.npy", "--solver", "lapjv"],
+            &["holds 1e300 at row 1, column 0", "float32", "lapjv"],
+        ),
+        (&["double.npy", "n.npy"], &["double.npy holds 1e300 at [1, 0]", "float32"]),
         (&["--cost-matrix", "x.npy"], &["x.npy has the shape [6, 1, 2, 2]", "a matrix"]),
         (&["--cost-matrix", "wide.npy", "--solver", "lapjv"], &["wide.npy has 6 rows but 3 columns"]),
         (&["x.npy", "wide.npy", "--solver", "knn"], &["[6, 3]", "--solver knn needs [6, k, …]", "4 values"]),
@@ -366,6 +415,7 @@ fn what_assign_cannot_use_is_one_line() {
         (&["x.npy"], &["DATA.npy and NOISE.npy", "--cost-matrix"]),
         (&["x.npy", "n.npy", "--solver", "lapjw"], &["--solver lapjw", "did you mean `lapjv`?", "greedy"]),
         (&["x.npy", "n.npy", "--cost", "dott"], &["--cost dott", "did you mean `dot`?", "l2"]),
+        (&["x.npy", "n.npy", "--precision", "int9"], &["--precision int9", "did you mean `int8`?"]),
         (&["x.npy", "n.npy", "--labels", "three.npy"], &["three.npy holds 3 labels for 6 images"]),
         (&["x.npy", "n.npy", "--labels", "x.npy"], &["x.npy has the shape [6, 1, 2, 2]", "a vector"]),
         (&["x.npy", "n.npy", "--labels", "negative.npy"], &["negative.npy holds -5 at [5]"]),
