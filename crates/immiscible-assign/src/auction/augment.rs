@@ -4,7 +4,7 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use pulp::NullaryFnOnce;
 
-use super::{Auction, FREE, entry::sealed::Real, lists::row};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::row};
 
 /// A search from one free row, by Dijkstra's algorithm on reduced costs.
 pub(super) struct Search {
@@ -20,6 +20,9 @@ pub(super) struct Search {
     /// The nearest free column.
     end: u32,
     end_distance: f64,
+    /// The nearest spare column, through which the path reaches all others that nobody needs.
+    spare: u32,
+    spare_distance: f64,
 }
 
 impl Search {
@@ -33,6 +36,8 @@ impl Search {
             queue: BinaryHeap::new(),
             end: FREE,
             end_distance: f64::INFINITY,
+            spare: FREE,
+            spare_distance: f64::INFINITY,
         }
     }
 
@@ -45,18 +50,19 @@ impl Search {
         }
         self.queue.clear();
         (self.end, self.end_distance) = (FREE, f64::INFINITY);
+        (self.spare, self.spare_distance) = (FREE, f64::INFINITY);
     }
 
     /// A path of this length to a column, over `row`. Paths that are longer than one to a free column lead nowhere.
     #[inline(always)]
-    fn reach(&mut self, column: usize, distance: f64, row: usize, row_of: &[u32]) {
+    fn reach(&mut self, column: usize, distance: f64, row: u32, row_of: &[u32]) {
         // Rounding can make the way back to a settled column look shorter.
         if distance < self.distance[column] && distance < self.end_distance && !self.is_settled[column] {
             if self.distance[column] == f64::INFINITY {
                 self.reached.push(column as u32);
             }
             self.distance[column] = distance;
-            self.previous[column] = row as u32;
+            self.previous[column] = row;
             if row_of[column] == FREE {
                 (self.end, self.end_distance) = (column as u32, distance);
             } else {
@@ -131,9 +137,16 @@ impl<T: Real> Auction<'_, T> {
                         // A shorter path to it came first.
                         continue;
                     }
+                    let row = self.row_of[j];
+                    if row == SPARE {
+                        if search.spare == FREE {
+                            (search.spare, search.spare_distance) = (column, event.distance);
+                            self.relax_spare(search);
+                        }
+                        continue;
+                    }
                     search.is_settled[j] = true;
                     search.settled.push(column);
-                    let row = self.row_of[j];
                     self.relax_list(row as usize, root, search, What::Unlisted(row));
                 }
                 What::Unlisted(row) => {
@@ -158,7 +171,7 @@ impl<T: Real> Auction<'_, T> {
     fn relax_list(&mut self, i: usize, root: usize, search: &mut Search, others: What) {
         let head = self.head(i, root, search);
         for (j, c) in self.lists.of(i) {
-            search.reach(j, c - self.prices.of(j) - head, i, &self.row_of);
+            search.reach(j, c - self.prices.of(j) - head, i as u32, &self.row_of);
         }
         let bound = self.lists.bound(i) - head;
         if bound < search.end_distance {
@@ -177,8 +190,18 @@ impl<T: Real> Auction<'_, T> {
             let limit = search.end_distance;
             if self.arch.dispatch(Shorter { costs, prices, distances, head, limit }) {
                 for (k, (&c, &v)) in costs.iter().zip(prices).enumerate() {
-                    search.reach(first + k, c.into() - v - head, i, &self.row_of);
+                    search.reach(first + k, c.into() - v - head, i as u32, &self.row_of);
                 }
+            }
+        }
+    }
+
+    /// Extends the path from the spare column to every column that is not spare: the one that held it, which likes all
+    /// columns alike, could take another.
+    fn relax_spare(&self, search: &mut Search) {
+        for (j, (&v, &row)) in self.prices.as_slice().iter().zip(&self.row_of).enumerate() {
+            if row != SPARE {
+                search.reach(j, search.spare_distance + self.spare_price - v, SPARE, &self.row_of);
             }
         }
     }
@@ -192,6 +215,12 @@ impl<T: Real> Auction<'_, T> {
                 self.prices.lower(j, self.prices.of(j) - slack);
             }
         }
+        if search.spare_distance < search.end_distance {
+            self.spare_price -= search.end_distance - search.spare_distance;
+            for (j, _) in self.row_of.iter().enumerate().filter(|(_, row)| **row == SPARE) {
+                self.prices.lower(j, self.spare_price);
+            }
+        }
     }
 
     /// Every row on the path takes the column after it.
@@ -200,6 +229,10 @@ impl<T: Real> Auction<'_, T> {
         while column != FREE {
             let row = search.previous[column as usize];
             self.row_of[column as usize] = row;
+            if row == SPARE {
+                column = search.spare;
+                continue;
+            }
             std::mem::swap(&mut self.column_of[row as usize], &mut column);
             if row as usize == root {
                 break;

@@ -1,6 +1,6 @@
 //! Rows bid for columns.
 
-use super::{Auction, FREE, entry::sealed::Real, lists::Best};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best};
 
 impl<T: Real> Auction<'_, T> {
     /// Every row without a column bids for its best one: the price falls until the column is worth only ε more than the
@@ -36,8 +36,9 @@ impl<T: Real> Auction<'_, T> {
                     break;
                 }
                 let best = self.best(row);
-                let occupied = self.row_of[best.column as usize] != FREE;
-                if !best.certain || occupied && best.second <= best.reduced {
+                let holder = self.row_of[best.column as usize];
+                let tie = holder != FREE && best.second <= best.reduced;
+                if !best.certain || holder == SPARE || tie {
                     break;
                 }
                 let held = self.give(row, best, 0.0);
@@ -57,6 +58,9 @@ impl<T: Real> Auction<'_, T> {
                 continue;
             }
             let best = self.best(row);
+            if best.certain && best.column == column {
+                continue;
+            }
             let least = if best.certain { best.reduced } else { self.least_reduced(row) };
             if self.reduced(row, column as usize) > least {
                 self.column_of[row] = FREE;

@@ -29,14 +29,15 @@ use start::Start;
 
 /// No column, or no row.
 const FREE: u32 = u32::MAX;
+/// In place of a row: a column beyond the number of rows, which nobody needs. To the solver it is held by a row that likes
+/// all columns alike; these rows are so equal that they need not exist.
+const SPARE: u32 = u32::MAX - 1;
 /// The ε of the auction's phases, in standard deviations of a column.
 const PHASES: [f64; 2] = [0.02, 0.003];
 /// Bids a row, on average, after which a phase gives up. Ordinary batches take 5 to 15.
 const BIDS: usize = 60;
 /// Rows that may be displaced one after the other to make room for one.
 const HOPS: usize = 8;
-/// The same where there are more columns than rows, and no auction went before.
-const HOPS_IN_A_POOL: usize = 64;
 
 /// One column for each row, and the prices that prove that no others cost less.
 pub(crate) struct Matching {
@@ -94,6 +95,7 @@ struct Auction<'a, T> {
     scratch: Shortlist<T>,
     column_of: Vec<u32>,
     row_of: Vec<u32>,
+    spare_price: f64,
 }
 
 impl<'a, T: Real> Auction<'a, T> {
@@ -105,33 +107,49 @@ impl<'a, T: Real> Auction<'a, T> {
             return Ok(Outcome::Matched(nothing));
         }
         let square = rows == columns;
-        let start = if square {
-            Start::of(arch, cost)
-        } else {
-            // Columns that nobody takes must end at the price they started from.
-            Start { v: vec![0.0; columns], sigma: 0.0 }
-        };
+        let mut start = Start::of(arch, cost);
+        if !square {
+            // Columns that nobody takes must have one price, the highest: nobody would take them at a lower one either.
+            start.v.fill(0.0);
+        }
         let prices = Prices::new(start.v);
         let (lists, largest) = Lists::new(arch, cost, &prices)?;
         if largest > 0.0 && !T::COMFORTABLE.contains(&largest) {
             return Ok(Outcome::OutOfRange(largest));
         }
         let (column_of, row_of) = (vec![FREE; rows], vec![FREE; columns]);
-        let mut auction =
-            Self { arch, cost, prices, lists, scratch: Shortlist::new(columns), column_of, row_of };
-        if square && start.sigma > 0.0 {
-            for share in PHASES {
-                auction.free_all();
-                let done = auction.bid(share * start.sigma, BIDS * rows);
-                if done && tolerance > 0.0 && auction.good_enough(tolerance) {
-                    return Ok(Outcome::Matched(auction.finish()));
-                }
+        let mut auction = Self {
+            arch,
+            cost,
+            prices,
+            lists,
+            scratch: Shortlist::new(columns),
+            column_of,
+            row_of,
+            spare_price: 0.0,
+        };
+        // Prices that a phase leaves behind are no start for the next one if columns stay over.
+        let phases = if square { &PHASES[..] } else { &PHASES[1..] };
+        for share in phases.iter().filter(|_| start.sigma > 0.0) {
+            auction.free_all();
+            let done = auction.bid(share * start.sigma, BIDS * rows);
+            if done && tolerance > 0.0 && auction.good_enough(tolerance) {
+                return Ok(Outcome::Matched(auction.finish()));
             }
         }
+        auction.set_spare_columns_aside();
         auction.free_slack();
-        auction.reduce(if square { HOPS } else { HOPS_IN_A_POOL });
+        auction.reduce(HOPS);
         auction.augment();
         Ok(Outcome::Matched(auction.finish()))
+    }
+
+    /// Marks as many columns as there are more than rows, out of those that nobody bid for.
+    fn set_spare_columns_aside(&mut self) {
+        let spare = self.columns() - self.rows();
+        for row in self.row_of.iter_mut().rev().filter(|row| **row == FREE).take(spare) {
+            *row = SPARE;
+        }
     }
 
     fn rows(&self) -> usize {
@@ -177,11 +195,15 @@ impl<'a, T: Real> Auction<'a, T> {
             Some(best) if best.certain => best.reduced,
             _ => self.least_reduced(i),
         });
-        u.sum::<f64>() + self.prices.as_slice().iter().sum::<f64>()
+        // Only differences of prices mean anything, so that spare columns can have 0.
+        let v = self.prices.as_slice().iter().map(|v| v - self.spare_price);
+        u.sum::<f64>() + self.rows() as f64 * self.spare_price + v.sum::<f64>()
     }
 
     fn finish(self) -> Matching {
         let lower_bound = self.lower_bound();
-        Matching { column_of: self.column_of, v: self.prices.into_vec(), lower_bound }
+        let mut v = self.prices.into_vec();
+        v.iter_mut().for_each(|v| *v -= self.spare_price);
+        Matching { column_of: self.column_of, v, lower_bound }
     }
 }
