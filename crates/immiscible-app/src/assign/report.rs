@@ -64,7 +64,8 @@ impl fmt::Display for Report {
         }
         match self.gap_percent {
             Some(gap) => {
-                write!(f, "\ngap       at most {gap:.6} % of the gain over the pairs before, proven")?
+                let costs = if self.precision == "int8" { " for the rounded costs" } else { "" };
+                write!(f, "\ngap       at most {gap:.6} % of the gain over the pairs before, proven{costs}")?;
             }
             None => write!(f, "\ngap       not known, {} proves nothing", self.solver)?,
         }
