@@ -17,7 +17,7 @@ pub(crate) enum Command {
     Train(Train),
     /// Draw samples from a run.
     Sample(Sample),
-    /// Say which noise each image takes, from .npy files.
+    /// Say which noise each image takes, from .npy files of float16, float32 or float64.
     Assign(Assign),
     /// List presets and every part that a config can name.
     List,
@@ -82,13 +82,9 @@ pub(crate) struct Sample {
     pub(crate) device: Option<String>,
 }
 
-/// Says which noise each image takes, and what that brings.
-///
-/// Arrays are .npy files of float16, float32 or float64 with the images or noises along the first axis; all other axes are
-/// one vector.
 #[derive(Debug, Args)]
 pub(crate) struct Assign {
-    /// The images, [B, ...].
+    /// The images, [B, ...]; all axes but the first are one vector.
     pub(crate) data: Option<PathBuf>,
     /// The noises, [M, ...] with M of at least B; for knn [B, k, ...], or B*k rows, those of one image together.
     pub(crate) noise: Option<PathBuf>,
@@ -107,7 +103,7 @@ pub(crate) struct Assign {
     /// A vector of B whole numbers: images take noises of their own label only. That of noise j is that of image j mod B.
     #[arg(long)]
     pub(crate) labels: Option<PathBuf>,
-    /// A .npy file for the noise of each image, int64 [B]; of knn the candidate, 0 to k - 1.
+    /// A .npy file of int64 for the noise of each image; of knn the candidate, 0 to k - 1.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
     /// Print one JSON object instead of the table.
