@@ -14,6 +14,7 @@ cargo xtask COMMAND
                     --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
+  assign [OPTIONS]  which noise each image takes, from .npy files: every option of `immiscible assign`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
@@ -27,7 +28,7 @@ type Outcome = Result<(), u8>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "list") => immiscible(&arguments),
+        Some("train" | "sample" | "assign" | "list") => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),

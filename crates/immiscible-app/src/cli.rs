@@ -17,6 +17,8 @@ pub(crate) enum Command {
     Train(Train),
     /// Draw samples from a run.
     Sample(Sample),
+    /// Say which noise each image takes, from .npy files of float16, float32 or float64.
+    Assign(Assign),
     /// List presets and every part that a config can name.
     List,
 }
@@ -78,4 +80,33 @@ pub(crate) struct Sample {
     /// flex (the CPU), wgpu or cuda; the config's if absent.
     #[arg(long)]
     pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Assign {
+    /// The images, [B, ...]; all axes but the first are one vector.
+    pub(crate) data: Option<PathBuf>,
+    /// The noises, [M, ...] with M of at least B; for knn [B, k, ...], or B*k rows, those of one image together.
+    pub(crate) noise: Option<PathBuf>,
+    /// The costs, [B, M] (for knn [B, k]), instead of images and noises; lower is better.
+    #[arg(long, value_name = "COSTS", conflicts_with_all = ["data", "cost", "precision"])]
+    pub(crate) cost_matrix: Option<PathBuf>,
+    /// How to choose; see `immiscible list`.
+    #[arg(long, default_value = "exact")]
+    pub(crate) solver: String,
+    /// What an image and a noise cost: dot, squared_l2, l2 or l1.
+    #[arg(long, default_value = "dot")]
+    pub(crate) cost: String,
+    /// Images and noises as they are, float32, or rounded to 8 bits for the costs, int8.
+    #[arg(long, default_value = "float32")]
+    pub(crate) precision: String,
+    /// A vector of B whole numbers: images take noises of their own label only. That of noise j is that of image j mod B.
+    #[arg(long)]
+    pub(crate) labels: Option<PathBuf>,
+    /// A .npy file of int64 for the noise of each image; of knn the candidate, 0 to k - 1.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    pub(crate) json: bool,
 }

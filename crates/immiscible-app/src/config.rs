@@ -190,7 +190,7 @@ fn one_line(message: &str) -> String {
 }
 
 /// A suggestion, if one of the known names is near.
-fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> String {
     let near = |name: &&str| strsim::jaro_winkler(unknown, name);
     known
         .filter(|name| near(name) > 0.75)

@@ -1,5 +1,6 @@
 //! The `immiscible` command: reads a config, builds the parts by name, runs.
 
+mod assign;
 mod cli;
 mod config;
 mod device;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => train::run(&arguments),
         cli::Command::Sample(arguments) => sample::run(&arguments),
+        cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::List => {
             list::print();
             Ok(())

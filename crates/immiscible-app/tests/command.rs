@@ -1,8 +1,8 @@
 //! The command as a user runs it.
 
-use immiscible_data::{Batch, DataOptions, build};
+use immiscible_data::{Batch, DataOptions, build, npy};
 use immiscible_metrics::NearestNeighbour;
-use ndarray::Array2;
+use ndarray::{Array2, Array4, aview1};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -221,6 +221,211 @@ fn the_list_names_every_part() {
         "adamw",
     ] {
         assert!(list.contains(name), "no {name} in {list}");
+    }
+}
+
+/// Six images of 1×2×2 pixels in `x.npy`, and in `n.npy` the same pictures as noises, the other way round.
+fn write_images_and_noises(folder: &Path) {
+    let images = Array4::from_shape_fn((6, 1, 2, 2), |(i, _, y, x)| ((7 * i + 3 * y + x) as f32).sin());
+    let reversed = Array4::from_shape_fn((6, 1, 2, 2), |(i, c, y, x)| images[[5 - i, c, y, x]]);
+    npy::write(&folder.join("x.npy"), images.view()).unwrap();
+    npy::write(&folder.join("n.npy"), reversed.view()).unwrap();
+}
+
+/// A square matrix of float64, which is more than the library writes.
+fn write_doubles(path: &Path, n: usize, values: &[f64]) {
+    let header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({n}, {n}), }}\n");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.bytes());
+    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    std::fs::write(path, bytes).unwrap();
+}
+
+fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
+    let printed = succeed(folder, &[&["assign", "--json"], arguments].concat());
+    assert_eq!(printed.lines().count(), 1, "{printed}");
+    serde_json::from_str(&printed).unwrap()
+}
+
+#[test]
+fn assign_finds_the_noises_and_tells_what_that_brings() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_images_and_noises(folder);
+    let facts = json(folder, &["x.npy", "n.npy", "--cost", "l2", "--out", "new/perm.npy"]);
+    assert_eq!(npy::read_labels(&folder.join("new/perm.npy")).unwrap(), [5, 4, 3, 2, 1, 0]);
+    for (key, value) in [("images", 6), ("noises", 6), ("dimension", 4)] {
+        assert_eq!(facts[key], value, "{facts}");
+    }
+    assert_eq!(
+        (facts["cost"].as_str(), facts["distance_after"].as_f64()),
+        (Some("l2"), Some(0.0)),
+        "{facts}"
+    );
+    assert_eq!(facts["distance_drop_percent"], 100.0, "{facts}");
+    let before = facts["distance_before"].as_f64().unwrap();
+    assert!((facts["cost_before"].as_f64().unwrap() - 6.0 * before).abs() < 1e-5, "{facts}");
+    for key in ["cost_ms", "solve_ms", "threads"] {
+        assert!(facts[key].as_f64().unwrap() > 0.0, "{facts}");
+    }
+    assert_eq!(facts["solver"], "exact", "{facts}");
+    assert!(facts["gap_percent"].as_f64().unwrap() < 1e-4, "{facts}");
+    assert!(facts["lower_bound"].as_f64().unwrap().abs() < 1e-2, "{facts}");
+    let rounded = json(folder, &["x.npy", "n.npy", "--precision", "int8"]);
+    assert_eq!(
+        (rounded["precision"].as_str(), rounded["distance_after"].as_f64()),
+        (Some("int8"), Some(0.0))
+    );
+
+    let table = succeed(folder, &["assign", "x.npy", "n.npy"]);
+    for words in [
+        "6 images, 6 noises, 4 values each",
+        "0.0000 after: 100.00 % less",
+        "% of the gain",
+        "ms cost",
+        "ms solve",
+    ] {
+        assert!(table.contains(words), "no {words:?} in {table}");
+    }
+
+    // A pool whose first six noises are another picture's, and the last six the pictures themselves.
+    let images = npy::read::<f32>(&folder.join("x.npy")).unwrap().values;
+    let pool = Array2::from_shape_vec((12, 4), [&images[4..], &images[..4], &images].concat()).unwrap();
+    npy::write(&folder.join("pool.npy"), pool.view()).unwrap();
+    let facts = json(folder, &["x.npy", "pool.npy", "--cost", "squared_l2"]);
+    assert_eq!(
+        (facts["noises"].as_u64(), facts["distance_after"].as_f64()),
+        (Some(12), Some(0.0)),
+        "{facts}"
+    );
+    assert!(facts["distance_before"].as_f64().unwrap() > 0.1, "{facts}");
+
+    // Images 0 and 5 share a label, as do 1 and 2, and 3 and 4.
+    npy::write(&folder.join("l.npy"), aview1(&[7_i64, 1, 1, 0, 0, 7])).unwrap();
+    let facts = json(folder, &["x.npy", "n.npy", "--labels", "l.npy", "--out", "perm.npy"]);
+    assert_eq!(facts["groups"], 3, "{facts}");
+    let perm = npy::read_labels(&folder.join("perm.npy")).unwrap();
+    assert_eq!((perm[0], perm[5]), (5, 0));
+    assert!([1, 2].contains(&perm[1]) && [3, 4].contains(&perm[4]), "{perm:?}");
+}
+
+#[test]
+fn assign_takes_costs_and_noises_of_each_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_images_and_noises(folder);
+    let costs = Array2::from_shape_fn((3, 3), |(i, j)| if (i + 1) % 3 == j { 1.0_f32 } else { 4.0 });
+    npy::write(&folder.join("c.npy"), costs.view()).unwrap();
+    let facts = json(folder, &["--cost-matrix", "c.npy", "--out", "perm.npy"]);
+    assert_eq!(npy::read_labels(&folder.join("perm.npy")).unwrap(), [1, 2, 0]);
+    assert_eq!(
+        (facts["cost_before"].as_f64(), facts["cost_after"].as_f64()),
+        (Some(12.0), Some(3.0)),
+        "{facts}"
+    );
+    assert!(facts["cost_ms"].is_null() && facts["distance_before"].is_null(), "{facts}");
+
+    // In single precision all four are the same.
+    write_doubles(&folder.join("fine.npy"), 2, &[1e8 + 1.0, 1e8, 1e8, 1e8 + 1.0]);
+    let facts = json(folder, &["--cost-matrix", "fine.npy", "--out", "perm.npy"]);
+    assert_eq!(npy::read_labels(&folder.join("perm.npy")).unwrap(), [1, 0]);
+    assert_eq!(facts["precision"], "float64", "{facts}");
+    assert!(facts["gap_percent"].as_f64().unwrap() < 1e-4, "{facts}");
+
+    // Two noises for each of three images, as rows or with an axis of their own: the second is the image itself.
+    let images = npy::read::<f32>(&folder.join("x.npy")).unwrap().values;
+    let three = Array2::from_shape_vec((3, 4), images[..12].to_vec()).unwrap();
+    npy::write(&folder.join("x3.npy"), three.view()).unwrap();
+    let own = Array2::from_shape_fn((6, 4), |(row, d)| if row % 2 == 1 { three[(row / 2, d)] } else { 9.0 });
+    npy::write(&folder.join("rows.npy"), own.view()).unwrap();
+    npy::write(&folder.join("axis.npy"), own.into_shape_with_order((3, 2, 4)).unwrap().view()).unwrap();
+    for noise in ["rows.npy", "axis.npy"] {
+        let of_knn = ["x3.npy", noise, "--solver", "knn", "--cost", "squared_l2", "--out", "perm.npy"];
+        let facts = json(folder, &of_knn);
+        assert_eq!(npy::read_labels(&folder.join("perm.npy")).unwrap(), [1, 1, 1]);
+        assert_eq!(
+            (facts["noises"].as_u64(), facts["distance_after"].as_f64()),
+            (Some(2), Some(0.0)),
+            "{facts}"
+        );
+    }
+    // A matrix of candidates may be narrow.
+    npy::write(&folder.join("narrow.npy"), Array2::<f32>::eye(3).select(ndarray::Axis(1), &[0, 1]).view())
+        .unwrap();
+    assert_eq!(json(folder, &["--cost-matrix", "narrow.npy", "--solver", "knn"])["cost_after"], 0.0);
+}
+
+#[test]
+fn what_assign_cannot_use_is_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_images_and_noises(folder);
+    let matrix = |name: &str, shape: (usize, usize), bad: f32| {
+        let mut values = Array2::zeros(shape);
+        values.iter_mut().nth(4).into_iter().for_each(|value| *value = bad);
+        npy::write(&folder.join(name), values.view()).unwrap();
+    };
+    for (name, shape, bad) in [
+        ("nan.npy", (6, 4), f32::NAN),
+        ("inf.npy", (6, 4), f32::NEG_INFINITY),
+        ("few.npy", (5, 4), 0.0),
+        ("wide.npy", (6, 3), 0.0),
+        ("empty.npy", (0, 4), 0.0),
+        ("no-values.npy", (6, 0), 0.0),
+        ("tall.npy", (4, 3), 0.0),
+        ("large.npy", (6, 4), 2e38),
+    ] {
+        matrix(name, shape, bad);
+    }
+    npy::write(&folder.join("vector.npy"), aview1(&[0_i64; 6])).unwrap();
+    npy::write(&folder.join("three.npy"), aview1(&[0_i64; 3])).unwrap();
+    npy::write(&folder.join("negative.npy"), aview1(&[0_i64, 1, 2, 3, 4, -5])).unwrap();
+    write_doubles(&folder.join("double.npy"), 2, &[1.0, 2.0, 1e300, 4.0]);
+    std::fs::write(folder.join("text.npy"), "images and noises").unwrap();
+    let whole = std::fs::read(folder.join("x.npy")).unwrap();
+    std::fs::write(folder.join("cut.npy"), &whole[..whole.len() - 1]).unwrap();
+
+    for (arguments, words) in [
+        (&["nan.npy", "n.npy"][..], &["nan.npy holds NaN at row 1, column 0"][..]),
+        (&["x.npy", "inf.npy"], &["inf.npy holds -inf at row 1, column 0"]),
+        (&["--cost-matrix", "nan.npy"], &["nan.npy holds NaN at row 1, column 0"]),
+        (&["large.npy", "large.npy"], &["large.npy with large.npy", "cost holds -inf at row 1, column 1"]),
+        (&["x.npy", "wide.npy"], &["wide.npy has 3 values", "x.npy has 4"]),
+        (&["x.npy", "few.npy"], &["few.npy holds 5 noises for the 6 images"]),
+        (&["empty.npy", "n.npy"], &["empty.npy is empty", "[0, 4]"]),
+        (&["x.npy", "empty.npy"], &["empty.npy is empty"]),
+        (&["no-values.npy", "no-values.npy"], &["no-values.npy is empty", "[6, 0]"]),
+        (&["--cost-matrix", "empty.npy"], &["empty.npy is empty"]),
+        (&["--cost-matrix", "tall.npy"], &["tall.npy has 4 rows but 3 columns"]),
+        (
+            &["--cost-matrix", "double.npy", "--solver", "lapjv"],
+            &["holds 1e300 at row 1, column 0", "float32", "lapjv"],
+        ),
+        (&["double.npy", "n.npy"], &["double.npy holds 1e300 at [1, 0]", "float32"]),
+        (&["--cost-matrix", "x.npy"], &["x.npy has the shape [6, 1, 2, 2]", "a matrix"]),
+        (&["--cost-matrix", "wide.npy", "--solver", "lapjv"], &["wide.npy has 6 rows but 3 columns"]),
+        (&["x.npy", "wide.npy", "--solver", "knn"], &["[6, 3]", "--solver knn needs [6, k, …]", "4 values"]),
+        (&["vector.npy", "n.npy"], &["vector.npy holds values of the type \"<i8\"", "float32"]),
+        (&["text.npy", "n.npy"], &["text.npy is no npy file"]),
+        (&["cut.npy", "n.npy"], &["cut.npy ends after 95 of the 96 bytes"]),
+        (&["absent.npy", "n.npy"], &["cannot read absent.npy"]),
+        (&["x.npy", "absent.npy"], &["cannot read absent.npy"]),
+        (&[".", "n.npy"], &["cannot read ."]),
+        (&["x.npy"], &["DATA.npy and NOISE.npy", "--cost-matrix"]),
+        (&["x.npy", "n.npy", "--solver", "lapjw"], &["--solver lapjw", "did you mean `lapjv`?", "greedy"]),
+        (&["x.npy", "n.npy", "--cost", "dott"], &["--cost dott", "did you mean `dot`?", "l2"]),
+        (&["x.npy", "n.npy", "--precision", "int9"], &["--precision int9", "did you mean `int8`?"]),
+        (&["x.npy", "n.npy", "--labels", "three.npy"], &["three.npy holds 3 labels for 6 images"]),
+        (&["x.npy", "n.npy", "--labels", "x.npy"], &["x.npy has the shape [6, 1, 2, 2]", "a vector"]),
+        (&["x.npy", "n.npy", "--labels", "negative.npy"], &["negative.npy holds -5 at [5]"]),
+        (&["x.npy", "n.npy", "--labels", "absent.npy"], &["cannot read absent.npy"]),
+        (&["x.npy", "n.npy", "--out", "perm.txt"], &["--out perm.txt", ".npy"]),
+    ] {
+        let message = refused(folder, &[&["assign"], arguments].concat());
+        for word in words {
+            assert!(message.contains(word), "no {word:?} in {message}");
+        }
     }
 }
 

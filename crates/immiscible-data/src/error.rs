@@ -79,6 +79,50 @@ pub enum DataError {
         /// How the content departs from the format.
         reason: String,
     },
+    /// An array holds values of another type than is needed.
+    #[error(
+        "{path} holds values of the type {found:?}, but {wanted} is needed here; convert them and save them again"
+    )]
+    NpyType {
+        /// The file.
+        path: PathBuf,
+        /// The type it holds.
+        found: String,
+        /// The types that are taken.
+        wanted: &'static str,
+    },
+    /// An array has another number of axes than is needed.
+    #[error(
+        "{path} has the shape {shape:?}, but {wanted} is needed here; reshape the array and save it again"
+    )]
+    NpyShape {
+        /// The file.
+        path: PathBuf,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// What is needed.
+        wanted: &'static str,
+    },
+    /// A value of an array cannot be taken over.
+    #[error("{path} holds {value} at {index:?}, {outside}")]
+    NpyValue {
+        /// The file.
+        path: PathBuf,
+        /// The position on each axis, from 0.
+        index: Vec<usize>,
+        /// The value.
+        value: String,
+        /// What it is, and the remedy.
+        outside: &'static str,
+    },
+    /// The operating system does not take the file.
+    #[error("cannot write {path}: {source}; check the path, its permissions and the free space")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// An image file and its label file do not belong together.
     #[error(
         "{images_path} holds {images} images but {labels_path} holds {labels} labels; \

@@ -4,6 +4,7 @@ mod error;
 mod file;
 mod in_memory;
 mod loader;
+pub mod npy;
 mod order;
 mod prefetch;
 mod registry;
