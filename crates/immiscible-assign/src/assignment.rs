@@ -22,7 +22,9 @@ impl Assignment {
     pub fn gap_percent(&self) -> Option<f64> {
         self.lower_bound.map(|bound| {
             let (gap, gain) = (self.cost - bound, self.identity_cost - bound);
-            if gap <= 0.0 { 0.0 } else { 100.0 * gap / gain }
+            // Where all assignments cost the same, gap and gain are what the sums were rounded by.
+            let rounding = 1e-14 * self.cost.abs();
+            if gap <= rounding { 0.0 } else { 100.0 * gap / gain }
         })
     }
 

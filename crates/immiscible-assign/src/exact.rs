@@ -1,4 +1,4 @@
-use ndarray::{ArrayView1, ArrayView2, Axis, parallel::prelude::*};
+use ndarray::ArrayView2;
 
 use crate::{
     AssignError, Entry, Matched, OneToOneSolver,
@@ -23,14 +23,11 @@ impl OneToOneSolver for Exact {
 
 /// The list auction, stopped when it provably lacks no more than `tolerance` of the gain.
 pub(crate) fn within(cost: ArrayView2<f32>, tolerance: f64) -> Result<Matched, AssignError> {
-    let Matching { column_of, lower_bound, .. } =
-        auction::solve(cost, tolerance).map_err(|NotFinite { row, column }| AssignError::NonFinite {
-            what: "cost",
-            row,
-            column,
-            value: cost[(row, column)],
-        })?;
-    Ok(Matched { column_of, lower_bound: Some(lower_bound) })
+    let matching = auction::solve(cost, tolerance).map_err(|NotFinite { row, column }| {
+        AssignError::NonFinite { what: "cost", row, column, value: cost[(row, column)] }
+    })?;
+    let lower_bound = Some(matching.lower_bound());
+    Ok(Matched { column_of: matching.column_of, lower_bound })
 }
 
 /// The cheapest way to pair rows and columns, all of those of which there are fewer, and the prices that prove it.
@@ -67,18 +64,11 @@ pub fn linear_sum_assignment<T: Entry>(cost: ArrayView2<T>) -> Result<Solution, 
     let (rows, columns) = cost.dim();
     let transposed = rows > columns;
     let flat = if transposed { cost.reversed_axes() } else { cost };
-    let Matching { column_of, v, .. } = auction::solve(flat, 0.0).map_err(|NotFinite { row, column }| {
+    let Matching { column_of, u, v } = auction::solve(flat, 0.0).map_err(|NotFinite { row, column }| {
         let (row, column) = if transposed { (column, row) } else { (row, column) };
         let value: f64 = cost[(row, column)].into();
         AssignError::NonFinite { what: "cost", row, column, value: value as f32 }
     })?;
-    let least =
-        |row: ArrayView1<T>| row.iter().zip(&v).fold(f64::INFINITY, |least, (&c, v)| least.min(c.into() - v));
-    let u: Vec<f64> = if flat.ncols() == 0 {
-        Vec::new()
-    } else {
-        flat.axis_iter(Axis(0)).into_par_iter().map(least).collect()
-    };
     let mut pairs: Vec<(u32, u32)> = (0..).zip(column_of).collect();
     if transposed {
         pairs.iter_mut().for_each(|(i, j)| std::mem::swap(i, j));

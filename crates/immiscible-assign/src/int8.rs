@@ -5,10 +5,16 @@ use pulp::{Arch, NullaryFnOnce};
 use rayon::slice::ParallelSliceMut;
 
 /// Noises are rounded to −127 … 127 …
-const NOISE_LEVELS: f32 = 127.0;
-/// … and images to −63 … 63, stored with 64 added: a product of two such bytes and the next one fit in 16 bits together.
-const IMAGE_LEVELS: f32 = 63.0;
-const IMAGE_ORIGIN: i16 = 64;
+const NOISES_IN: Range = Range { levels: 127.0, origin: 0.0 };
+/// … and images to 1 … 127 around 64, so that the sum of two products of such bytes fits in 16 bits.
+const IMAGES_IN: Range = Range { levels: 63.0, origin: 64.0 };
+
+/// The integers that the numbers of a row become.
+struct Range {
+    levels: f32,
+    origin: f32,
+}
+
 /// Coordinates whose products are summed as integers; twice as many would still fit.
 const DEPTH: usize = 1 << 16;
 /// Images and noises of a tile, whose sums stay in registers.
@@ -25,13 +31,12 @@ const WIDTH: usize = 32;
 ///
 /// What is not finite makes all products of its image or noise not a number.
 pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Array2<f32> {
+    let arch = Arch::new();
     let mut cost = Array2::zeros((images.nrows(), noise.nrows()));
-    let origin = |q: f32| (q as i16 + IMAGE_ORIGIN) as u8;
     for (images, noise) in images.axis_chunks_iter(Axis(1), DEPTH).zip(noise.axis_chunks_iter(Axis(1), DEPTH))
     {
-        let x = Rounded::of(images, IMAGE_LEVELS, IMAGES, origin);
-        let n = Rounded::of(noise, NOISE_LEVELS, NOISES, |q| q as i8);
-        let arch = Arch::new();
+        let x = Rounded::of(arch, images, IMAGES_IN, IMAGES);
+        let n = Rounded::of(arch, noise, NOISES_IN, NOISES);
         cost.axis_chunks_iter_mut(Axis(0), IMAGES_AT_A_TIME)
             .into_par_iter()
             .enumerate()
@@ -41,39 +46,72 @@ pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32
 }
 
 /// Rows in 8 bits.
-struct Rounded<Q> {
-    /// Rows of `stride`, filled up with zeros like the rows themselves.
-    values: Vec<Q>,
+struct Rounded {
+    /// Rows of `stride` bytes, filled up with zeros like the rows themselves. Noises are `i8` in two's complement.
+    values: Vec<u8>,
     stride: usize,
     /// What one unit of each row stands for.
     units: Vec<f32>,
 }
 
-impl<Q: Copy + Default + Send + Sync> Rounded<Q> {
-    /// Rounds each row to −`levels` … `levels`; as many rows as a multiple of `group`.
-    fn of(rows: ArrayView2<f32>, levels: f32, group: usize, stored: impl Fn(f32) -> Q + Sync) -> Self {
+impl Rounded {
+    /// Rounds each row to its own scale; as many rows as a multiple of `group`.
+    fn of(arch: Arch, rows: ArrayView2<f32>, range: Range, group: usize) -> Self {
         let (count, columns) = rows.dim();
         let stride = columns.next_multiple_of(WIDTH).max(WIDTH);
-        let mut values = vec![Q::default(); count.next_multiple_of(group) * stride];
+        let mut values = vec![0; count.next_multiple_of(group) * stride];
         let units = values
             .par_chunks_mut(stride)
             .zip(rows.axis_iter(Axis(0)))
             .map(|(values, row)| {
-                let largest =
-                    row.iter().fold(0.0, |largest, x| if x.abs() > largest { x.abs() } else { largest });
-                let poison: f32 = row.iter().map(|x| x * 0.0).sum();
-                let inverse = if largest > 0.0 { levels / largest } else { 0.0 };
-                for (value, x) in values.iter_mut().zip(row) {
-                    *value = stored((x * inverse).round_ties_even());
-                }
-                largest / levels + poison
+                let row = row.as_standard_layout();
+                arch.dispatch(Round { row: row.as_slice().unwrap_or(&[]), values, range: &range })
             })
             .collect();
         Self { values, stride, units }
     }
 
-    fn row(&self, i: usize) -> &[Q] {
+    fn row(&self, i: usize) -> &[u8] {
         &self.values[i * self.stride..(i + 1) * self.stride]
+    }
+}
+
+/// Rounds a row; the result is its unit.
+struct Round<'a> {
+    row: &'a [f32],
+    values: &'a mut [u8],
+    range: &'a Range,
+}
+
+impl NullaryFnOnce for Round<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn call(self) -> f32 {
+        const LANES: usize = 8;
+        /// Numbers near this one are integers, and their lowest byte is the integer's.
+        const INTEGERS: f32 = 1.5 * (1 << 23) as f32;
+        let Self { row, values, range: Range { levels, origin } } = self;
+        let (mut largest, mut poison) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        let (chunks, rest) = row.as_chunks::<LANES>();
+        for chunk in chunks {
+            for k in 0..LANES {
+                let size = chunk[k].abs();
+                largest[k] = if size > largest[k] { size } else { largest[k] };
+                poison[k] += chunk[k] * 0.0;
+            }
+        }
+        let mut largest = largest.into_iter().fold(0.0, f32::max);
+        let mut poison: f32 = poison.iter().sum();
+        for x in rest {
+            largest = largest.max(x.abs());
+            poison += x * 0.0;
+        }
+        let inverse = if largest > 0.0 { levels / largest } else { 0.0 };
+        for (value, x) in values.iter_mut().zip(row) {
+            *value = (x * inverse + (INTEGERS + origin)).to_bits() as u8;
+        }
+        largest / levels + poison
     }
 }
 
@@ -81,13 +119,13 @@ impl<Q: Copy + Default + Send + Sync> Rounded<Q> {
 fn add_products(
     arch: Arch,
     scale: f32,
-    x: &Rounded<u8>,
-    n: &Rounded<i8>,
+    x: &Rounded,
+    n: &Rounded,
     first: usize,
     mut cost: ArrayViewMut2<f32>,
 ) {
     let (images, noises) = cost.dim();
-    let sums: Vec<i32> = (0..noises).map(|j| n.row(j).iter().map(|&q| i32::from(q)).sum::<i32>()).collect();
+    let sums: Vec<i32> = (0..noises).map(|j| n.row(j).iter().map(|&q| i32::from(q as i8)).sum()).collect();
     for block in (0..noises).step_by(NOISES_AT_A_TIME) {
         for i in (0..images).step_by(IMAGES) {
             let tile_x = std::array::from_fn(|r| x.row(first + i + r));
@@ -97,7 +135,7 @@ fn add_products(
                 for (r, products) in products.iter().enumerate().take(images - i) {
                     for (c, product) in products.iter().enumerate().take(noises - j) {
                         let unit = x.units[first + i + r] * n.units[j + c];
-                        let product = product - i32::from(IMAGE_ORIGIN) * sums[j + c];
+                        let product = product - IMAGES_IN.origin as i32 * sums[j + c];
                         cost[(i + r, j + c)] += scale * unit * product as f32;
                     }
                 }
@@ -109,7 +147,7 @@ fn add_products(
 type Products = [[i32; NOISES]; IMAGES];
 
 /// Σ x n of the rows of a tile.
-fn multiply(arch: Arch, x: [&[u8]; IMAGES], n: [&[i8]; NOISES]) -> Products {
+fn multiply(arch: Arch, x: [&[u8]; IMAGES], n: [&[u8]; NOISES]) -> Products {
     match arch {
         #[cfg(target_arch = "x86_64")]
         Arch::V3(v3) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n }),
@@ -121,7 +159,7 @@ fn multiply(arch: Arch, x: [&[u8]; IMAGES], n: [&[i8]; NOISES]) -> Products {
 
 struct Portable<'a> {
     x: [&'a [u8]; IMAGES],
-    n: [&'a [i8]; NOISES],
+    n: [&'a [u8]; NOISES],
 }
 
 impl NullaryFnOnce for Portable<'_> {
@@ -130,7 +168,7 @@ impl NullaryFnOnce for Portable<'_> {
     #[inline(always)]
     fn call(self) -> Products {
         self.x.map(|x| {
-            self.n.map(|n| x.iter().zip(n).map(|(&x, &n)| i32::from(i16::from(x) * i16::from(n))).sum())
+            self.n.map(|n| x.iter().zip(n).map(|(&x, &n)| i32::from(i16::from(x) * i16::from(n as i8))).sum())
         })
     }
 }
@@ -139,7 +177,7 @@ impl NullaryFnOnce for Portable<'_> {
 struct Avx2<'a> {
     avx2: pulp::core_arch::x86::Avx2,
     x: [&'a [u8]; IMAGES],
-    n: [&'a [i8]; NOISES],
+    n: [&'a [u8]; NOISES],
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -203,8 +241,8 @@ mod tests {
     #[test]
     fn every_instruction_set_multiplies_exactly() {
         let x: Vec<u8> = (0..WIDTH * 5).map(|k| [0, 1, 127, 126][k % 4]).collect();
-        let n: Vec<i8> = (0..WIDTH * 5).map(|k| [127, -127, -128, 5, 127][k % 5]).collect();
-        let exact: i32 = x.iter().zip(&n).map(|(&x, &n)| i32::from(x) * i32::from(n)).sum();
+        let n: Vec<u8> = (0..WIDTH * 5).map(|k| [127, -127, -128, 5, 127_i8][k % 5] as u8).collect();
+        let exact: i32 = x.iter().zip(&n).map(|(&x, &n)| i32::from(x) * i32::from(n as i8)).sum();
         let zeros = vec![0; WIDTH * 5];
         for arch in [Arch::Scalar, Arch::new()] {
             let products = multiply(arch, [&x, &zeros, &x, &zeros], [&n, &n]);

@@ -4,7 +4,11 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use pulp::NullaryFnOnce;
 
-use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::row};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::row, twins};
+
+/// Columns settled per row, on average, after which it is worth looking for rows that are equal. Ordinary batches settle
+/// less than one.
+const MANY: usize = 8;
 
 /// A search from one free row, by Dijkstra's algorithm on reduced costs.
 pub(super) struct Search {
@@ -23,10 +27,15 @@ pub(super) struct Search {
     /// The nearest spare column, through which the path reaches all others that nobody needs.
     spare: u32,
     spare_distance: f64,
+    /// For each row the first one that equals it, once there is reason to look. A path over a row leads nowhere that a
+    /// shorter one over its twin does not.
+    twins: Option<Vec<u32>>,
+    is_relaxed: Vec<bool>,
+    all_settled: usize,
 }
 
 impl Search {
-    pub(super) fn new(columns: usize) -> Self {
+    pub(super) fn new(rows: usize, columns: usize) -> Self {
         Self {
             distance: vec![f64::INFINITY; columns],
             previous: vec![FREE; columns],
@@ -38,10 +47,15 @@ impl Search {
             end_distance: f64::INFINITY,
             spare: FREE,
             spare_distance: f64::INFINITY,
+            twins: None,
+            is_relaxed: vec![false; rows],
+            all_settled: 0,
         }
     }
 
     fn clear(&mut self) {
+        self.all_settled += self.settled.len();
+        self.is_relaxed.fill(false);
         for j in self.reached.drain(..) {
             self.distance[j as usize] = f64::INFINITY;
         }
@@ -54,6 +68,12 @@ impl Search {
         self.queue.clear();
         (self.end, self.end_distance) = (FREE, f64::INFINITY);
         (self.spare, self.spare_distance) = (FREE, f64::INFINITY);
+    }
+
+    /// Whether a row equal to this one is already part of the tree. From now on one is.
+    fn seen_twin_of(&mut self, row: u32) -> bool {
+        let first = self.twins.as_ref().map(|twins| twins[row as usize]);
+        first.is_some_and(|first| std::mem::replace(&mut self.is_relaxed[first as usize], true))
     }
 
     /// A path of this length to a column, over `row`. Paths that are longer than one to a free column lead nowhere.
@@ -115,19 +135,23 @@ impl<T: Real> Auction<'_, T> {
     /// Gives every free row a column along a shortest augmenting path. All pairs must be tight, and stay so: at the end
     /// the assignment is optimal (successive shortest paths; Jonker and Volgenant, Computing 38, 1987).
     pub(super) fn augment(&mut self) {
-        let mut search = Search::new(self.columns());
+        let mut search = Search::new(self.rows(), self.columns());
         for row in 0..self.rows() {
             if self.column_of[row] == FREE {
                 self.find_path(row, &mut search);
                 self.lower_settled(&search);
                 self.flip(row, &search);
                 search.clear();
+                if search.twins.is_none() && search.all_settled > MANY * self.rows() {
+                    search.twins = Some(twins::firsts(self.cost));
+                }
             }
         }
     }
 
     fn find_path(&mut self, root: usize, search: &mut Search) {
         self.best(root);
+        search.seen_twin_of(root as u32);
         self.relax_list(root, root, search, What::Unlisted(root as u32));
         while let Some(event) = search.queue.pop() {
             if event.distance >= search.end_distance {
@@ -151,6 +175,9 @@ impl<T: Real> Auction<'_, T> {
                     }
                     search.is_settled[j] = true;
                     search.settled.push(column);
+                    if search.seen_twin_of(row) {
+                        continue;
+                    }
                     self.relax_list(row as usize, root, search, What::Unlisted(row));
                 }
                 What::Unlisted(row) => {

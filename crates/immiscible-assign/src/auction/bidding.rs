@@ -46,6 +46,7 @@ impl<T: Real> Auction<'_, T> {
                 let holder = self.row_of[best.column as usize];
                 let tie = holder != FREE && best.second <= best.reduced;
                 if !best.certain || holder == SPARE || tie {
+                    self.take_free_equal(row, best);
                     break;
                 }
                 let held = self.give(row, best, 0.0);
@@ -54,6 +55,15 @@ impl<T: Real> Auction<'_, T> {
                 }
                 row = held as usize;
             }
+        }
+    }
+
+    /// Gives a row the first free column that is as good as its best, if its list has one.
+    fn take_free_equal(&mut self, row: usize, best: Best) {
+        let equal = |&(j, c): &(usize, f64)| self.row_of[j] == FREE && c - self.prices.of(j) <= best.reduced;
+        if let Some((column, _)) = self.lists.of(row).find(equal).filter(|_| best.certain) {
+            self.row_of[column] = row as u32;
+            self.column_of[row] = column as u32;
         }
     }
 

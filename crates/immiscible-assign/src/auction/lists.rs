@@ -1,5 +1,7 @@
 //! For every row the columns worth a bid, and a bound on all others.
 
+use std::cmp::Ordering;
+
 use ndarray::{ArrayView2, Axis};
 use pulp::Arch;
 use rayon::prelude::*;
@@ -21,6 +23,19 @@ pub(super) struct Lists<T> {
     bounds: Vec<f64>,
     capacity: usize,
     rank: usize,
+}
+
+/// Matrices up to this size are done before other threads wake up.
+const SMALL: usize = 1 << 18;
+/// Parts into which the rows of larger ones are divided.
+const PARTS: usize = 64;
+
+/// The lists of some consecutive rows.
+struct Slice<'a, T> {
+    columns: &'a mut [u32],
+    costs: &'a mut [T],
+    lens: &'a mut [u32],
+    bounds: &'a mut [f64],
 }
 
 /// The best column of a row.
@@ -66,10 +81,6 @@ impl<T: Real> Prices<T> {
     pub(super) fn as_slice(&self) -> &[f64] {
         &self.wide
     }
-
-    pub(super) fn into_vec(self) -> Vec<f64> {
-        self.wide
-    }
 }
 
 impl<T: Real> Lists<T> {
@@ -89,33 +100,38 @@ impl<T: Real> Lists<T> {
             capacity,
             rank,
         };
-        // Small batches are done before other threads wake up.
-        let together = if rows * columns < 1 << 16 { rows } else { rows.div_ceil(64).max(16) };
-        let largest: Result<f64, NotFinite> = lists
-            .columns
-            .par_chunks_mut(capacity * together)
-            .zip(lists.costs.par_chunks_mut(capacity * together))
-            .zip(lists.lens.par_chunks_mut(together))
-            .zip(lists.bounds.par_chunks_mut(together))
-            .enumerate()
-            .map_init(
-                || Shortlist::new(columns),
-                |scratch, (part, (((listed, costs), lens), bounds))| {
-                    let mut largest = 0.0_f64;
-                    for (k, (len, bound)) in lens.iter_mut().zip(bounds).enumerate() {
-                        let i = part * together + k;
-                        let row = row(cost, i);
-                        let (low, high) =
-                            scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
-                        largest = largest.max(low.into().abs()).max(high.into().abs());
-                        let slots = k * capacity..(k + 1) * capacity;
-                        let (listed, costs) = (&mut listed[slots.clone()], &mut costs[slots]);
-                        (*len, *bound) = fill(arch, row, prices, low, rank, scratch, listed, costs);
-                    }
-                    Ok(largest)
-                },
-            )
-            .try_reduce(|| 0.0, |a, b| Ok(f64::max(a, b)));
+        let part = rows.div_ceil(PARTS).max(1);
+        let make = |scratch: &mut Shortlist<T>, (number, slice): (usize, Slice<T>)| {
+            let mut largest = 0.0_f64;
+            let slots = slice.columns.chunks_mut(capacity).zip(slice.costs.chunks_mut(capacity));
+            for (k, ((listed, costs), (len, bound))) in
+                slots.zip(slice.lens.iter_mut().zip(slice.bounds)).enumerate()
+            {
+                let i = number * part + k;
+                let row = row(cost, i);
+                let (low, high) = scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
+                largest = largest.max(low.into().abs()).max(high.into().abs());
+                (*len, *bound) = fill(arch, row, prices, low, rank, i, scratch, listed, costs);
+            }
+            Ok(largest)
+        };
+        let scratch = || Shortlist::new(columns);
+        let slice = |(((columns, costs), lens), bounds)| Slice { columns, costs, lens, bounds };
+        let largest: Result<f64, NotFinite> = if rows * columns <= SMALL {
+            let all = (&mut lists.columns[..], &mut lists.costs[..]);
+            make(&mut scratch(), (0, slice(((all, &mut lists.lens[..]), &mut lists.bounds[..]))))
+        } else {
+            lists
+                .columns
+                .par_chunks_mut(capacity * part)
+                .zip(lists.costs.par_chunks_mut(capacity * part))
+                .zip(lists.lens.par_chunks_mut(part))
+                .zip(lists.bounds.par_chunks_mut(part))
+                .map(slice)
+                .enumerate()
+                .map_init(scratch, make)
+                .try_reduce(|| 0.0, |a, b| Ok(f64::max(a, b)))
+        };
         Ok((lists, largest?))
     }
 
@@ -138,6 +154,7 @@ impl<T: Real> Lists<T> {
             prices,
             shift,
             self.rank,
+            i,
             scratch,
             &mut self.columns[slots.clone()],
             &mut self.costs[slots],
@@ -197,6 +214,7 @@ fn fill<T: Real>(
     prices: &Prices<T>,
     shift: T,
     rank: usize,
+    i: usize,
     found: &mut Shortlist<T>,
     columns: &mut [u32],
     costs: &mut [T],
@@ -204,7 +222,7 @@ fn fill<T: Real>(
     let mut threshold = found.fill(arch, row, &prices.narrow, shift, rank);
     let mut len = found.len;
     if len > columns.len() {
-        (len, threshold) = shorten(found, &prices.narrow, shift, columns.len());
+        (len, threshold) = shorten(found, &prices.narrow, shift, columns.len(), i);
     }
     columns[..len].copy_from_slice(&found.columns[..len]);
     costs[..len].copy_from_slice(&found.costs[..len]);
@@ -219,17 +237,18 @@ fn fill<T: Real>(
     (len as u32, bound)
 }
 
-/// Keeps the `capacity` best of a list that ties have made too long, of equal ones the first; the least reduced cost
-/// that was left out.
+/// Keeps the `capacity` best of a list that ties have made too long; the least reduced cost that was left out. Of equal
+/// ones each row keeps others, lest all rows compete for the same few: row i those from column i on.
 #[cold]
-fn shorten<T: Real>(found: &mut Shortlist<T>, v: &[T], shift: T, capacity: usize) -> (usize, T) {
+fn shorten<T: Real>(found: &mut Shortlist<T>, v: &[T], shift: T, capacity: usize, i: usize) -> (usize, T) {
     let mut entries: Vec<(T, u32, T)> = found.columns[..found.len]
         .iter()
         .zip(&found.costs)
         .map(|(&j, &c)| ((c - shift) - v[j as usize], j, c))
         .collect();
+    let from_i = |j: u32| ((j as usize) < i, j);
     let (kept, omitted, _) = entries.select_nth_unstable_by(capacity, |a, b| {
-        a.0.partial_cmp(&b.0).unwrap_or(std::cmp::Ordering::Equal).then(a.1.cmp(&b.1))
+        a.0.partial_cmp(&b.0).unwrap_or(Ordering::Equal).then(from_i(a.1).cmp(&from_i(b.1)))
     });
     kept.sort_unstable_by_key(|entry| entry.1);
     for (k, &(_, column, cost)) in kept.iter().enumerate() {

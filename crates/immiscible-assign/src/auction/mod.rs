@@ -17,6 +17,7 @@ mod entry;
 mod lists;
 mod scan;
 mod start;
+mod twins;
 
 use ndarray::{Array2, ArrayView2};
 use pulp::Arch;
@@ -42,11 +43,18 @@ const HOPS: usize = 8;
 /// One column for each row, and the prices that prove that no others cost less.
 pub(crate) struct Matching {
     pub(crate) column_of: Vec<u32>,
+    /// The dual variable u of each row: its least c − v.
+    pub(crate) u: Vec<f64>,
     /// The dual variable v of each column: c − v is least, in each row, at the row's column, and v is 0 or less, and 0
     /// where no row took the column, if there are more columns than rows.
     pub(crate) v: Vec<f64>,
-    /// A lower bound of the cost of any assignment, by these prices.
-    pub(crate) lower_bound: f64,
+}
+
+impl Matching {
+    /// Σ u + Σ v: what every assignment costs at least, by weak duality.
+    pub(crate) fn lower_bound(&self) -> f64 {
+        self.u.iter().chain(&self.v).sum()
+    }
 }
 
 /// An entry that is not finite.
@@ -71,8 +79,7 @@ pub(crate) fn solve<T: Real>(cost: ArrayView2<T>, tolerance: f64) -> Result<Matc
             let scaled: Array2<f64> = standard.mapv(|c| c.into() * scale);
             match Auction::run(scaled.view(), tolerance)? {
                 Outcome::Matched(mut matching) => {
-                    matching.v.iter_mut().for_each(|v| *v /= scale);
-                    matching.lower_bound /= scale;
+                    matching.u.iter_mut().chain(&mut matching.v).for_each(|dual| *dual /= scale);
                     Ok(matching)
                 }
                 Outcome::OutOfRange(_) => unreachable!("the largest entry is between 1 and 2"),
@@ -103,7 +110,7 @@ impl<'a, T: Real> Auction<'a, T> {
         let arch = Arch::new();
         let (rows, columns) = cost.dim();
         if rows == 0 {
-            let nothing = Matching { column_of: Vec::new(), v: vec![0.0; columns], lower_bound: 0.0 };
+            let nothing = Matching { column_of: Vec::new(), u: Vec::new(), v: vec![0.0; columns] };
             return Ok(Outcome::Matched(nothing));
         }
         let square = rows == columns;
@@ -181,7 +188,8 @@ impl<'a, T: Real> Auction<'a, T> {
     fn good_enough(&self, tolerance: f64) -> bool {
         let cost = self.total();
         let identity: f64 = self.cost.diag().iter().map(|&c| c.into()).sum();
-        let bound = self.lower_bound();
+        let (u, v) = self.duals();
+        let bound: f64 = u.iter().chain(&v).sum();
         cost - bound <= tolerance * (identity - bound)
     }
 
@@ -189,21 +197,18 @@ impl<'a, T: Real> Auction<'a, T> {
         self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into()).sum()
     }
 
-    /// Σ u + Σ v with u_i = min_j c_ij − v_j: what every assignment costs at least, by weak duality.
-    fn lower_bound(&self) -> f64 {
-        let u = (0..self.rows()).map(|i| match self.lists.best(&self.prices, i) {
+    /// u and v. Only differences of prices mean anything, so spare columns can have 0.
+    fn duals(&self) -> (Vec<f64>, Vec<f64>) {
+        let least = |row: usize| match self.lists.best(&self.prices, row) {
             Some(best) if best.certain => best.reduced,
-            _ => self.least_reduced(i),
-        });
-        // Only differences of prices mean anything, so that spare columns can have 0.
-        let v = self.prices.as_slice().iter().map(|v| v - self.spare_price);
-        u.sum::<f64>() + self.rows() as f64 * self.spare_price + v.sum::<f64>()
+            _ => self.least_reduced(row),
+        };
+        let u = (0..self.rows()).map(|row| least(row) + self.spare_price).collect();
+        (u, self.prices.as_slice().iter().map(|v| v - self.spare_price).collect())
     }
 
     fn finish(self) -> Matching {
-        let lower_bound = self.lower_bound();
-        let mut v = self.prices.into_vec();
-        v.iter_mut().for_each(|v| *v -= self.spare_price);
-        Matching { column_of: self.column_of, v, lower_bound }
+        let (u, v) = self.duals();
+        Matching { column_of: self.column_of, u, v }
     }
 }

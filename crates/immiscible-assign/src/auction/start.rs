@@ -36,20 +36,23 @@ impl Start {
         spreads.sort_unstable_by(f64::total_cmp);
         let usual = spreads.get(spreads.len() / 2).map_or(0.0, |median| OUTLIER * median);
         let (mut sum, mut squares) = (vec![0.0; columns], vec![0.0; columns]);
+        let mut typical = sample.iter().filter(|(_, _, spread)| *spread > 0.0 && *spread <= usual);
+        let Some(&(first, first_mean, _)) = typical.clone().next() else {
+            return Self { v: vec![0.0; columns], sigma: 0.0 };
+        };
         let mut used = 0.0;
-        for &(row, mean, spread) in &sample {
-            if spread > 0.0 && spread <= usual {
-                arch.dispatch(Accumulate { row, mean, sum: &mut sum, squares: &mut squares });
-                used += 1.0;
-            }
+        for &(row, mean, _) in &mut typical {
+            // Relative to one of the rows: where all are alike, the deviation is nothing but 0.
+            let sums = (&mut sum[..], &mut squares[..]);
+            arch.dispatch(Accumulate { row, first, shift: mean - first_mean, sums });
+            used += 1.0;
         }
-        let used = f64::max(used, 1.0);
         let mut sigma = 0.0;
-        let v = sum.iter().zip(&squares).map(|(&sum, &squares)| {
+        let v = sum.iter().zip(&squares).zip(first).map(|((&sum, &squares), &first)| {
             let mean = sum / used;
             let deviation = (squares / used - mean * mean).max(0.0).sqrt();
             sigma += deviation;
-            mean - KAPPA * deviation
+            (first.into() - first_mean) + mean - KAPPA * deviation
         });
         Self { v: v.collect(), sigma: sigma / columns.max(1) as f64 }
     }
@@ -87,12 +90,12 @@ impl<T: Real> NullaryFnOnce for Moments<'_, T> {
     }
 }
 
-/// Adds a row, less its mean, to the columns' sums.
+/// Adds what a row is above the first one, `shift` subtracted, to the columns' sums.
 struct Accumulate<'a, T> {
     row: &'a [T],
-    mean: f64,
-    sum: &'a mut [f64],
-    squares: &'a mut [f64],
+    first: &'a [T],
+    shift: f64,
+    sums: (&'a mut [f64], &'a mut [f64]),
 }
 
 impl<T: Real> NullaryFnOnce for Accumulate<'_, T> {
@@ -100,8 +103,9 @@ impl<T: Real> NullaryFnOnce for Accumulate<'_, T> {
 
     #[inline(always)]
     fn call(self) {
-        for ((&c, sum), squares) in self.row.iter().zip(self.sum).zip(self.squares) {
-            let d = c.into() - self.mean;
+        let (sum, squares) = self.sums;
+        for (((&c, &first), sum), squares) in self.row.iter().zip(self.first).zip(sum).zip(squares) {
+            let d = (c.into() - first.into()) - self.shift;
             *sum += d;
             *squares += d * d;
         }
