@@ -8,6 +8,8 @@ use super::entry::sealed::Real;
 const BLOCK: usize = 32;
 /// Columns of one vector; a block is four of them, folded into their element-wise minimum.
 const WIDTH: usize = 8;
+/// Vectors of a block.
+const VECTORS: usize = BLOCK / WIDTH;
 /// Running minima from which the threshold is chosen.
 const LANES: usize = 2 * WIDTH;
 
@@ -27,8 +29,8 @@ impl<T: Real> Shortlist<T> {
         // Two blocks, or 64 hits: what one turn of the loops takes.
         let blocks = columns.div_ceil(BLOCK).next_multiple_of(2);
         Self {
-            columns: vec![0; columns + BLOCK / WIDTH],
-            costs: vec![T::default(); columns + BLOCK / WIDTH],
+            columns: vec![0; columns + VECTORS],
+            costs: vec![T::default(); columns + VECTORS],
             len: 0,
             folded: vec![[T::INFINITY; WIDTH]; blocks],
             hits: vec![0; (blocks * WIDTH).next_multiple_of(64)],
@@ -57,15 +59,17 @@ impl<T: Real> NullaryFnOnce for Fill<'_, T> {
     #[inline(always)]
     fn call(self) -> T {
         let Self { row, v, shift, rank, list } = self;
-        let lanes = fold(row, v, shift, &mut list.folded);
+        let Shortlist { columns, costs, folded, hits, .. } = list;
+        let (columns, costs, hits) = (&mut columns[..], &mut costs[..], &mut hits[..]);
+        let lanes = fold(row, v, shift, folded);
         let threshold = of_rank(lanes, rank);
-        for (hit, &least) in list.hits.iter_mut().zip(list.folded.as_flattened()) {
+        for (hit, &least) in hits.iter_mut().zip(folded.as_flattened()) {
             *hit = (least <= threshold) as u8;
         }
         let mut len = 0;
         let (blocks, rest) = row.as_chunks::<BLOCK>();
         let (v_blocks, v_rest) = v.as_chunks::<BLOCK>();
-        for (w, words) in list.hits.as_chunks::<64>().0.iter().enumerate() {
+        for (w, words) in hits.as_chunks::<64>().0.iter().enumerate() {
             let mut bits = 0;
             for (k, &word) in words.as_chunks::<8>().0.iter().enumerate() {
                 // The product gathers the lowest bits of eight bytes in its highest byte.
@@ -77,28 +81,29 @@ impl<T: Real> NullaryFnOnce for Fill<'_, T> {
                 bits &= bits - 1;
                 let (block, lane) = (hit / WIDTH, hit % WIDTH);
                 if let (Some(c), Some(v)) = (blocks.get(block), v_blocks.get(block)) {
-                    let listed = &mut list.columns[len..len + BLOCK / WIDTH];
-                    let costs = &mut list.costs[len..len + BLOCK / WIDTH];
+                    let columns = &mut columns[len..len + VECTORS];
+                    let costs = &mut costs[len..len + VECTORS];
                     let mut found = 0;
-                    for g in 0..BLOCK / WIDTH {
-                        let k = WIDTH * g + lane;
+                    for g in 0..VECTORS {
+                        let k = WIDTH * g + lane % WIDTH;
                         // Written anyway, and kept if it is low: no branch to predict.
-                        (listed[found], costs[found]) = ((block * BLOCK + k) as u32, c[k]);
+                        let at = found % VECTORS;
+                        (columns[at], costs[at]) = ((block * BLOCK + k) as u32, c[k]);
                         found += ((c[k] - shift) - v[k] <= threshold) as usize;
                     }
                     len += found;
                 } else {
                     for k in (lane..rest.len()).step_by(WIDTH) {
                         if (rest[k] - shift) - v_rest[k] <= threshold {
-                            (list.columns[len], list.costs[len]) = ((block * BLOCK + k) as u32, rest[k]);
+                            (columns[len], costs[len]) = ((block * BLOCK + k) as u32, rest[k]);
                             len += 1;
                         }
                     }
                 }
             }
         }
+        sort_by_column(&mut columns[..len], &mut costs[..len]);
         list.len = len;
-        sort_by_column(&mut list.columns[..len], &mut list.costs[..len]);
         threshold
     }
 }

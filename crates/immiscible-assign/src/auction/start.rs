@@ -5,8 +5,8 @@ use pulp::{Arch, NullaryFnOnce};
 
 use super::entry::sealed::Real;
 
-/// Rows from which the columns' statistics are taken; more of them do not save bids.
-const SAMPLE: usize = 128;
+/// Rows from which the columns' statistics are taken: a quarter of them within these limits. More do not save bids.
+const SAMPLE: std::ops::RangeInclusive<usize> = 32..=128;
 /// Standard deviations below the mean. Anything from 1.5 to 2 is as good.
 const KAPPA: f64 = 1.5;
 /// A row whose spread is this many times the median is an outlier, and says nothing about the others.
@@ -24,7 +24,7 @@ impl Start {
     /// `cost` is [n, n] with contiguous rows and finite entries.
     pub(super) fn of<T: Real>(arch: Arch, cost: ArrayView2<T>) -> Self {
         let (rows, columns) = cost.dim();
-        let sampled = rows.min(SAMPLE);
+        let sampled = (rows / 4).clamp(*SAMPLE.start(), *SAMPLE.end()).min(rows);
         let sample: Vec<(&[T], f64, f64)> = (0..sampled)
             .filter_map(|k| cost.index_axis_move(Axis(0), k * rows / sampled).to_slice())
             .map(|row| {
