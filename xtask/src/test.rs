@@ -8,7 +8,11 @@ type Stage = (&'static str, fn() -> Outcome);
 const STAGES: &[Stage] = &[
     ("format", || crate::run(cargo().args(["fmt", "--all", "--check"]))),
     ("layers", layers::check),
-    ("tests", || crate::run(cargo().args(["test", "--workspace"]).args(NO_PYTHON))),
+    ("tests", || {
+        crate::run(cargo().args(["test", "--workspace", "--exclude", "immiscible-benches"]).args(NO_PYTHON))
+    }),
+    // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
+    ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),
     ("lints", || {
         let clippy = ["clippy", "--workspace", "--all-targets"];
         crate::run(cargo().args(clippy).args(NO_PYTHON).args(["--", "-D", "warnings"]))
