@@ -3,7 +3,7 @@ use ndarray::ArrayView2;
 use crate::{AssignError, Matched, OneToOneSolver, exact::within};
 
 /// The auction of [`Exact`](crate::Exact), stopped as soon as its prices prove that no more than `percent` of the gain
-/// over a random pairing is missing; what is really missing is about a tenth of that. Where the proof does not come in
+/// over a random pairing is missing; what is really missing is far less. Where the proof does not come in
 /// time, and for pools, the answer is the optimum.
 #[derive(Clone, Copy, Debug)]
 pub struct Approximate {
@@ -12,9 +12,9 @@ pub struct Approximate {
 }
 
 impl Default for Approximate {
-    /// 2 %: the first phase of the auction usually proves it.
+    /// 1 %: the first phase of the auction usually proves it.
     fn default() -> Self {
-        Self { percent: 2.0 }
+        Self { percent: 1.0 }
     }
 }
 

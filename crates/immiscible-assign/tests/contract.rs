@@ -367,7 +367,7 @@ fn approximate_answers_prove_their_gap() {
     let batch = Batch::new("approximate", normals(0, 300, 100), 1);
     let gap = |name| assigner(name).assign(&batch.problem(Cost::Dot)).expect("finite").gap_percent();
     assert!(gap("exact").is_some_and(|gap| gap < 1e-6));
-    assert!(gap("approximate").is_some_and(|gap| gap > 0.0 && gap <= 2.0), "{:?}", gap("approximate"));
+    assert!(gap("approximate").is_some_and(|gap| gap > 0.0 && gap <= 1.0), "{:?}", gap("approximate"));
     assert_eq!(gap("blocks"), None);
 }
 

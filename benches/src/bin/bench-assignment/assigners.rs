@@ -6,12 +6,12 @@ use immiscible_assign::{
     ASSIGNERS, AssignError, Assignment, Candidates, Precision, Problem, drop_percent, mean_distance,
 };
 use immiscible_benches::fields;
+use immiscible_data::npy;
 use ndarray::{Array2, ArrayView2};
 
 use crate::{
     clock::Measured,
     memory::{self, Work},
-    npy,
     race::{Budget, repeat, rounds},
     report::{AssignerRow, gap_percent},
 };

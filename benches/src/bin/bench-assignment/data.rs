@@ -4,11 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use immiscible_benches::fields;
-use immiscible_data::{DataOptions, SOURCES, Source};
+use immiscible_data::{DataOptions, SOURCES, Source, npy};
 use immiscible_random::{Key, Stream};
 use ndarray::Array2;
-
-use crate::npy;
 
 /// A kind of image, and what the report calls it.
 pub(crate) struct Images {
@@ -22,6 +20,13 @@ enum Origin {
     Latents,
     Source(Box<dyn Source>),
     Table(Array2<f32>),
+}
+
+/// An `.npy` file as a matrix: axes after the first become one.
+pub(crate) fn read_matrix(path: &Path) -> anyhow::Result<Array2<f32>> {
+    let file = npy::read(path)?;
+    let shape = file.rows()?.dim();
+    Ok(Array2::from_shape_vec(shape, file.values)?)
 }
 
 impl Images {
@@ -39,7 +44,7 @@ impl Images {
             }
             "latents" => Origin::Latents,
             "digits" => Origin::Source(immiscible_data::build(&DataOptions::new("digits"))?),
-            path if path.ends_with(".npy") => Origin::Table(npy::read(Path::new(path))?),
+            path if path.ends_with(".npy") => Origin::Table(read_matrix(Path::new(path))?),
             path => Origin::Source(open_source(Path::new(path))?),
         };
         let dimension = match &origin {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use immiscible_assign::{Assignment, Candidates, Precision, Problem, by_name};
+use immiscible_data::npy;
 use rayon::ThreadPoolBuilder;
 
 use crate::{
     OURS,
     assigners::{Batch, within},
     memory::{self, Work},
-    npy,
     race::{Budget, rounds},
     report::{EndToEnd, gap_percent},
 };

@@ -7,7 +7,6 @@ mod end_to_end;
 mod hard_cases;
 mod markdown;
 mod memory;
-mod npy;
 mod peers;
 mod provenance;
 mod python;

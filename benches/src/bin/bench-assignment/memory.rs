@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use anyhow::Context;
 use immiscible_assign::{Candidates, Precision, Problem, by_name};
 
-use crate::{end_to_end::PRECISIONS, npy};
+use crate::{data::read_matrix, end_to_end::PRECISIONS};
 
 /// The first argument of a child.
 pub(crate) const COMMAND: &str = "peak";
@@ -38,12 +38,12 @@ pub(crate) fn child(arguments: &[String]) -> anyhow::Result<()> {
     let peak = match arguments {
         [assigner, cost] => {
             let before = resident("VmRSS")?;
-            let cost = npy::read(Path::new(cost))?;
+            let cost = read_matrix(Path::new(cost))?;
             by_name(assigner)?.solve(cost.view(), None)?;
             resident("VmHWM")?.saturating_sub(before)
         }
         [assigner, images, noise, precision] => {
-            let [images, noise] = [npy::read(Path::new(images))?, npy::read(Path::new(noise))?];
+            let [images, noise] = [read_matrix(Path::new(images))?, read_matrix(Path::new(noise))?];
             let before = resident("VmRSS")?;
             let problem = Problem {
                 precision: precision_named(precision)?,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use immiscible_assign::{Cost, by_name};
 use immiscible_benches::fields;
+use immiscible_data::npy;
 use ndarray::{Array2, ArrayView2};
 
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
     assigners::{self, Batch, within},
     clock::{Measured, Sample, median},
     data::Images,
-    end_to_end, hard_cases, npy,
+    end_to_end, hard_cases,
     peers::PEERS,
     provenance,
     python::{Job, Python},
