@@ -5,7 +5,7 @@ use ndarray::ArrayView2;
 use crate::{AssignError, Assigner, Assignment, Exact, Problem};
 
 /// The optimum inside blocks of consecutive images (of a group, if there are groups), which choose among their own noises
-/// only. Time and memory grow with B · `size` in place of B², and about a fifth of the gain is lost at 128 of 1,024.
+/// only. Time and memory grow with B · `size` in place of B², and about a fifth of the gain is lost at 128 of 1,024. A pool must have a multiple of B noises.
 #[derive(Clone, Copy, Debug)]
 pub struct Blocks {
     /// Images of a block; the last one of a group may have fewer. 0 counts as 1.
