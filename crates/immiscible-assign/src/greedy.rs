@@ -82,10 +82,10 @@ fn rank(cost: f32) -> Rank {
 
 #[cfg(test)]
 mod tests {
-    use immiscible_random::Key;
     use ndarray::Array2;
 
     use super::*;
+    use crate::normals::normals;
 
     /// The definition: all pairs in the order of cost, image, noise, each taken if both are still free.
     fn by_sorting(cost: &Array2<f32>) -> Vec<u32> {
@@ -103,9 +103,7 @@ mod tests {
     #[test]
     fn is_the_choice_from_all_sorted_pairs() {
         for n in [2, 3, 32, 33, 150] {
-            let mut entries = vec![0.0; n * n];
-            Key::new(n as u64).fill_normals(0, n, &mut entries);
-            let normal = Array2::from_shape_vec((n, n), entries).expect("n * n entries");
+            let normal = normals(n as u64, n, n);
             let alike = Array2::from_shape_fn((n, n), |(i, j)| normal[(i % 2, j)]);
             let wide = normal.slice_axis(Axis(0), (..n / 2).into()).to_owned();
             for cost in [normal.mapv(|c| c.round()), alike, Array2::zeros((n, n)), wide, normal] {

@@ -28,20 +28,17 @@ impl OneToOneSolver for Lapjv {
 
 #[cfg(test)]
 mod tests {
-    use immiscible_random::Key;
     use ndarray::Array2;
 
     use super::*;
-    use crate::Assigner;
+    use crate::{Assigner, normals::normals};
 
     /// Single precision loses nothing that can be seen: the same solver in double precision on the raw matrix is no
     /// better, on matrices that are hard for it too.
     #[test]
     fn single_precision_is_enough() {
         let n = 96;
-        let mut entries = vec![0.0; n * n];
-        Key::new(3).fill_normals(0, n, &mut entries);
-        let normal = Array2::from_shape_vec((n, n), entries).expect("n * n entries");
+        let normal = normals(3, n, n);
         let hard = [
             ("normal", normal.clone()),
             ("far from zero", &normal + 1e4),

@@ -14,6 +14,8 @@ mod greedy;
 mod int8;
 mod knn;
 mod lapjv;
+#[cfg(test)]
+mod normals;
 mod one_to_one;
 mod problem;
 mod sinkhorn;

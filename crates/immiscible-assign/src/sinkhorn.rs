@@ -67,17 +67,13 @@ fn log_sum_exp(terms: impl Iterator<Item = f64> + Clone) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use immiscible_random::Key;
-
     use super::*;
-    use crate::{Assigner, Exact};
+    use crate::{Assigner, Exact, normals::normals};
 
     #[test]
     fn a_lower_temperature_and_more_iterations_come_close_to_the_optimum() {
         let (n, m) = (60, 90);
-        let mut entries = vec![0.0; n * m];
-        Key::new(5).fill_normals(0, m, &mut entries);
-        let pool = Array2::from_shape_vec((n, m), entries).expect("n * m entries");
+        let pool = normals(5, n, m);
         for cost in [pool.select(Axis(1), &(0..n).collect::<Vec<_>>()), pool] {
             let gain = |sinkhorn: &dyn Assigner| {
                 let found = sinkhorn.solve(cost.view(), None).expect("finite");

@@ -411,6 +411,25 @@ fn hard_matrices_are_solved_exactly() {
     }
 }
 
+#[test]
+fn the_ends_of_double_precision_are_solved() {
+    let normal = normals(5, 20, 20).mapv(f64::from);
+    let reference = linear_sum_assignment(normal.view()).expect("finite").columns;
+    for scale in [1e307, 1e150, 1e-150, 1e-305] {
+        assert_eq!(
+            linear_sum_assignment((&normal * scale).view()).expect("finite").columns,
+            reference,
+            "{scale}"
+        );
+    }
+    // The reciprocal of the smallest number is beyond the largest.
+    let smallest = f64::from_bits(1);
+    let cost = Array2::from_shape_fn((9, 9), |(i, j)| if (i + 1) % 9 == j { -smallest } else { 0.0 });
+    let found = linear_sum_assignment(cost.view()).expect("finite");
+    assert_eq!(found.columns, [1, 2, 3, 4, 5, 6, 7, 8, 0]);
+    assert_eq!(found.cost, -9.0 * smallest);
+}
+
 /// Rounding makes the way back from the columns that nobody needs look shorter than the way there.
 #[test]
 fn a_pool_of_ties_is_solved() {

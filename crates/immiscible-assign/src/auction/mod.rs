@@ -74,16 +74,13 @@ pub(crate) fn solve<T: Real>(cost: ArrayView2<T>, tolerance: f64) -> Result<Matc
     match Auction::run(standard.view(), tolerance)? {
         Outcome::Matched(matching) => Ok(matching),
         Outcome::OutOfRange(largest) => {
-            // A power of two rounds nothing, or only what is negligible beside the largest entry.
-            let scale = (-largest.log2().floor()).exp2();
+            // A power of two rounds nothing, or only what is negligible beside the largest entry. The largest power there
+            // is brings even the smallest numbers into range.
+            let scale = (-largest.log2().floor()).min(f64::from(f64::MAX_EXP - 1)).exp2();
             let scaled: Array2<f64> = standard.mapv(|c| c.into() * scale);
-            match Auction::run(scaled.view(), tolerance)? {
-                Outcome::Matched(mut matching) => {
-                    matching.u.iter_mut().chain(&mut matching.v).for_each(|dual| *dual /= scale);
-                    Ok(matching)
-                }
-                Outcome::OutOfRange(_) => unreachable!("the largest entry is between 1 and 2"),
-            }
+            let mut matching = solve(scaled.view(), tolerance)?;
+            matching.u.iter_mut().chain(&mut matching.v).for_each(|dual| *dual /= scale);
+            Ok(matching)
         }
     }
 }
@@ -186,15 +183,12 @@ impl<'a, T: Real> Auction<'a, T> {
 
     /// Whether the assignment is within `tolerance` of the optimum, in units of its gain over the identity.
     fn good_enough(&self, tolerance: f64) -> bool {
-        let cost = self.total();
+        let assigned = self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into());
+        let cost: f64 = assigned.sum();
         let identity: f64 = self.cost.diag().iter().map(|&c| c.into()).sum();
         let (u, v) = self.duals();
         let bound: f64 = u.iter().chain(&v).sum();
         cost - bound <= tolerance * (identity - bound)
-    }
-
-    fn total(&self) -> f64 {
-        self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into()).sum()
     }
 
     /// u and v. Only differences of prices mean anything, so spare columns can have 0.
