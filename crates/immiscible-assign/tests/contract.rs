@@ -374,7 +374,15 @@ fn approximate_answers_prove_their_gap() {
 /// The inputs that make auctions and shortest-path solvers slow or wrong.
 #[test]
 fn hard_matrices_are_solved_exactly() {
-    let n = 256;
+    solve_hard_matrices(256);
+}
+
+#[test]
+fn large_hard_matrices_are_solved_exactly() {
+    solve_hard_matrices(400);
+}
+
+fn solve_hard_matrices(n: usize) {
     let normal = normals(3, n, n);
     let of = |entry: &dyn Fn(usize, usize) -> f32| Array2::from_shape_fn((n, n), |(i, j)| entry(i, j));
     let hard = [

@@ -4,7 +4,12 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use pulp::NullaryFnOnce;
 
-use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::row, twins};
+use super::{
+    Auction, FREE, SPARE,
+    entry::sealed::Real,
+    lists::{Lists, row},
+    twins,
+};
 
 /// Columns settled per row, on average, after which it is worth looking for rows that are equal. Ordinary batches settle
 /// less than one.
@@ -135,7 +140,12 @@ impl<T: Real> Auction<'_, T> {
     /// Gives every free row a column along a shortest augmenting path. All pairs must be tight, and stay so: at the end
     /// the assignment is optimal (successive shortest paths; Jonker and Volgenant, Computing 38, 1987).
     pub(super) fn augment(&mut self) {
-        let mut search = Search::new(self.rows(), self.columns());
+        if !self.column_of.contains(&FREE) {
+            return;
+        }
+        let (rows, columns) = self.cost.dim();
+        self.lists.get_or_insert_with(|| Lists::empty(rows, columns));
+        let mut search = Search::new(rows, columns);
         for row in 0..self.rows() {
             if self.column_of[row] == FREE {
                 self.find_path(row, &mut search);
@@ -150,7 +160,9 @@ impl<T: Real> Auction<'_, T> {
     }
 
     fn find_path(&mut self, root: usize, search: &mut Search) {
-        self.best(root);
+        if self.listed(root).is_none() {
+            self.renew(root);
+        }
         search.seen_twin_of(root as u32);
         self.relax_list(root, root, search, What::Unlisted(root as u32));
         while let Some(event) = search.queue.pop() {
@@ -201,10 +213,13 @@ impl<T: Real> Auction<'_, T> {
     /// Extends the path to the columns in the row's list, and puts all others into the queue as one event.
     fn relax_list(&mut self, i: usize, root: usize, search: &mut Search, others: What) {
         let head = self.head(i, root, search);
-        for (j, c) in self.lists.of(i) {
+        let Some(lists) = &self.lists else {
+            return;
+        };
+        for (j, c) in lists.of(i) {
             search.reach(j, c - self.prices.of(j) - head, i as u32, &self.row_of);
         }
-        let bound = self.lists.bound(i) - head;
+        let bound = lists.bound(i) - head;
         if bound < search.end_distance {
             search.queue.push(Event { distance: bound, what: others });
         }

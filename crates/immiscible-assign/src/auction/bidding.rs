@@ -2,7 +2,12 @@
 
 use pulp::NullaryFnOnce;
 
-use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best};
+use super::{
+    Auction, FREE, SPARE,
+    entry::sealed::Real,
+    lists::{self, Best},
+    rounded::Rounded,
+};
 
 impl<T: Real> Auction<'_, T> {
     /// Every row without a column bids for its best one: the price falls until the column is worth only ε more than the
@@ -58,10 +63,11 @@ impl<T: Real> Auction<'_, T> {
         }
     }
 
-    /// Gives a row the first free column that is as good as its best, if its list has one.
+    /// Gives a row the first free column that is as good as its best, if there is one.
     fn take_free_equal(&mut self, row: usize, best: Best) {
         let equal = |&(j, c): &(usize, f64)| self.row_of[j] == FREE && c - self.prices.of(j) <= best.reduced;
-        if let Some((column, _)) = self.lists.of(row).find(equal).filter(|_| best.certain) {
+        let mut all = lists::row(self.cost, row).iter().map(|&c| c.into()).enumerate();
+        if let Some((column, _)) = all.find(equal).filter(|_| best.certain) {
             self.row_of[column] = row as u32;
             self.column_of[row] = column as u32;
         }
@@ -74,16 +80,27 @@ impl<T: Real> Auction<'_, T> {
             if column == FREE {
                 continue;
             }
-            let best = self.best(row);
-            if best.certain && best.column == column {
-                continue;
-            }
-            let least = if best.certain { best.reduced } else { self.least_reduced(row) };
+            let least = self.least_reduced(row);
+            self.floors[row] = least;
             if self.reduced(row, column as usize) > least {
                 self.column_of[row] = FREE;
                 self.row_of[column as usize] = FREE;
             }
         }
+    }
+
+    /// [`Self::bid`] with an ε in standard deviations, over whole rows of integers.
+    pub(super) fn bid_rounded(&mut self, rounded: &mut Rounded, epsilon: f64, bids: usize) -> bool {
+        let done = rounded.bid(self.arch, epsilon, bids, &mut self.column_of, &mut self.row_of);
+        rounded.lower(&mut self.prices);
+        done
+    }
+
+    /// [`Self::reduce`] over whole rows of integers, beginning with the pairs that are not tight; leaves those for
+    /// exact numbers that integers cannot tell.
+    pub(super) fn reduce_rounded(&mut self, rounded: &mut Rounded, hops: usize) {
+        rounded.reduce(self.arch, hops, &mut self.column_of, &mut self.row_of);
+        rounded.lower(&mut self.prices);
     }
 
     /// Frees all rows.
@@ -95,19 +112,15 @@ impl<T: Real> Auction<'_, T> {
     /// The best column of a row, from a new list if prices have fallen too far for the old one.
     #[inline(always)]
     pub(super) fn best(&mut self, row: usize) -> Best {
-        match self.lists.best(&self.prices, row) {
-            Some(best) if best.certain => best,
-            _ => {
-                self.renew(row);
-                self.lists.best(&self.prices, row).unwrap_or(Best {
-                    column: 0,
-                    cost: 0.0,
-                    reduced: 0.0,
-                    second: 0.0,
-                    certain: false,
-                })
-            }
+        if self.lists.is_none() {
+            return self.best_of_all(row);
         }
+        if let Some(best) = self.listed(row) {
+            return best;
+        }
+        self.renew(row);
+        let best = self.lists.as_ref().and_then(|lists| lists.best(&self.prices, row));
+        best.unwrap_or(Best { column: 0, cost: 0.0, reduced: 0.0, second: 0.0, certain: false })
     }
 
     /// Gives a row its best column, which then is worth ε less to it than its second choice, and returns the row that

@@ -81,25 +81,35 @@ impl<T: Real> Prices<T> {
     pub(super) fn as_slice(&self) -> &[f64] {
         &self.wide
     }
+
+    pub(super) fn narrow(&self) -> &[T] {
+        &self.narrow
+    }
 }
 
 impl<T: Real> Lists<T> {
+    /// Empty lists, to be made anew when someone asks.
+    pub(super) fn empty(rows: usize, columns: usize) -> Self {
+        // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
+        let (capacity, rank) = if columns <= 2048 { (32, 8) } else { (64, 15) };
+        Self {
+            columns: vec![0; rows * capacity],
+            costs: vec![T::default(); rows * capacity],
+            lens: vec![0; rows],
+            bounds: vec![f64::NEG_INFINITY; rows],
+            capacity,
+            rank,
+        }
+    }
+
     /// Makes the list of every row, and finds the largest magnitude in the matrix.
     ///
     /// # Errors
     /// An entry that is not finite.
     pub(super) fn new(arch: Arch, cost: ArrayView2<T>, prices: &Prices<T>) -> Result<(Self, f64), NotFinite> {
         let (rows, columns) = cost.dim();
-        // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
-        let (capacity, rank) = if columns <= 2048 { (32, 8) } else { (64, 15) };
-        let mut lists = Self {
-            columns: vec![0; rows * capacity],
-            costs: vec![T::default(); rows * capacity],
-            lens: vec![0; rows],
-            bounds: vec![0.0; rows],
-            capacity,
-            rank,
-        };
+        let mut lists = Self::empty(rows, columns);
+        let Self { capacity, rank, .. } = lists;
         let part = rows.div_ceil(PARTS).max(1);
         let make = |scratch: &mut Shortlist<T>, (number, slice): (usize, Slice<T>)| {
             let mut largest = 0.0_f64;

@@ -5,6 +5,7 @@
 //! 2. One pass over the matrix lists every row's cheapest columns ([`lists`], [`scan`]); prices only fall, so the lists
 //!    stay valid, and hardly any row is ever read again.
 //! 3. An auction on the lists, with a shrinking ε, leaves every row within ε of its best ([`bidding`]).
+//!    Small matrices have no lists: there it is less work to read rows whole, as integers ([`rounded`]).
 //! 4. Shortest augmenting paths on the same lists mend the few rows that are not at their best ([`augment`]). This part
 //!    is a complete solver, so the auction may stop at any time, and the answer is the optimum.
 //!
@@ -15,6 +16,7 @@ mod augment;
 mod bidding;
 mod entry;
 mod lists;
+mod rounded;
 mod scan;
 mod start;
 mod twins;
@@ -24,8 +26,9 @@ use pulp::Arch;
 
 pub use entry::Entry;
 use entry::sealed::Real;
-use lists::{Lists, Prices, row};
-use scan::Shortlist;
+use lists::{Best, Lists, Prices, row};
+use rounded::Rounded;
+use scan::{Least, Reduced, Shortlist};
 use start::Start;
 
 /// No column, or no row.
@@ -35,8 +38,13 @@ const FREE: u32 = u32::MAX;
 const SPARE: u32 = u32::MAX - 1;
 /// The ε of the auction's phases, in standard deviations of a column.
 const PHASES: [f64; 2] = [0.02, 0.003];
+/// The same for rows that are read whole: bids cost less there, and exact numbers more.
+const WHOLE_PHASES: [f64; 2] = [0.03, 0.001];
 /// Bids a row, on average, after which a phase gives up. Ordinary batches take 5 to 15.
 const BIDS: usize = 60;
+/// Columns up to which rows are read whole for every bid; beyond, lists are less work.
+const WHOLE: usize = 384;
+const _: () = assert!(WHOLE <= rounded::COLUMNS);
 /// Rows that may be displaced one after the other to make room for one.
 const HOPS: usize = 8;
 
@@ -70,15 +78,20 @@ pub(crate) struct NotFinite {
 /// # Errors
 /// An entry that is not finite.
 pub(crate) fn solve<T: Real>(cost: ArrayView2<T>, tolerance: f64) -> Result<Matching, NotFinite> {
+    solve_by(cost, tolerance, WHOLE)
+}
+
+/// [`solve`], with a choice up to which number of columns rows are read whole.
+fn solve_by<T: Real>(cost: ArrayView2<T>, tolerance: f64, whole: usize) -> Result<Matching, NotFinite> {
     let standard = cost.as_standard_layout();
-    match Auction::run(standard.view(), tolerance)? {
+    match Auction::run(standard.view(), tolerance, whole)? {
         Outcome::Matched(matching) => Ok(matching),
         Outcome::OutOfRange(largest) => {
             // A power of two rounds nothing, or only what is negligible beside the largest entry. The largest power there
             // is brings even the smallest numbers into range.
             let scale = (-largest.log2().floor()).min(f64::from(f64::MAX_EXP - 1)).exp2();
             let scaled: Array2<f64> = standard.mapv(|c| c.into() * scale);
-            let mut matching = solve(scaled.view(), tolerance)?;
+            let mut matching = solve_by(scaled.view(), tolerance, whole)?;
             matching.u.iter_mut().chain(&mut matching.v).for_each(|dual| *dual /= scale);
             Ok(matching)
         }
@@ -95,15 +108,19 @@ struct Auction<'a, T> {
     arch: Arch,
     cost: ArrayView2<'a, T>,
     prices: Prices<T>,
-    lists: Lists<T>,
+    /// None where rows are read whole.
+    lists: Option<Lists<T>>,
     scratch: Shortlist<T>,
+    reduced: Reduced,
+    /// No reduced cost of a row was below this, and none is, as prices only fall.
+    floors: Vec<f64>,
     column_of: Vec<u32>,
     row_of: Vec<u32>,
     spare_price: f64,
 }
 
 impl<'a, T: Real> Auction<'a, T> {
-    fn run(cost: ArrayView2<'a, T>, tolerance: f64) -> Result<Outcome, NotFinite> {
+    fn run(cost: ArrayView2<'a, T>, tolerance: f64, whole: usize) -> Result<Outcome, NotFinite> {
         let arch = Arch::new();
         let (rows, columns) = cost.dim();
         if rows == 0 {
@@ -116,8 +133,15 @@ impl<'a, T: Real> Auction<'a, T> {
             // Columns that nobody takes must have one price, the highest: nobody would take them at a lower one either.
             start.v.fill(0.0);
         }
+        let sigma = start.sigma;
         let prices = Prices::new(start.v);
-        let (lists, largest) = Lists::new(arch, cost, &prices)?;
+        let (lists, mut rounded, largest) = if columns <= whole {
+            let (rounded, largest) = Rounded::new(arch, cost, &prices, sigma)?;
+            (None, Some(rounded), largest)
+        } else {
+            let (lists, largest) = Lists::new(arch, cost, &prices)?;
+            (Some(lists), None, largest)
+        };
         if largest > 0.0 && !T::COMFORTABLE.contains(&largest) {
             return Ok(Outcome::OutOfRange(largest));
         }
@@ -128,20 +152,29 @@ impl<'a, T: Real> Auction<'a, T> {
             prices,
             lists,
             scratch: Shortlist::new(columns),
+            reduced: Reduced::new(columns),
+            floors: vec![f64::NEG_INFINITY; rows],
             column_of,
             row_of,
             spare_price: 0.0,
         };
         // Prices that a phase leaves behind are no start for the next one if columns stay over.
-        let phases = if square { &PHASES[..] } else { &PHASES[1..] };
-        for share in phases.iter().filter(|_| start.sigma > 0.0) {
+        let phases = if rounded.is_some() { &WHOLE_PHASES } else { &PHASES };
+        let phases = if square { &phases[..] } else { &phases[1..] };
+        for share in phases.iter().filter(|_| sigma > 0.0) {
             auction.free_all();
-            let done = auction.bid(share * start.sigma, BIDS * rows);
+            let done = match &mut rounded {
+                Some(rounded) => auction.bid_rounded(rounded, *share, BIDS * rows),
+                None => auction.bid(share * sigma, BIDS * rows),
+            };
             if done && tolerance > 0.0 && auction.good_enough(tolerance) {
                 return Ok(Outcome::Matched(auction.finish()));
             }
         }
         auction.set_spare_columns_aside();
+        if let Some(rounded) = &mut rounded {
+            auction.reduce_rounded(rounded, HOPS);
+        }
         auction.free_slack();
         auction.reduce(HOPS);
         auction.augment();
@@ -170,19 +203,35 @@ impl<'a, T: Real> Auction<'a, T> {
     }
 
     fn renew(&mut self, row: usize) {
-        self.lists.renew(self.arch, self.cost, &self.prices, row, &mut self.scratch);
+        if let Some(lists) = &mut self.lists {
+            lists.renew(self.arch, self.cost, &self.prices, row, &mut self.scratch);
+        }
+    }
+
+    /// The best column in the list of a row, if there is one and none in the row can be better.
+    #[inline(always)]
+    fn listed(&self, row: usize) -> Option<Best> {
+        self.lists.as_ref()?.best(&self.prices, row).filter(|best| best.certain)
+    }
+
+    /// The best of all columns of a row.
+    fn best_of_all(&mut self, i: usize) -> Best {
+        let costs = row(self.cost, i);
+        let Least { column, reduced, second } =
+            self.reduced.two_least(self.arch, costs, self.prices.as_slice());
+        Best { column: column as u32, cost: costs[column].into(), reduced, second, certain: true }
     }
 
     /// The least reduced cost of a row, over all its columns.
-    fn least_reduced(&self, i: usize) -> f64 {
-        row(self.cost, i)
-            .iter()
-            .zip(self.prices.as_slice())
-            .fold(f64::INFINITY, |least, (&c, v)| least.min(c.into() - v))
+    fn least_reduced(&mut self, i: usize) -> f64 {
+        if let Some(best) = self.listed(i) {
+            return best.reduced;
+        }
+        self.reduced.least(self.arch, row(self.cost, i), self.prices.as_slice())
     }
 
     /// Whether the assignment is within `tolerance` of the optimum, in units of its gain over the identity.
-    fn good_enough(&self, tolerance: f64) -> bool {
+    fn good_enough(&mut self, tolerance: f64) -> bool {
         let assigned = self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into());
         let cost: f64 = assigned.sum();
         let identity: f64 = self.cost.diag().iter().map(|&c| c.into()).sum();
@@ -192,17 +241,66 @@ impl<'a, T: Real> Auction<'a, T> {
     }
 
     /// u and v. Only differences of prices mean anything, so spare columns can have 0.
-    fn duals(&self) -> (Vec<f64>, Vec<f64>) {
-        let least = |row: usize| match self.lists.best(&self.prices, row) {
-            Some(best) if best.certain => best.reduced,
-            _ => self.least_reduced(row),
-        };
-        let u = (0..self.rows()).map(|row| least(row) + self.spare_price).collect();
+    fn duals(&mut self) -> (Vec<f64>, Vec<f64>) {
+        let mut u = Vec::with_capacity(self.rows());
+        for row in 0..self.rows() {
+            let reduced = self.reduced(row, self.column_of[row] as usize);
+            let least = if reduced == self.floors[row] { reduced } else { self.least_reduced(row) };
+            u.push(least + self.spare_price);
+        }
         (u, self.prices.as_slice().iter().map(|v| v - self.spare_price).collect())
     }
 
-    fn finish(self) -> Matching {
+    fn finish(mut self) -> Matching {
         let (u, v) = self.duals();
         Matching { column_of: self.column_of, u, v }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::normals::normals;
+
+    /// Matrices of every kind that the parts of the solver treat in their own way.
+    fn matrices(seed: u64) -> Vec<Array2<f32>> {
+        let rows = 1 + (seed as usize * 7) % 70;
+        let columns = rows + if seed.is_multiple_of(3) { (seed as usize * 5) % 40 } else { 0 };
+        let noise = normals(seed, rows, columns);
+        let of_columns = normals(seed + 1, 1, columns) * 100.0;
+        let mut outlier = noise.clone();
+        outlier.row_mut(rows / 2).mapv_inplace(|c| c * 1e4);
+        let twins = Array2::from_shape_fn(noise.dim(), |(i, j)| noise[(i / 4, j)]);
+        vec![
+            noise.mapv(f32::round),
+            noise.mapv(|c| (3.0 * c).round()),
+            &noise + &of_columns,
+            Array2::from_shape_fn(noise.dim(), |(i, j)| (noise[(i, 0)] - noise[(0, j)]).abs()),
+            outlier,
+            twins,
+            noise,
+        ]
+    }
+
+    #[test]
+    fn lists_and_whole_rows_lead_to_one_optimum() {
+        for seed in 0..300 {
+            for (kind, cost) in matrices(seed).iter().enumerate() {
+                let total = |whole: usize| {
+                    let matching = solve_by(cost.view(), 0.0, whole).unwrap();
+                    let pairs = matching.column_of.iter().enumerate();
+                    let total: f64 = pairs.map(|(i, &j)| f64::from(cost[(i, j as usize)])).sum();
+                    let size: f64 = cost.iter().fold(0.0, |size, &c| size.max(f64::from(c.abs())));
+                    let gap = total - matching.lower_bound();
+                    assert!(
+                        gap.abs() <= 1e-12 * size * cost.nrows() as f64,
+                        "{seed}, {kind}, {whole}: {gap}"
+                    );
+                    (total, size)
+                };
+                let ((lists, size), (whole, _)) = (total(0), total(WHOLE));
+                assert!((lists - whole).abs() <= 1e-12 * size * cost.nrows() as f64, "{seed}, {kind}");
+            }
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The dense passes over one row of the cost matrix.
 
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
 use super::entry::sealed::Real;
 
@@ -117,14 +117,14 @@ fn fold<T: Real>(row: &[T], v: &[T], shift: T, folded: &mut [[T; WIDTH]]) -> [T;
     let (folded, _) = folded.as_chunks_mut::<2>();
     for ((c, v), folded) in pairs.iter().zip(v_pairs).zip(&mut *folded) {
         for half in 0..2 {
-            folded[half] = least(&c[half], &v[half], shift);
+            folded[half] = lowest(&c[half], &v[half], shift);
             lanes[half] = lesser(folded[half], lanes[half]);
         }
     }
     if let Some(folded) = folded.get_mut(pairs.len()) {
         let mut half = 0;
         if let ([c], [v]) = (single, v_single) {
-            folded[half] = least(c, v, shift);
+            folded[half] = lowest(c, v, shift);
             lanes[half] = lesser(folded[half], lanes[half]);
             half += 1;
         }
@@ -132,7 +132,7 @@ fn fold<T: Real>(row: &[T], v: &[T], shift: T, folded: &mut [[T; WIDTH]]) -> [T;
             let (mut c, mut v) = ([T::INFINITY; BLOCK], [T::default(); BLOCK]);
             c[..row_rest.len()].copy_from_slice(row_rest);
             v[..v_rest.len()].copy_from_slice(v_rest);
-            folded[half] = least(&c, &v, shift);
+            folded[half] = lowest(&c, &v, shift);
             lanes[half] = lesser(folded[half], lanes[half]);
         }
     }
@@ -140,7 +140,7 @@ fn fold<T: Real>(row: &[T], v: &[T], shift: T, folded: &mut [[T; WIDTH]]) -> [T;
 }
 
 #[inline(always)]
-fn least<T: Real>(c: &[T; BLOCK], v: &[T; BLOCK], shift: T) -> [T; WIDTH] {
+fn lowest<T: Real>(c: &[T; BLOCK], v: &[T; BLOCK], shift: T) -> [T; WIDTH] {
     let reduced =
         |g: usize| -> [T; WIDTH] { std::array::from_fn(|k| (c[WIDTH * g + k] - shift) - v[WIDTH * g + k]) };
     lesser(lesser(reduced(0), reduced(1)), lesser(reduced(2), reduced(3)))
@@ -193,40 +193,124 @@ fn sort_by_column<T: Real>(columns: &mut [u32], costs: &mut [T]) {
 /// # Errors
 /// The position of the first entry that is not finite.
 pub(super) fn range<T: Real>(arch: Arch, row: &[T]) -> Result<(T, T), usize> {
-    let (low, high, poison) = arch.dispatch(Range(row));
-    if poison.iter().all(|x| x.finite()) {
-        let low = low.into_iter().fold(T::INFINITY, |low, x| if x < low { x } else { low });
-        Ok((low, high.into_iter().fold(low, |high, x| if x > high { x } else { high })))
-    } else {
-        Err(row.iter().position(|x| !x.finite()).unwrap_or(0))
+    arch.dispatch(Range(row))
+}
+
+/// [`range`], for use inside of other passes.
+pub(super) struct Range<'a, T>(pub(super) &'a [T]);
+
+impl<T: Real> WithSimd for Range<'_, T> {
+    type Output = Result<(T, T), usize>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
+        let (vectors, rest) = T::lanes::<S>(self.0);
+        let mut low = T::splat(simd, T::INFINITY);
+        let mut high = T::splat(simd, T::of(f64::NEG_INFINITY));
+        // x − x is 0, or NaN if x is not finite.
+        let mut poison = T::splat(simd, T::default());
+        for &x in vectors {
+            low = T::min(simd, low, x);
+            high = T::max(simd, high, x);
+            poison = T::or(simd, poison, T::minus(simd, x, x));
+        }
+        let (mut low, mut high) = (T::least(simd, low), T::greatest(simd, high));
+        let mut poison = T::sum(simd, poison);
+        for &x in rest {
+            low = if x < low { x } else { low };
+            high = if x > high { x } else { high };
+            poison = if x.finite() { poison } else { x };
+        }
+        if poison.finite() {
+            Ok((low, high))
+        } else {
+            Err(self.0.iter().position(|x| !x.finite()).unwrap_or(0))
+        }
     }
 }
 
-struct Range<'a, T>(&'a [T]);
+/// The reduced costs c − v of a row in double precision, which decisions about exact answers need.
+pub(super) struct Reduced {
+    /// Filled up with infinity to whole vectors of every instruction set.
+    values: Vec<f64>,
+}
 
-impl<T: Real> NullaryFnOnce for Range<'_, T> {
-    type Output = ([T; WIDTH], [T; WIDTH], [T; WIDTH]);
+/// What is least in a row.
+pub(super) struct Least {
+    pub(super) column: usize,
+    pub(super) reduced: f64,
+    /// The next least, infinite if there is no other column.
+    pub(super) second: f64,
+}
+
+impl Reduced {
+    /// Space for rows of `columns` entries.
+    pub(super) fn new(columns: usize) -> Self {
+        Self { values: vec![f64::INFINITY; columns.next_multiple_of(WIDTH)] }
+    }
+
+    /// The least of a row.
+    pub(super) fn least<T: Real>(&mut self, arch: Arch, row: &[T], v: &[f64]) -> f64 {
+        arch.dispatch(Reduce { row, v, values: &mut self.values })
+    }
+
+    /// The least and the second least, and the first column of the least.
+    pub(super) fn two_least<T: Real>(&mut self, arch: Arch, row: &[T], v: &[f64]) -> Least {
+        let reduced = self.least(arch, row, v);
+        arch.dispatch(Second { reduced, values: &mut self.values })
+    }
+}
+
+struct Reduce<'a, T> {
+    row: &'a [T],
+    v: &'a [f64],
+    values: &'a mut [f64],
+}
+
+impl<T: Real> WithSimd for Reduce<'_, T> {
+    type Output = f64;
 
     #[inline(always)]
-    fn call(self) -> Self::Output {
-        let (mut low, mut high) = ([T::INFINITY; WIDTH], [T::of(f64::NEG_INFINITY); WIDTH]);
-        // 0 · x is 0, or NaN if x is not finite, and so is the sum of such products.
-        let mut poison = [T::default(); WIDTH];
-        let (chunks, rest) = self.0.as_chunks::<WIDTH>();
-        for x in chunks {
-            for k in 0..WIDTH {
-                low[k] = if x[k] < low[k] { x[k] } else { low[k] };
-                high[k] = if x[k] > high[k] { x[k] } else { high[k] };
-                poison[k] = poison[k] - x[k] * T::default();
+    fn with_simd<S: Simd>(self, simd: S) -> f64 {
+        let Self { row, v, values } = self;
+        for ((value, &c), v) in values.iter_mut().zip(row).zip(v) {
+            *value = c.into() - v;
+        }
+        least(simd, values)
+    }
+}
+
+struct Second<'a> {
+    reduced: f64,
+    values: &'a mut [f64],
+}
+
+impl WithSimd for Second<'_> {
+    type Output = Least;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Least {
+        let Self { reduced, values } = self;
+        let mut column = 0;
+        for (k, &values) in S::as_simd_f64s(values).0.iter().enumerate() {
+            let lane = simd.first_true_m64s(simd.equal_f64s(values, simd.splat_f64s(reduced)));
+            if lane < S::F64_LANES {
+                column = k * S::F64_LANES + lane;
+                break;
             }
         }
-        for (k, &x) in rest.iter().enumerate() {
-            low[k] = if x < low[k] { x } else { low[k] };
-            high[k] = if x > high[k] { x } else { high[k] };
-            poison[k] = poison[k] - x * T::default();
-        }
-        (low, high, poison)
+        values[column] = f64::INFINITY;
+        Least { column, reduced, second: least(simd, values) }
     }
+}
+
+#[inline(always)]
+fn least<S: Simd>(simd: S, values: &[f64]) -> f64 {
+    let mut least = simd.splat_f64s(f64::INFINITY);
+    for &values in S::as_simd_f64s(values).0 {
+        least = simd.min_f64s(least, values);
+    }
+    simd.reduce_min_f64s(least)
 }
 
 #[cfg(test)]

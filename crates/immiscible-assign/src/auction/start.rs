@@ -1,7 +1,7 @@
 //! Where the prices start.
 
 use ndarray::{ArrayView2, Axis};
-use pulp::{Arch, NullaryFnOnce};
+use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
 use super::entry::sealed::Real;
 
@@ -9,6 +9,9 @@ use super::entry::sealed::Real;
 const SAMPLE: std::ops::RangeInclusive<usize> = 32..=128;
 /// Standard deviations below the mean. Anything from 1.5 to 2 is as good.
 const KAPPA: f64 = 1.5;
+/// Entries of a row that tell whether it has few values, and how often each occurs then.
+const TASTE: usize = 64;
+const TIES: usize = 4;
 /// A row whose spread is this many times the median is an outlier, and says nothing about the others.
 const OUTLIER: f64 = 8.0;
 
@@ -16,7 +19,7 @@ const OUTLIER: f64 = 8.0;
 /// freed of their own mean. It is the shape of the optimal prices for normal noise, and saves half of the work.
 pub(super) struct Start {
     pub(super) v: Vec<f64>,
-    /// The mean standard deviation of a column: the unit of the bids.
+    /// The mean standard deviation of a column: the unit of the bids. 0 if there is no use in bids.
     pub(super) sigma: f64,
 }
 
@@ -37,9 +40,13 @@ impl Start {
         let usual = spreads.get(spreads.len() / 2).map_or(0.0, |median| OUTLIER * median);
         let (mut sum, mut squares) = (vec![0.0; columns], vec![0.0; columns]);
         let mut typical = sample.iter().filter(|(_, _, spread)| *spread > 0.0 && *spread <= usual);
+        let equal = Self { v: vec![0.0; columns], sigma: 0.0 };
         let Some(&(first, first_mean, _)) = typical.clone().next() else {
-            return Self { v: vec![0.0; columns], sigma: 0.0 };
+            return equal;
         };
+        if typical.clone().take(2).all(|(row, ..)| has_few_values(row)) {
+            return equal;
+        }
         let mut used = 0.0;
         for &(row, mean, _) in &mut typical {
             // Relative to one of the rows: where all are alike, the deviation is nothing but 0.
@@ -58,34 +65,40 @@ impl Start {
     }
 }
 
+/// Whether a row is full of ties. Prices other than 0 would break them, and bids only waste time.
+fn has_few_values<T: Real>(row: &[T]) -> bool {
+    let mut values: Vec<f64> = row.iter().take(TASTE).map(|&c| c.into()).collect();
+    let tasted = values.len();
+    values.sort_unstable_by(f64::total_cmp);
+    values.dedup();
+    TIES * values.len() <= tasted
+}
+
 /// Mean and standard deviation of a row.
 struct Moments<'a, T>(&'a [T]);
 
-impl<T: Real> NullaryFnOnce for Moments<'_, T> {
+impl<T: Real> WithSimd for Moments<'_, T> {
     type Output = (f64, f64);
 
     #[inline(always)]
-    fn call(self) -> (f64, f64) {
-        const LANES: usize = 8;
+    fn with_simd<S: Simd>(self, simd: S) -> (f64, f64) {
+        const CHUNK: usize = 64;
         let origin: f64 = self.0.first().map_or(0.0, |&c| c.into());
-        let (mut sum, mut squares) = ([0.0; LANES], [0.0; LANES]);
-        let (chunks, rest) = self.0.as_chunks::<LANES>();
-        let mut add = |k: usize, c: T| {
-            let d = c.into() - origin;
-            sum[k] += d;
-            squares[k] += d * d;
-        };
-        for chunk in chunks {
-            for (k, &c) in chunk.iter().enumerate() {
-                add(k, c);
+        let mut above = [0.0; CHUNK];
+        let (mut sum, mut squares) = (simd.splat_f64s(0.0), simd.splat_f64s(0.0));
+        for chunk in self.0.chunks(CHUNK) {
+            for (above, &c) in above.iter_mut().zip(chunk) {
+                *above = c.into() - origin;
+            }
+            above[chunk.len()..].fill(0.0);
+            for &d in S::as_simd_f64s(&above).0 {
+                sum = simd.add_f64s(sum, d);
+                squares = simd.add_f64s(squares, simd.mul_f64s(d, d));
             }
         }
-        for (k, &c) in rest.iter().enumerate() {
-            add(k, c);
-        }
         let n = self.0.len().max(1) as f64;
-        let mean = sum.iter().sum::<f64>() / n;
-        let variance = squares.iter().sum::<f64>() / n - mean * mean;
+        let mean = simd.reduce_sum_f64s(sum) / n;
+        let variance = simd.reduce_sum_f64s(squares) / n - mean * mean;
         (origin + mean, variance.max(0.0).sqrt())
     }
 }
