@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
 mod bench;
+mod diffusers;
 mod layers;
 mod python;
 mod test;
@@ -13,13 +14,15 @@ cargo xtask COMMAND
   train [OPTIONS]   train and sample; no options: the `digits` preset on the CPU
                     --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
-  sample [OPTIONS]  draw samples from a run: every option of `immiscible sample`
+  sample [OPTIONS]  draw samples from a run or a diffusers folder: every option of `immiscible sample`
+  export RUN --to DIR  write a run's network as a folder that diffusers opens
   assign [OPTIONS]  which noise each image takes, from .npy files: every option of `immiscible assign`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
+                    --diffusers: only that models go to the Python package diffusers and back (installs torch)
 ";
 
 /// Why a command did not succeed: the exit status to pass on, after the reason was printed.
@@ -28,10 +31,11 @@ type Outcome = Result<(), u8>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "assign" | "list") => immiscible(&arguments),
+        Some("train" | "sample" | "export" | "assign" | "list") => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
+        Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(())

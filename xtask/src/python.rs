@@ -20,7 +20,7 @@ const PIP: [&str; 5] = ["-m", "pip", "install", "--quiet", "--disable-pip-versio
 pub(crate) fn check() -> Outcome {
     let source = layers::workspace_root().join("crates/immiscible-python");
     let target = layers::target_folder().join("python");
-    let python = match environment(&target.join("venv")) {
+    let python = match environment(&target.join("venv"), PACKAGES) {
         Ok(python) => python,
         Err(reason) => {
             println!("skipped: {reason}");
@@ -41,7 +41,7 @@ pub(crate) fn check() -> Outcome {
 /// The Python of the environment with the wheel of these sources and the peers that can be had, or one line that says why
 /// there is none.
 pub(crate) fn with_peers() -> Result<Result<PathBuf, String>, u8> {
-    let python = match environment(&layers::target_folder().join("python/venv")) {
+    let python = match environment(&layers::target_folder().join("python/venv"), PACKAGES) {
         Ok(python) => python,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -73,7 +73,7 @@ fn install_wheel(python: &Path) -> Outcome {
 ///
 /// # Errors
 /// One line: why it cannot be had.
-fn environment(venv: &Path) -> Result<PathBuf, String> {
+pub(crate) fn environment(venv: &Path, packages: &[&str]) -> Result<PathBuf, String> {
     let python = venv.join(if cfg!(windows) { "Scripts/python.exe" } else { "bin/python" });
     if !python.exists() {
         let system = if cfg!(windows) { "python" } else { "python3" };
@@ -82,7 +82,7 @@ fn environment(venv: &Path) -> Result<PathBuf, String> {
             let _ = fs::remove_dir_all(venv);
         })?;
     }
-    quietly(Command::new(&python).args(PIP).args(PACKAGES))?;
+    quietly(Command::new(&python).args(PIP).args(packages))?;
     Ok(python)
 }
 

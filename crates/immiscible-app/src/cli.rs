@@ -15,8 +15,10 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Train a model, or go on with a run that was interrupted.
     Train(Train),
-    /// Draw samples from a run.
+    /// Draw samples from a run, or from a model's folder in diffusers' layout.
     Sample(Sample),
+    /// Write a run's network as a folder that the Python package diffusers opens.
+    Export(Export),
     /// Say which noise each image takes, from .npy files of float16, float32 or float64.
     Assign(Assign),
     /// List presets and every part that a config can name.
@@ -46,6 +48,9 @@ pub(crate) struct Train {
     /// Folder that holds the run directories.
     #[arg(long, default_value = "runs")]
     pub(crate) runs: PathBuf,
+    /// Start from the network in a folder of diffusers' layout; its settings take the place of the config's model table.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) init: Option<PathBuf>,
     /// Throw an existing run directory of this name away instead of going on with it.
     #[arg(long)]
     pub(crate) fresh: bool,
@@ -54,18 +59,27 @@ pub(crate) struct Train {
 #[derive(Debug, Args)]
 pub(crate) struct Sample {
     /// A run directory, such as runs/digits.
+    #[arg(long, required_unless_present = "model")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// A folder in diffusers' layout instead, with model_index.json and scheduler/.
+    #[arg(long, conflicts_with = "checkpoint")]
+    pub(crate) model: Option<PathBuf>,
+    /// How many samples; as many as --noise or --labels has rows, or 64.
     #[arg(long)]
-    pub(crate) checkpoint: PathBuf,
-    /// How many samples.
-    #[arg(long, default_value_t = 64)]
-    pub(crate) n: usize,
+    pub(crate) n: Option<usize>,
+    /// A .npy file with the noise that sampling starts from, [N, C, H, W], instead of a seed's.
+    #[arg(long)]
+    pub(crate) noise: Option<PathBuf>,
+    /// A .npy file with the class of every sample, whole numbers.
+    #[arg(long, conflicts_with = "class")]
+    pub(crate) labels: Option<PathBuf>,
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Sampling steps; the config's if absent.
+    /// Sampling steps; the config's, or 50 for a folder, if absent.
     #[arg(long)]
     pub(crate) steps: Option<usize>,
-    /// Sampler; the config's if absent.
+    /// Sampler; the config's, or that of the folder's scheduler, if absent.
     #[arg(long)]
     pub(crate) sampler: Option<String>,
     /// Class of every sample; all classes in turn if absent.
@@ -74,12 +88,24 @@ pub(crate) struct Sample {
     /// Classifier-free guidance weight, 1 for none; the config's if absent.
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
-    /// A .png file for one grid, or a folder for single images.
+    /// A .png file for one grid, a .npy file for the numbers, float32 [N, C, H, W], or a folder for single images.
     #[arg(long, default_value = "samples.png")]
     pub(crate) out: PathBuf,
     /// flex (the CPU), wgpu or cuda; the config's if absent.
     #[arg(long)]
     pub(crate) device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// A run directory, such as runs/digits.
+    pub(crate) run: PathBuf,
+    /// The folder to write; it must not hold anything yet.
+    #[arg(long)]
+    pub(crate) to: PathBuf,
+    /// The weights of the last step, and not their average.
+    #[arg(long)]
+    pub(crate) last: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,8 @@ mod assign;
 mod cli;
 mod config;
 mod device;
+mod draw;
+mod export;
 mod grid;
 mod list;
 mod parts;
@@ -21,6 +23,7 @@ fn main() -> ExitCode {
     let outcome = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => train::run(&arguments),
         cli::Command::Sample(arguments) => sample::run(&arguments),
+        cli::Command::Export(arguments) => export::run(&arguments),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::List => {
             list::print();

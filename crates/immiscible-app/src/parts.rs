@@ -2,21 +2,20 @@
 
 use crate::config::{Config, insert, parse};
 use crate::device;
-use anyhow::{Result, anyhow, bail, ensure};
+use crate::draw::Draw;
+use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError};
 use immiscible_data::Source;
-use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
+use immiscible_models::{Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
-use immiscible_sample::{Guidance, NetworkPredictor, Sampler, SeededNoise};
+use immiscible_sample::Sampler;
+use immiscible_schedule::{NoiseSchedule, Objective};
 use immiscible_train::{ClassCondition, Diffusion};
-use ndarray::{Array4, Axis};
+use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use toml::{Table, Value};
-
-/// Samples that are drawn together.
-const CHUNK: usize = 256;
 
 /// What a run must know of its data after training. It is kept beside the config, so that sampling needs no data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,38 +103,31 @@ impl Parts {
 
     /// Draws `n` samples with the options of the config's `[sample]` table: sample i is the same for every `n`.
     ///
-    /// A class-conditional network draws `class`, or all classes in turn.
-    pub(crate) fn sample(
-        &self,
-        network: &impl Denoiser,
-        n: usize,
-        seed: u64,
-        class: Option<u32>,
-    ) -> Result<Array4<f32>> {
-        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
-        let config = self.config.sample.sampling();
-        let sampler = Sampler::new(&config, &*schedule, &*objective)?;
+    /// A class-conditional network draws all classes in turn.
+    pub(crate) fn sample(&self, network: &impl Denoiser, n: usize, seed: u64) -> Result<Array4<f32>> {
         let null = self.classes.map(|classes| classes.null);
-        let mut predictor = Guidance::new(NetworkPredictor::new(network), config.guidance, null)?;
-        let [channels, height, width] = self.data.shape;
-        let mut samples = Array4::zeros((0, channels, height, width));
-        for first in (0..n).step_by(CHUNK) {
-            let rows = CHUNK.min(n - first);
-            let condition = match null {
-                Some(classes) => {
-                    let label = |row: usize| class.unwrap_or((row % classes as usize) as u32);
-                    let labels: Vec<u32> = (first..first + rows).map(label).collect();
-                    Condition::classes(&labels, &self.device)
-                }
-                None => Condition::None,
-            };
-            let shape = [rows, channels, height, width];
-            let mut noise = SeededNoise::new(seed, first as u64);
-            let x = sampler.sample(&mut predictor, &mut noise, shape, &condition, &self.device, |_| ())?;
-            let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
-            samples.append(Axis(0), Array4::from_shape_vec(shape, x)?.view())?;
-        }
-        Ok(samples)
+        let label = |row: usize| null.map(|classes| (row % classes as usize) as u32);
+        let labels: Vec<Option<u32>> = (0..n).map(label).collect();
+        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
+        self.draw(network, &*schedule, &*objective)?.seeded(&labels, seed)
+    }
+
+    /// What draws with the options of the config's `[sample]` table, on the config's schedule and objective.
+    pub(crate) fn draw<'a>(
+        &'a self,
+        network: &'a dyn Denoiser,
+        schedule: &'a dyn NoiseSchedule,
+        objective: &'a dyn Objective,
+    ) -> Result<Draw<'a>> {
+        let config = self.config.sample.sampling();
+        Ok(Draw {
+            sampler: Sampler::new(&config, schedule, objective)?,
+            network,
+            guidance: config.guidance,
+            null: self.classes.map(|classes| classes.null),
+            shape: self.data.shape,
+            device: &self.device,
+        })
     }
 
     /// A network with the weights that the seed gives, on the autodiff side of the device.
@@ -173,7 +165,7 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
     let (rows, classes) = match (config.model.class_rows(), &data.classes) {
         (Some(rows), Some(classes)) => (rows, classes),
         (rows, classes) => {
-            let unet = matches!(config.model, NetworkConfig::UNet2DModel(_));
+            let unet = !matches!(config.model, NetworkConfig::DiTTransformer2DModel(_));
             if let (Some(rows), true) = (rows, unet) {
                 bail!("model.num_class_embeds = {rows}: the data has no labels; leave it out");
             }

@@ -54,7 +54,7 @@ impl<'a> Progress<'a> {
         let seed = self.parts.config.seed;
         let drawn = self
             .parts
-            .sample(network, self.parts.config.sample.n, seed, None)
+            .sample(network, self.parts.config.sample.n, seed)
             .and_then(|samples| grid::save(samples.view(), &path));
         match drawn {
             Ok(()) => self.grid = Some(path),

@@ -30,7 +30,7 @@ pub(crate) fn measure(parts: &Parts, source: &dyn Source, network: &Network) -> 
     if n == 0 {
         return Ok(vec!["not measured: the data has a single image".into()]);
     }
-    let samples = parts.sample(network, n, SEED, None)?;
+    let samples = parts.sample(network, n, SEED)?;
     let samples = samples.to_shape((n, dimensions))?;
 
     let chosen = Key::new(SEED).stream(Stream::SHUFFLE).permutation(source.len());

@@ -1,56 +1,188 @@
 //! `immiscible sample`.
 
+use crate::draw::Draw;
 use crate::parts::{DataInfo, Parts};
 use crate::train::{CONFIG, DATA};
-use crate::{Failure, cli, config, grid};
+use crate::{Failure, cli, config, device, grid};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::module::Module;
+use immiscible_data::npy;
+use immiscible_models::{Network, NetworkConfig};
+use immiscible_sample::Pipeline;
+use immiscible_schedule::SamplerConfig;
 use immiscible_train::CheckpointStore;
-use toml::Value;
+use ndarray::Array4;
+use std::path::Path;
+use toml::{Table, Value};
 
-/// Draws samples with the averaged weights of a run's newest checkpoint.
+/// Samples if --n does not tell.
+const SAMPLES: usize = 64;
+/// Steps of a model folder if --steps does not tell.
+const STEPS: usize = 50;
+
+/// Draws samples from a run's newest checkpoint, or from a folder that `diffusers` can open.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
-    let (parts, step, network) = open(arguments).map_err(Failure::usage)?;
-    let samples =
-        parts.sample(&network, arguments.n, arguments.seed, arguments.class).map_err(Failure::run)?;
-    let out = &arguments.out;
-    if out.extension().is_some() {
-        grid::save(samples.view(), out).map_err(Failure::run)?;
-    } else {
-        for (i, image) in samples.outer_iter().enumerate() {
-            grid::save_one(image, &out.join(format!("{i:06}.png"))).map_err(Failure::run)?;
+    let (samples, what) = match (&arguments.checkpoint, &arguments.model) {
+        (Some(run), _) => from_run(arguments, run)?,
+        (None, Some(folder)) => from_folder(arguments, folder)?,
+        (None, None) => {
+            return Err(Failure::usage(anyhow!("write --checkpoint RUN, or --model FOLDER")));
         }
-    }
-    let config = &parts.config.sample;
-    println!(
-        "{} samples of step {step}, {} with {} steps, seed {}: {}",
-        arguments.n,
-        config.sampler,
-        config.steps,
-        arguments.seed,
-        out.display()
-    );
+    };
+    write(&samples, &arguments.out).map_err(Failure::run)?;
+    println!("{} samples of {what}: {}", samples.dim().0, arguments.out.display());
     Ok(())
 }
 
-fn open(arguments: &cli::Sample) -> Result<(Parts, u64, immiscible_models::Network)> {
-    let run = &arguments.checkpoint;
-    ensure!(arguments.n > 0, "--n 0: write at least 1");
-    if let Some(extension) = arguments.out.extension() {
-        let out = arguments.out.display();
-        ensure!(extension == "png", "--out {out}: write a name that ends in .png, or a folder without a dot");
+fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String), Failure> {
+    let open = || {
+        let given = Given::read(arguments)?;
+        let (parts, step, network) = open_run(run, |table| change(table, arguments), false)?;
+        let classes = parts.classes.map(|classes| classes.null);
+        let labels = given.labels(arguments, classes, true)?;
+        anyhow::Ok((given, parts, step, network, labels))
+    };
+    let (given, parts, step, network, labels) = open().map_err(Failure::usage)?;
+    let draw = || {
+        let (schedule, objective) = (parts.config.schedule.build()?, parts.config.objective.build()?);
+        given.draw(&parts.draw(&network, &*schedule, &*objective)?, &labels, arguments.seed)
+    };
+    let samples = draw().map_err(Failure::run)?;
+    let config = &parts.config.sample;
+    let what =
+        format!("step {step}, {} with {} steps, seed {}", config.sampler, config.steps, arguments.seed);
+    Ok((samples, what))
+}
+
+fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, String), Failure> {
+    let device = device::by_name(arguments.device.as_deref().unwrap_or("flex")).map_err(Failure::usage)?;
+    let steps = arguments.steps.unwrap_or(STEPS);
+    let sampler = arguments.sampler.as_deref().map(SamplerConfig::new);
+    let open = || {
+        let given = Given::read(arguments)?;
+        let pipeline = Pipeline::from_pretrained(folder, &device)?;
+        let config = &pipeline.model.config;
+        // A UNet does not tell whether the last of its classes stands for none.
+        let in_turn = matches!(config, NetworkConfig::DiTTransformer2DModel(_));
+        let rows = config.class_rows().map(|rows| rows as u32);
+        let labels = given.labels(arguments, rows.map(|rows| rows - u32::from(in_turn)), in_turn)?;
+        let shape = match (config.sample_size(), &given.noise) {
+            (_, Some(noise)) => [noise.dim().1, noise.dim().2, noise.dim().3],
+            (Some(size), None) => [config.in_channels(), size, size],
+            (None, None) => bail!("the model has no sample_size; give the start of every image with --noise"),
+        };
+        config.accepts(shape[0], shape[1], shape[2])?;
+        anyhow::Ok((given, pipeline, labels, rows.map(|rows| rows - 1), shape))
+    };
+    let (given, pipeline, labels, null, shape) = open().map_err(Failure::usage)?;
+    let network = &pipeline.model.network;
+    let draw = pipeline.scheduler.sampler(sampler.as_ref(), steps).map_err(Failure::usage)?;
+    let draw = Draw {
+        sampler: draw,
+        network,
+        guidance: arguments.guidance.unwrap_or(1.0),
+        null,
+        shape,
+        device: &device,
+    };
+    let samples = given.draw(&draw, &labels, arguments.seed).map_err(Failure::run)?;
+    let name = arguments.sampler.as_deref().unwrap_or(pipeline.scheduler.class_name());
+    Ok((samples, format!("{}, {name} with {steps} steps, seed {}", folder.display(), arguments.seed)))
+}
+
+/// What the samples start from.
+struct Given {
+    n: usize,
+    noise: Option<Array4<f32>>,
+    labels: Option<Vec<u32>>,
+}
+
+impl Given {
+    fn read(arguments: &cli::Sample) -> Result<Self> {
+        if let Some(extension) = arguments.out.extension() {
+            let out = arguments.out.display();
+            ensure!(
+                extension == "png" || extension == "npy",
+                "--out {out}: write a name that ends in .png or .npy, or a folder without a dot"
+            );
+        }
+        let noise = match &arguments.noise {
+            Some(path) => {
+                let file = npy::read::<f32>(path)?;
+                let [n, c, h, w] = file.shape[..] else {
+                    bail!("--noise {}: its shape is {:?}; write [N, C, H, W]", path.display(), file.shape);
+                };
+                Some(Array4::from_shape_vec((n, c, h, w), file.values)?)
+            }
+            None => None,
+        };
+        let labels = arguments.labels.as_deref().map(npy::read_labels).transpose()?;
+        let given = noise.as_ref().map(|noise| noise.dim().0).or(labels.as_ref().map(Vec::len));
+        let n = arguments.n.or(given).unwrap_or(SAMPLES);
+        ensure!(n > 0, "--n 0: write at least 1");
+        for (flag, rows) in
+            [("noise", noise.as_ref().map(|noise| noise.dim().0)), ("labels", labels.as_ref().map(Vec::len))]
+        {
+            if let Some(rows) = rows {
+                ensure!(rows == n, "--{flag}: it has {rows} rows for {n} samples; give one row for each");
+            }
+        }
+        Ok(Self { n, noise, labels })
     }
-    let path = run.join(CONFIG);
-    ensure!(
-        path.exists(),
-        "{}: no {CONFIG} in it; give the directory of a run, such as runs/digits",
-        run.display()
-    );
-    let mut table = config::file(&path)?;
-    let integer = |value: usize| i64::try_from(value).map(Value::Integer).context("--steps");
+
+    /// The class of every sample; of those that are not told, all classes in turn if `in_turn`.
+    fn labels(
+        &self,
+        arguments: &cli::Sample,
+        classes: Option<u32>,
+        in_turn: bool,
+    ) -> Result<Vec<Option<u32>>> {
+        let Some(classes) = classes else {
+            if let Some(class) = arguments.class {
+                bail!("--class {class}: the network takes no classes; leave it out");
+            }
+            ensure!(self.labels.is_none(), "--labels: the network takes no classes; leave it out");
+            return Ok(vec![None; self.n]);
+        };
+        let labels: Vec<u32> = match (&self.labels, arguments.class) {
+            (Some(labels), _) => labels.clone(),
+            (None, Some(class)) => vec![class; self.n],
+            (None, None) if in_turn => (0..self.n).map(|i| (i % classes as usize) as u32).collect(),
+            (None, None) => {
+                bail!("the network takes one of {classes} classes; say which with --class or --labels")
+            }
+        };
+        if let Some(label) = labels.iter().find(|label| **label >= classes) {
+            let flag = if self.labels.is_some() { "labels" } else { "class" };
+            bail!("--{flag} {label}: the classes are 0 to {}", classes - 1);
+        }
+        Ok(labels.into_iter().map(Some).collect())
+    }
+
+    fn draw(&self, draw: &Draw<'_>, labels: &[Option<u32>], seed: u64) -> Result<Array4<f32>> {
+        match &self.noise {
+            Some(noise) => draw.from(noise.view(), labels, seed),
+            None => draw.seeded(labels, seed),
+        }
+    }
+}
+
+fn write(samples: &Array4<f32>, out: &Path) -> Result<()> {
+    match out.extension() {
+        Some(extension) if extension == "npy" => Ok(npy::write(out, samples.view())?),
+        Some(_) => grid::save(samples.view(), out),
+        None => samples
+            .outer_iter()
+            .enumerate()
+            .try_for_each(|(i, image)| grid::save_one(image, &out.join(format!("{i:06}.png")))),
+    }
+}
+
+/// The command line's changes to a run's config.
+fn change(table: &mut Table, arguments: &cli::Sample) -> Result<()> {
     let mut changes = Vec::new();
     if let Some(steps) = arguments.steps {
-        changes.push(("sample.steps", integer(steps)?));
+        changes.push(("sample.steps", Value::Integer(i64::try_from(steps).context("--steps")?)));
     }
     if let Some(sampler) = &arguments.sampler {
         changes.push(("sample.sampler", Value::String(sampler.clone())));
@@ -66,25 +198,33 @@ fn open(arguments: &cli::Sample) -> Result<(Parts, u64, immiscible_models::Netwo
     if let Some(device) = &arguments.device {
         changes.push(("device", Value::String(device.clone())));
     }
-    for (key, value) in changes {
-        config::insert(&mut table, key, value)?;
-    }
+    changes.into_iter().try_for_each(|(key, value)| config::insert(table, key, value))
+}
+
+/// The parts of a run with a changed config, and the network of its newest checkpoint with averaged weights, or, if `last`,
+/// those of the last step.
+pub(crate) fn open_run(
+    run: &Path,
+    change: impl FnOnce(&mut Table) -> Result<()>,
+    last: bool,
+) -> Result<(Parts, u64, Network)> {
+    let path = run.join(CONFIG);
+    ensure!(
+        path.exists(),
+        "{}: no {CONFIG} in it; give the directory of a run, such as runs/digits",
+        run.display()
+    );
+    let mut table = config::file(&path)?;
+    change(&mut table)?;
     let data: DataInfo = config::file(&run.join(DATA))?.try_into()?;
     let parts = Parts::new(config::parse(table)?, data)?;
-    match (arguments.class, parts.classes) {
-        (Some(class), None) => bail!("--class {class}: the network takes no classes; leave it out"),
-        (Some(class), Some(classes)) if class >= classes.null => {
-            bail!("--class {class}: the classes are 0 to {}", classes.null - 1)
-        }
-        _ => {}
-    }
-
     let (newest, skipped) = CheckpointStore::new(run.join("checkpoints")).newest()?;
     for error in skipped {
         eprintln!("warning: {error}");
     }
     let checkpoint = newest.ok_or_else(|| anyhow!("{}: no checkpoint yet", run.display()))?;
     let mut network = parts.network()?.valid();
-    network.load(&checkpoint.path.join(immiscible_train::EMA_WEIGHTS))?;
+    let weights = if last { immiscible_train::WEIGHTS } else { immiscible_train::EMA_WEIGHTS };
+    network.load(&checkpoint.path.join(weights))?;
     Ok((parts, checkpoint.step, network))
 }

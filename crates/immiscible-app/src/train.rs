@@ -6,6 +6,8 @@ use crate::progress::Progress;
 use crate::{Failure, cli, quality};
 use anyhow::{Context, Result, bail, ensure};
 use immiscible_data::{Loader, LoaderOptions, Source};
+use immiscible_models::Network;
+use immiscible_sample::Pipeline;
 use immiscible_train::{DiffusionStep, TrainStep, Trainer, sha256_hex};
 use std::io::ErrorKind;
 use std::path::{Component, Path};
@@ -21,6 +23,10 @@ pub(crate) const DATA: &str = "data.toml";
 pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let (name, table) = read_config(arguments).map_err(Failure::usage)?;
     let (parts, source) = Parts::open(table).map_err(Failure::usage)?;
+    let network = match &arguments.init {
+        Some(folder) => initial(folder, &parts).map_err(Failure::usage)?,
+        None => parts.network().map_err(Failure::usage)?,
+    };
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
     if let (Some(_), "assignment", false) =
@@ -35,7 +41,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let config = &parts.config;
     let mut method = DiffusionStep::new(
         parts.diffusion().map_err(Failure::usage)?,
-        parts.network().map_err(Failure::usage)?,
+        network,
         &config.optimizer,
         &config.ema,
         parts.key(),
@@ -94,6 +100,10 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     if let Some(coupling) = &arguments.coupling {
         name = format!("{name}-{coupling}");
     }
+    if let Some(folder) = &arguments.init {
+        let model = Pipeline::config(folder).with_context(|| format!("--init {}", folder.display()))?;
+        table.insert("model".into(), toml::Value::try_from(model)?);
+    }
     for assignment in &arguments.set {
         config::set(&mut table, assignment)?;
     }
@@ -101,6 +111,12 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     let plain = matches!(Path::new(&name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     ensure!(plain, "--run {name:?}: write a plain name; --runs is the folder that holds it");
     Ok((name, table))
+}
+
+/// The network in a folder, on the autodiff side of the device.
+fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
+    let device = parts.device.clone().autodiff();
+    Ok(Pipeline::model(folder, &device).with_context(|| format!("--init {}", folder.display()))?.network)
 }
 
 /// Removes what a run leaves behind, and nothing else.

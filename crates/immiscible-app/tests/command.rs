@@ -183,6 +183,112 @@ fn a_run_keeps_its_config_goes_on_and_can_be_sampled() {
 }
 
 #[test]
+fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let diffusion = [
+        "--set",
+        "schedule.name=linear",
+        "--set",
+        "objective.name=epsilon",
+        "--set",
+        "sample.sampler=ddim",
+        // diffusers leaves the noise as it was predicted where it clamps x0, and a run does not.
+        "--set",
+        "sample.clip=false",
+    ];
+    let trained = train(folder, &[&["--set", "train.steps=2"], &diffusion[..]].concat());
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    let said = succeed(folder, &["export", "runs/digits", "--to", "model"]);
+    assert!(said.contains("UNet2DModel") && said.contains("step 2"), "{said}");
+    for file in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"] {
+        assert!(folder.join("model").join(file).exists(), "{file}");
+    }
+
+    let noise = Array4::from_shape_fn((3, 1, 8, 8), |(n, _, y, x)| ((n * 64 + y * 8 + x) as f32 * 0.7).sin());
+    npy::write(&folder.join("x_T.npy"), noise.view()).unwrap();
+    let drawn = |from: &[&str], out: &str| {
+        let more = ["--noise", "x_T.npy", "--steps", "4", "--out", out];
+        succeed(folder, &[&["sample"], from, &more].concat());
+        let file = npy::read::<f32>(&folder.join(out)).unwrap();
+        assert_eq!(file.shape, [3, 1, 8, 8]);
+        file.values
+    };
+    let from_run = drawn(&["--checkpoint", "runs/digits"], "a.npy");
+    let from_folder = drawn(&["--model", "model"], "b.npy");
+    assert_eq!(from_run, from_folder);
+    assert_ne!(from_folder, drawn(&["--model", "model", "--sampler", "heun"], "c.npy"));
+
+    // A run that starts from it and learns next to nothing draws next to the same.
+    let started = immiscible(
+        folder,
+        &[
+            &["train", "--init", "model", "--run", "second", "--set", "train.steps=1", "--set", "sample.n=1"]
+                [..],
+            &["--set", "train.batch_size=16", "--set", "optimizer.learning_rate=1e-9"],
+            &diffusion[..],
+        ]
+        .concat(),
+    );
+    assert!(started.status.success(), "{}", text(&started.stderr));
+    let second = drawn(&["--checkpoint", "runs/second"], "d.npy");
+    let apart = second.iter().zip(&from_run).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let size = from_run.iter().fold(0.0_f32, |size, x| size.max(x.abs()));
+    assert!(apart < 1e-3 * size, "{apart} of {size}");
+    std::fs::remove_dir_all(folder.join("runs/second")).unwrap();
+
+    // What is wrong with a folder is one line.
+    let runs = folder.join("runs");
+    let bad = |arguments: &[&str], words: &[&str]| {
+        let output = immiscible(folder, arguments);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{arguments:?}: {message}");
+    };
+    bad(&["export", "runs/digits", "--to", "model"], &["model", "not empty"]);
+    bad(&["export", "runs", "--to", "other"], &["config.toml"]);
+    assert!(!folder.join("other").exists());
+    bad(&["sample", "--model", "runs"], &["runs", "model_index.json"]);
+    bad(&["sample", "--model", "model", "--labels", "x_T.npy"], &["x_T.npy"]);
+    bad(&["sample", "--model", "model", "--n", "2", "--noise", "x_T.npy"], &["3 rows", "2 samples"]);
+    bad(&["sample", "--model", "model", "--steps", "1001"], &["1001", "1000"]);
+    bad(&["sample", "--model", "model", "--out", "a.jpg"], &["a.jpg", ".npy"]);
+    bad(&["train", "--init", "runs", "--run", "third"], &["--init runs"]);
+    assert!(!runs.join("third").exists());
+    let weights = folder.join("model/unet/diffusion_pytorch_model.safetensors");
+    let bytes = std::fs::read(&weights).unwrap();
+    for (content, word) in [
+        (&bytes[..bytes.len() / 2], "read the weights"),
+        (&bytes[..5], "read the weights"),
+        (b"\xff\xff\xff\xff\xff\xff\xff\x7f{}", "read the weights"),
+        (b"", "read the weights"),
+    ] {
+        std::fs::write(&weights, content).unwrap();
+        bad(&["sample", "--model", "model"], &[word, "diffusion_pytorch_model.safetensors"]);
+    }
+    std::fs::remove_file(&weights).unwrap();
+    bad(&["sample", "--model", "model"], &["it has none of", ".bin"]);
+    std::fs::write(folder.join("model/unet/diffusion_pytorch_model.bin"), "no pickle").unwrap();
+    bad(&["sample", "--model", "model"], &["read the weights", ".bin"]);
+    std::fs::write(&weights, &bytes).unwrap();
+    let config = folder.join("model/unet/config.json");
+    let settings = std::fs::read_to_string(&config).unwrap();
+    for (from, to, words) in [
+        ("\"layers_per_block\": 1", "\"layers_per_block\": 2", ["missing", "resnets.1"]),
+        ("\"in_channels\": 1", "\"in_channels\": 3", ["of another shape", "conv_in"]),
+        ("\"act_fn\": \"silu\"", "\"act_fn\": \"snake\"", ["act_fn", "snake"]),
+        ("\"in_channels\"", "\"im_channels\"", ["im_channels", "unknown field"]),
+    ] {
+        assert!(settings.contains(from), "{settings}");
+        std::fs::write(&config, settings.replace(from, to)).unwrap();
+        bad(&["sample", "--model", "model"], &words);
+    }
+    std::fs::remove_file(&config).unwrap();
+    bad(&["sample", "--model", "model"], &["config.json"]);
+}
+
+#[test]
 fn a_conditional_run_draws_the_class_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

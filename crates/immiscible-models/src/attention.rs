@@ -3,8 +3,8 @@ use burn::nn::{Dropout, GroupNorm, Linear};
 use burn::tensor::Tensor;
 use burn::tensor::module::attention;
 
-/// Multi-head self-attention over a sequence (Vaswani et al. 2017, §3.2), with a group norm before
-/// it in UNets.
+/// Multi-head attention over a sequence (Vaswani et al. 2017, §3.2), with a group norm before it in
+/// unconditional UNets.
 #[derive(Module, Debug)]
 pub(crate) struct Attention {
     pub(crate) group_norm: Option<GroupNorm>,
@@ -19,11 +19,21 @@ impl Attention {
     /// # Shapes
     /// `[B, N, D]` → `[B, N, D]`
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.cross(x.clone(), x)
+    }
+
+    /// Attention of one sequence to another.
+    ///
+    /// # Shapes
+    /// `x`: `[B, N, D]`, `context`: `[B, M, E]` → `[B, N, D]`
+    pub(crate) fn cross(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
         let [batch, length, width] = x.dims();
-        let split = |linear: &Linear| {
-            linear.forward(x.clone()).reshape([batch, length, self.heads, width / self.heads]).swap_dims(1, 2)
+        let split = |linear: &Linear, x: Tensor<3>| {
+            let [_, length, _] = x.dims();
+            linear.forward(x).reshape([batch, length, self.heads, width / self.heads]).swap_dims(1, 2)
         };
-        let (q, k, v) = (split(&self.to_q), split(&self.to_k), split(&self.to_v));
+        let q = split(&self.to_q, x);
+        let (k, v) = (split(&self.to_k, context.clone()), split(&self.to_v, context));
         // softmax(q kᵀ / √d) v
         let y = attention(q, k, v, None, None, Default::default());
         let y = y.swap_dims(1, 2).reshape([batch, length, width]);

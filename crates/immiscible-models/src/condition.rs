@@ -17,6 +17,12 @@ pub enum Condition {
     /// classifier-free guidance, for networks that hold a row for it
     /// (see [`NetworkConfig::class_rows`](crate::NetworkConfig::class_rows)).
     Class(Tensor<1, Int>),
+    /// One vector per sample, `[B, D]`, made outside: networks with `class_embed_type` = `"identity"` add
+    /// it to the embedding of the time.
+    Embedding(Tensor<2>),
+    /// The states of a text encoder, `[B, N, D]`: N tokens, D as in the `cross_attention_dim` of the
+    /// network.
+    Text(Tensor<3>),
 }
 
 impl Condition {
@@ -35,6 +41,8 @@ impl Condition {
         match self {
             Self::None => None,
             Self::Class(labels) => Some(labels.dims()[0]),
+            Self::Embedding(vectors) => Some(vectors.dims()[0]),
+            Self::Text(states) => Some(states.dims()[0]),
         }
     }
 
@@ -43,6 +51,8 @@ impl Condition {
         match self {
             Self::None => Self::None,
             Self::Class(labels) => Self::Class(labels.clone().slice([rows])),
+            Self::Embedding(vectors) => Self::Embedding(vectors.clone().slice([rows])),
+            Self::Text(states) => Self::Text(states.clone().slice([rows])),
         }
     }
 
@@ -51,6 +61,8 @@ impl Condition {
         match self {
             Self::None => Self::None,
             Self::Class(labels) => Self::Class(labels.clone().select(0, rows)),
+            Self::Embedding(vectors) => Self::Embedding(vectors.clone().select(0, rows)),
+            Self::Text(states) => Self::Text(states.clone().select(0, rows)),
         }
     }
 }

@@ -146,7 +146,7 @@ impl DiTConfig {
 /// builds it.
 ///
 /// Every block embeds time and class by itself; the first one's embedding also modulates the end.
-/// [`Condition::None`] is the null class. Unlike in diffusers no label is dropped here in training: that
+/// Every [`Condition`] but a class is the null class. Unlike in diffusers no label is dropped here in training: that
 /// is done to the [`Condition`].
 ///
 /// # Initial weights
@@ -202,7 +202,7 @@ impl Denoiser for DiTTransformer2DModel {
         let sinusoid = sinusoid(t.u, FREQUENCIES, true, 1);
         let labels = match condition {
             Condition::Class(labels) => labels.clone(),
-            Condition::None => {
+            _ => {
                 let null = self.transformer_blocks[0].norm1.emb.class_embedder.null_class();
                 Tensor::full([batch], null, &x.device())
             }

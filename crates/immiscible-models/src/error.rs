@@ -32,10 +32,10 @@ pub enum ModelError {
         /// Tensors in both whose shapes differ, each as `name (file [..], network [..])`.
         misshapen: Vec<String>,
     },
-    /// A weights file cannot be read or written.
-    #[error("cannot {action} the weights{}: {reason}", .path.as_ref().map(|p| format!(" `{}`", p.display())).unwrap_or_default())]
+    /// A file of a model cannot be read or written.
+    #[error("cannot {action}{}: {reason}", .path.as_ref().map(|p| format!(" `{}`", p.display())).unwrap_or_default())]
     File {
-        /// `read` or `write`.
+        /// `read the weights`, `write config.json` …
         action: &'static str,
         /// The file, if there is one.
         path: Option<PathBuf>,

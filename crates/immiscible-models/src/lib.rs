@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod autoencoder_blocks;
+mod autoencoder_kl;
 mod checks;
 mod condition;
 mod dit;
@@ -8,15 +10,31 @@ mod dit_blocks;
 mod error;
 mod hook;
 mod network;
+mod pretrained;
+mod resnet;
 mod time;
+mod transformer_2d;
 mod unet;
 mod unet_blocks;
+mod unet_condition;
+mod unet_condition_config;
+mod unet_embedding;
+mod unet_frame;
 mod weights;
 
+pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, Posterior};
 pub use condition::Condition;
 pub use dit::{Activation, DiTConfig, DiTTransformer2DModel};
 pub use error::ModelError;
 pub use hook::{Ctx, Feature, Hook, Output};
 pub use network::{Build, Denoiser, NETWORKS, Network, NetworkConfig};
+pub use pretrained::{ModelConfig, Pretrained};
+pub use resnet::{ActFn, TimeScaleShift};
 pub use time::TimeInput;
-pub use unet::{DownBlockType, UNet2DConfig, UNet2DModel, UpBlockType};
+pub use unet::{DownBlockType, MidBlockType, UNet2DConfig, UNet2DModel, UpBlockType};
+pub use unet_blocks::ResampleType;
+pub use unet_condition::UNet2DConditionModel;
+pub use unet_condition_config::{
+    ConditionDownBlockType, ConditionMidBlockType, ConditionUpBlockType, PerBlock, UNet2DConditionConfig,
+};
+pub use unet_embedding::{ClassEmbedType, TimeEmbeddingType};

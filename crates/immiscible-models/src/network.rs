@@ -1,11 +1,11 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
+use crate::unet_frame::downsampling;
 use crate::{
-    Condition, Ctx, DiTConfig, DiTTransformer2DModel, ModelError, Output, TimeInput, UNet2DConfig,
-    UNet2DModel,
+    Condition, Ctx, DiTConfig, DiTTransformer2DModel, ModelError, Output, TimeInput, UNet2DConditionConfig,
+    UNet2DConditionModel, UNet2DConfig, UNet2DModel, pretrained,
 };
 
 /// Makes the default settings of a network.
@@ -17,6 +17,7 @@ pub type Build = fn() -> NetworkConfig;
 pub const NETWORKS: &[(&str, Build)] = &[
     ("dit", || NetworkConfig::DiTTransformer2DModel(DiTConfig::default())),
     ("unet", || NetworkConfig::UNet2DModel(UNet2DConfig::default())),
+    ("unet-condition", || NetworkConfig::UNet2DConditionModel(UNet2DConditionConfig::default())),
 ];
 
 /// Anything that predicts from a noisy sample: a [`Network`], or a wrapper around one.
@@ -28,7 +29,8 @@ pub trait Denoiser {
     /// [`Output::pred`]: `[B, out_channels, H, W]`
     ///
     /// # Panics
-    /// If the shapes do not fit ([`NetworkConfig::accepts`] tells beforehand), or a [`Hook`](crate::Hook)
+    /// If the shapes do not fit ([`NetworkConfig::accepts`] and [`NetworkConfig::text_channels`] tell
+    /// beforehand), or a [`Hook`](crate::Hook)
     /// returns another kind of feature than the block does.
     fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output;
 }
@@ -42,6 +44,8 @@ pub trait Denoiser {
 pub enum Network {
     /// A UNet.
     UNet2DModel(UNet2DModel),
+    /// A UNet that attends to a text.
+    UNet2DConditionModel(UNet2DConditionModel),
     /// A diffusion transformer.
     DiTTransformer2DModel(DiTTransformer2DModel),
 }
@@ -52,6 +56,7 @@ impl Network {
     pub fn blocks(&self) -> Vec<String> {
         match self {
             Self::UNet2DModel(network) => network.blocks(),
+            Self::UNet2DConditionModel(network) => network.blocks(),
             Self::DiTTransformer2DModel(network) => network.blocks(),
         }
     }
@@ -61,12 +66,13 @@ impl Denoiser for Network {
     fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output {
         match self {
             Self::UNet2DModel(network) => network.forward(x, t, condition, ctx),
+            Self::UNet2DConditionModel(network) => network.forward(x, t, condition, ctx),
             Self::DiTTransformer2DModel(network) => network.forward(x, t, condition, ctx),
         }
     }
 }
 
-/// Settings of a [`Network`], told apart by `kind`: `"dit"` or `"unet"`.
+/// Settings of a [`Network`], told apart by `kind`, a name of [`NETWORKS`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind")]
 #[allow(clippy::large_enum_variant, reason = "there is one of it in a program")]
@@ -74,6 +80,9 @@ pub enum NetworkConfig {
     /// Of a UNet.
     #[serde(rename = "unet")]
     UNet2DModel(UNet2DConfig),
+    /// Of a UNet that attends to a text.
+    #[serde(rename = "unet-condition")]
+    UNet2DConditionModel(UNet2DConditionConfig),
     /// Of a diffusion transformer.
     #[serde(rename = "dit")]
     DiTTransformer2DModel(DiTConfig),
@@ -84,6 +93,7 @@ impl NetworkConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::UNet2DModel(_) => "unet",
+            Self::UNet2DConditionModel(_) => "unet-condition",
             Self::DiTTransformer2DModel(_) => "dit",
         }
     }
@@ -92,6 +102,7 @@ impl NetworkConfig {
     pub fn class_name(&self) -> &'static str {
         match self {
             Self::UNet2DModel(_) => "UNet2DModel",
+            Self::UNet2DConditionModel(_) => "UNet2DConditionModel",
             Self::DiTTransformer2DModel(_) => "DiTTransformer2DModel",
         }
     }
@@ -100,6 +111,7 @@ impl NetworkConfig {
     pub fn tiny(&self) -> Self {
         match self {
             Self::UNet2DModel(_) => Self::UNet2DModel(UNet2DConfig::tiny()),
+            Self::UNet2DConditionModel(_) => Self::UNet2DConditionModel(UNet2DConditionConfig::tiny()),
             Self::DiTTransformer2DModel(_) => Self::DiTTransformer2DModel(DiTConfig::tiny()),
         }
     }
@@ -108,6 +120,7 @@ impl NetworkConfig {
     pub fn in_channels(&self) -> usize {
         match self {
             Self::UNet2DModel(config) => config.in_channels,
+            Self::UNet2DConditionModel(config) => config.in_channels,
             Self::DiTTransformer2DModel(config) => config.in_channels,
         }
     }
@@ -116,6 +129,7 @@ impl NetworkConfig {
     pub fn out_channels(&self) -> usize {
         match self {
             Self::UNet2DModel(config) => config.out_channels,
+            Self::UNet2DConditionModel(config) => config.out_channels,
             Self::DiTTransformer2DModel(config) => config.out_channels(),
         }
     }
@@ -124,6 +138,7 @@ impl NetworkConfig {
     pub fn sample_size(&self) -> Option<usize> {
         match self {
             Self::UNet2DModel(config) => config.sample_size,
+            Self::UNet2DConditionModel(config) => config.sample_size,
             Self::DiTTransformer2DModel(config) => Some(config.sample_size),
         }
     }
@@ -132,8 +147,17 @@ impl NetworkConfig {
     /// `None` if it ignores the class.
     pub fn class_rows(&self) -> Option<usize> {
         match self {
-            Self::UNet2DModel(config) => config.num_class_embeds,
+            Self::UNet2DModel(config) => config.class_rows(),
+            Self::UNet2DConditionModel(config) => config.class_rows(),
             Self::DiTTransformer2DModel(config) => Some(config.num_embeds_ada_norm + 1),
+        }
+    }
+
+    /// Channels of the text that the network attends to; `None` if it attends to none.
+    pub fn text_channels(&self) -> Option<usize> {
+        match self {
+            Self::UNet2DConditionModel(config) => Some(config.text_channels()),
+            Self::UNet2DModel(_) | Self::DiTTransformer2DModel(_) => None,
         }
     }
 
@@ -144,6 +168,7 @@ impl NetworkConfig {
     pub fn validate(&self) -> Result<(), ModelError> {
         match self {
             Self::UNet2DModel(config) => config.validate(),
+            Self::UNet2DConditionModel(config) => config.validate(),
             Self::DiTTransformer2DModel(config) => config.validate(),
         }
     }
@@ -157,15 +182,16 @@ impl NetworkConfig {
             let remedy = format!("the images have {channels} channels; set it to {channels}");
             return Err(ModelError::config("in_channels", &self.in_channels(), remedy));
         }
-        let (field, divisor) = match self {
-            Self::UNet2DModel(config) => ("block_out_channels", config.downsampling()),
-            Self::DiTTransformer2DModel(config) => ("patch_size", config.patch_size),
+        let (field, divisor, value) = match self {
+            Self::UNet2DModel(UNet2DConfig { block_out_channels: channels, .. })
+            | Self::UNet2DConditionModel(UNet2DConditionConfig { block_out_channels: channels, .. }) => {
+                ("block_out_channels", downsampling(channels.len()), serde_json::json!(channels))
+            }
+            Self::DiTTransformer2DModel(config) => {
+                ("patch_size", config.patch_size, config.patch_size.into())
+            }
         };
         if !(height.is_multiple_of(divisor) && width.is_multiple_of(divisor)) {
-            let value = match self {
-                Self::UNet2DModel(config) => serde_json::json!(config.block_out_channels),
-                Self::DiTTransformer2DModel(config) => config.patch_size.into(),
-            };
             let remedy =
                 format!("{height}×{width} images cannot be divided by {divisor}; pad them to a multiple");
             return Err(ModelError::config(field, &value, remedy));
@@ -184,6 +210,9 @@ impl NetworkConfig {
         self.validate()?;
         let network = match self {
             Self::UNet2DModel(config) => Network::UNet2DModel(UNet2DModel::new(config, device)),
+            Self::UNet2DConditionModel(config) => {
+                Network::UNet2DConditionModel(UNet2DConditionModel::new(config, device))
+            }
             Self::DiTTransformer2DModel(config) => {
                 Network::DiTTransformer2DModel(DiTTransformer2DModel::new(config, device))
             }
@@ -198,16 +227,13 @@ impl NetworkConfig {
     /// [`ModelError::Json`] for text that is no such file, [`ModelError::Config`] for a class, or
     /// settings, that this crate has no network for.
     pub fn from_json(text: &str) -> Result<Self, ModelError> {
-        let mut fields: serde_json::Map<String, Value> = serde_json::from_str(text)?;
-        let class = fields.remove("_class_name").unwrap_or_default();
-        // `_diffusers_version`, `_name_or_path`: notes about the file, not settings.
-        fields.retain(|field, _| !field.starts_with('_'));
-        let fields = Value::Object(fields);
+        let (class, fields) = pretrained::fields(text)?;
         let config = match class.as_str() {
-            Some("UNet2DModel") => Self::UNet2DModel(serde_json::from_value(fields)?),
-            Some("DiTTransformer2DModel") => Self::DiTTransformer2DModel(serde_json::from_value(fields)?),
+            Some("UNet2DModel") => Self::UNet2DModel(pretrained::parse(fields)?),
+            Some("UNet2DConditionModel") => Self::UNet2DConditionModel(pretrained::parse(fields)?),
+            Some("DiTTransformer2DModel") => Self::DiTTransformer2DModel(pretrained::parse(fields)?),
             _ => {
-                let remedy = "this crate has UNet2DModel and DiTTransformer2DModel";
+                let remedy = "this crate has UNet2DModel, UNet2DConditionModel and DiTTransformer2DModel";
                 return Err(ModelError::config("_class_name", &class, remedy));
             }
         };
@@ -217,21 +243,16 @@ impl NetworkConfig {
 
     /// The `config.json` that diffusers reads.
     pub fn to_json(&self) -> String {
-        let fields = match self {
-            Self::UNet2DModel(config) => serde_json::json!(config),
-            Self::DiTTransformer2DModel(config) => serde_json::json!(config),
-        };
-        let mut all = serde_json::Map::new();
-        all.insert("_class_name".into(), self.class_name().into());
-        if let Value::Object(fields) = fields {
-            all.extend(fields);
+        match self {
+            Self::UNet2DModel(config) => pretrained::write(config, self.class_name()),
+            Self::UNet2DConditionModel(config) => pretrained::write(config, self.class_name()),
+            Self::DiTTransformer2DModel(config) => pretrained::write(config, self.class_name()),
         }
-        format!("{:#}\n", Value::Object(all))
     }
 }
 
 /// Draws the parameters, which Burn would otherwise draw at their first use.
-struct Draw;
+pub(crate) struct Draw;
 
 impl ModuleVisitor for Draw {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

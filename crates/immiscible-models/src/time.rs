@@ -69,8 +69,17 @@ impl TimestepEmbedding {
     /// # Shapes
     /// `[B, channels]` → `[B, width]`
     pub(crate) fn forward(&self, sinusoid: Tensor<2>) -> Tensor<2> {
+        self.forward_with(sinusoid, silu)
+    }
+
+    /// With another activation than SiLU.
+    pub(crate) fn forward_with(
+        &self,
+        sinusoid: Tensor<2>,
+        act: impl Fn(Tensor<2>) -> Tensor<2>,
+    ) -> Tensor<2> {
         let x = sinusoid.cast(self.linear_1.weight.val().dtype());
-        self.linear_2.forward(silu(self.linear_1.forward(x)))
+        self.linear_2.forward(act(self.linear_1.forward(x)))
     }
 }
 

@@ -1,20 +1,26 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
-use burn::nn::{Embedding, EmbeddingConfig, GroupNorm, Initializer};
-use burn::tensor::activation::silu;
+use burn::nn::{GroupNorm, Initializer};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::checks::{epsilon, only, positive, probability};
+use crate::checks::positive;
 use crate::hook::Trace;
-use crate::time::{TimestepEmbedding, sinusoid};
-use crate::unet_blocks::{DownBlock, MidBlock, Plan, UpBlock, conv3x3};
+use crate::resnet::{ActFn, Plan, TimeScaleShift, conv3x3};
+use crate::time::TimestepEmbedding;
+use crate::unet_blocks::{
+    AttentionPlan, BlockPlan, Body, DownBlock, MidBlock, Pass, ResampleType, UpBlock, ways,
+};
+use crate::unet_embedding::{
+    ClassEmbedType, ClassEmbedding, ClassPlan, Embedder, Sinusoid, TimeEmbeddingType, TimeProjection,
+};
+use crate::unet_frame::Frame;
 use crate::{Condition, Ctx, Denoiser, ModelError, Output, TimeInput};
 
 /// Settings of a [`UNet2DModel`]: the fields and defaults of its `config.json` in diffusers.
 ///
-/// Fields that this crate supports in one value only are there so that such a file can be read and
-/// written; [`validate`](Self::validate) refuses every other value.
+/// Blocks with the filters of NCSN++ (`SkipDownBlock2D` …), those of encoders and those named `K…` are not
+/// there, and reading a file with them fails.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNet2DConfig {
@@ -24,10 +30,10 @@ pub struct UNet2DConfig {
     pub in_channels: usize,
     /// Channels of the prediction.
     pub out_channels: usize,
-    /// Must be `false`: images arrive in [−1, 1].
+    /// Whether images arrive in [0, 1] and the network maps them to [−1, 1].
     pub center_input_sample: bool,
-    /// Must be `"positional"`.
-    pub time_embedding_type: String,
+    /// How the time is represented before it is embedded.
+    pub time_embedding_type: TimeEmbeddingType,
     /// Width of the embedding; four times the first of `block_out_channels` if absent.
     pub time_embedding_dim: Option<usize>,
     /// Subtracted from the number of frequencies of the time embedding: 1 in Ho et al. (2020).
@@ -36,45 +42,48 @@ pub struct UNet2DConfig {
     pub flip_sin_to_cos: bool,
     /// One per resolution, from the images down.
     pub down_block_types: Vec<DownBlockType>,
-    /// Must be `"UNetMidBlock2D"`.
-    pub mid_block_type: Option<String>,
+    /// The block between both ways; none if absent.
+    pub mid_block_type: Option<MidBlockType>,
     /// One per resolution, from the lowest up.
     pub up_block_types: Vec<UpBlockType>,
     /// Channels per resolution, from the images down.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks per resolution on the way down; one more on the way up.
     pub layers_per_block: usize,
-    /// Must be 1.
+    /// What the layers of the middle block return is divided by it.
     pub mid_block_scale_factor: f64,
     /// Padding of the convolutions that halve the resolution: 1, or 0 to pad on one side only, as
     /// Ho et al. (2020) did.
     pub downsample_padding: usize,
-    /// Must be `"conv"`.
-    pub downsample_type: String,
-    /// Must be `"conv"`.
-    pub upsample_type: String,
+    /// What halves the resolution in blocks with attention; the others have it in their name.
+    pub downsample_type: ResampleType,
+    /// What doubles the resolution in blocks with attention; the others have it in their name.
+    pub upsample_type: ResampleType,
     /// Probability of dropout inside the residual blocks, in [0, 1).
     pub dropout: f64,
-    /// Must be `"silu"`.
-    pub act_fn: String,
+    /// Of the residual blocks. That of the embeddings and of the last layer is SiLU.
+    pub act_fn: ActFn,
     /// Channels per attention head; one head if absent.
     pub attention_head_dim: Option<usize>,
-    /// Groups of every group norm.
+    /// Groups of every group norm but the one below.
     pub norm_num_groups: usize,
-    /// Must be absent.
+    /// Groups of the norm before the middle block's attention. If absent, they are `norm_num_groups`, or
+    /// with `"scale_shift"` there is no norm.
     pub attn_norm_num_groups: Option<usize>,
     /// ε of every group norm.
     pub norm_eps: f64,
-    /// Must be `"default"`.
-    pub resnet_time_scale_shift: String,
+    /// What the embedding does inside the residual blocks.
+    pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether the middle block has attention.
     pub add_attention: bool,
-    /// Must be absent.
-    pub class_embed_type: Option<String>,
+    /// How the class is embedded; by a table of `num_class_embeds` rows if absent.
+    pub class_embed_type: Option<ClassEmbedType>,
     /// Rows of the class embedding: the classes, and one more where guidance needs a null class.
-    /// The network is unconditional if absent.
+    /// The network is unconditional if absent. With `class_embed_type` = `"timestep"` there are no rows,
+    /// and it only tells how many classes there are.
     pub num_class_embeds: Option<usize>,
-    /// Must be absent.
+    /// Rows of the table of times with `time_embedding_type` = `"learned"`, which must be 1000. Not used
+    /// otherwise.
     pub num_train_timesteps: Option<usize>,
 }
 
@@ -85,6 +94,15 @@ pub enum DownBlockType {
     DownBlock2D,
     /// Residual blocks, each followed by attention.
     AttnDownBlock2D,
+    /// Residual blocks, and another one that halves the resolution.
+    ResnetDownsampleBlock2D,
+}
+
+/// The block between the way down and the way up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MidBlockType {
+    /// Two residual blocks with attention, unless `add_attention` is off, between them.
+    UNetMidBlock2D,
 }
 
 /// A resolution of the way up.
@@ -94,6 +112,8 @@ pub enum UpBlockType {
     UpBlock2D,
     /// Residual blocks, each followed by attention.
     AttnUpBlock2D,
+    /// Residual blocks, and another one that doubles the resolution.
+    ResnetUpsampleBlock2D,
 }
 
 impl Default for UNet2DConfig {
@@ -105,26 +125,26 @@ impl Default for UNet2DConfig {
             in_channels: 3,
             out_channels: 3,
             center_input_sample: false,
-            time_embedding_type: "positional".into(),
+            time_embedding_type: TimeEmbeddingType::Positional,
             time_embedding_dim: None,
             freq_shift: 0,
             flip_sin_to_cos: true,
             down_block_types: vec![DownBlock2D, AttnDownBlock2D, AttnDownBlock2D, AttnDownBlock2D],
-            mid_block_type: Some("UNetMidBlock2D".into()),
+            mid_block_type: Some(MidBlockType::UNetMidBlock2D),
             up_block_types: vec![AttnUpBlock2D, AttnUpBlock2D, AttnUpBlock2D, UpBlock2D],
             block_out_channels: vec![224, 448, 672, 896],
             layers_per_block: 2,
             mid_block_scale_factor: 1.0,
             downsample_padding: 1,
-            downsample_type: "conv".into(),
-            upsample_type: "conv".into(),
+            downsample_type: ResampleType::Conv,
+            upsample_type: ResampleType::Conv,
             dropout: 0.0,
-            act_fn: "silu".into(),
+            act_fn: ActFn::Silu,
             attention_head_dim: Some(8),
             norm_num_groups: 32,
             attn_norm_num_groups: None,
             norm_eps: 1e-5,
-            resnet_time_scale_shift: "default".into(),
+            resnet_time_scale_shift: TimeScaleShift::Default,
             add_attention: true,
             class_embed_type: None,
             num_class_embeds: None,
@@ -149,13 +169,24 @@ impl UNet2DConfig {
         }
     }
 
-    /// By how much height and width shrink on the way down.
-    pub(crate) fn downsampling(&self) -> usize {
-        1 << self.block_out_channels.len().saturating_sub(1).min(31)
-    }
-
     fn embedding_width(&self) -> usize {
         self.time_embedding_dim.unwrap_or(4 * self.block_out_channels.first().copied().unwrap_or(0))
+    }
+
+    fn class(&self) -> ClassPlan {
+        ClassPlan { kind: self.class_embed_type, rows: self.num_class_embeds }
+    }
+
+    /// As [`NetworkConfig::class_rows`](crate::NetworkConfig::class_rows).
+    pub(crate) fn class_rows(&self) -> Option<usize> {
+        self.class().rows()
+    }
+
+    /// Groups of the norm before the middle block's attention; none if it has no norm.
+    fn mid_groups(&self) -> Option<usize> {
+        let without =
+            (self.resnet_time_scale_shift == TimeScaleShift::Default).then_some(self.norm_num_groups);
+        self.attn_norm_num_groups.or(without)
     }
 
     /// Whether the network can be built.
@@ -163,81 +194,53 @@ impl UNet2DConfig {
     /// # Errors
     /// [`ModelError::Config`] with the first field that stands against it.
     pub fn validate(&self) -> Result<(), ModelError> {
-        only("center_input_sample", &self.center_input_sample, &false)?;
-        only("time_embedding_type", self.time_embedding_type.as_str(), "positional")?;
-        only("mid_block_type", &self.mid_block_type.as_deref(), &Some("UNetMidBlock2D"))?;
-        only("mid_block_scale_factor", &self.mid_block_scale_factor, &1.0)?;
-        only("downsample_type", self.downsample_type.as_str(), "conv")?;
-        only("upsample_type", self.upsample_type.as_str(), "conv")?;
-        only("act_fn", self.act_fn.as_str(), "silu")?;
-        only("attn_norm_num_groups", &self.attn_norm_num_groups, &None)?;
-        only("resnet_time_scale_shift", self.resnet_time_scale_shift.as_str(), "default")?;
-        only("class_embed_type", &self.class_embed_type.as_deref(), &None)?;
-        only("num_train_timesteps", &self.num_train_timesteps, &None)?;
-
-        positive("in_channels", self.in_channels)?;
-        positive("out_channels", self.out_channels)?;
         positive("layers_per_block", self.layers_per_block)?;
-        positive("norm_num_groups", self.norm_num_groups)?;
-        for &channels in &self.block_out_channels {
-            positive("block_out_channels", channels)?;
-        }
         for (field, value) in [
-            ("sample_size", self.sample_size),
-            ("time_embedding_dim", self.time_embedding_dim),
             ("attention_head_dim", self.attention_head_dim),
-            ("num_class_embeds", self.num_class_embeds),
+            ("attn_norm_num_groups", self.attn_norm_num_groups),
         ] {
             value.map_or(Ok(()), |value| positive(field, value))?;
         }
-        probability("dropout", self.dropout)?;
-        epsilon("norm_eps", self.norm_eps)?;
-        if self.downsample_padding > 1 {
-            return Err(ModelError::config("downsample_padding", &self.downsample_padding, "use 0 or 1"));
+        let positional = self.time_embedding_type == TimeEmbeddingType::Positional;
+        Frame {
+            in_channels: self.in_channels,
+            out_channels: self.out_channels,
+            sample_size: self.sample_size,
+            block_out_channels: &self.block_out_channels,
+            down_block_types: &self.down_block_types,
+            up_block_types: &self.up_block_types,
+            norm_num_groups: self.norm_num_groups,
+            norm_eps: self.norm_eps,
+            dropout: self.dropout,
+            downsample_padding: self.downsample_padding,
+            mid_block_scale_factor: self.mid_block_scale_factor,
+            freq_shift: positional.then_some(self.freq_shift),
+            time_embedding_dim: self.time_embedding_dim,
+            num_class_embeds: self.num_class_embeds,
         }
+        .validate()?;
 
-        let channels = &self.block_out_channels;
-        let resolutions = channels.len();
-        if resolutions == 0 {
-            return Err(ModelError::config(
-                "block_out_channels",
-                channels,
-                "name the channels of at least one resolution",
-            ));
-        }
-        let same_length = format!("name {resolutions}, one for each of block_out_channels");
-        if self.down_block_types.len() != resolutions {
-            return Err(ModelError::config("down_block_types", &self.down_block_types, same_length));
-        }
-        if self.up_block_types.len() != resolutions {
-            return Err(ModelError::config("up_block_types", &self.up_block_types, same_length));
-        }
-        let groups = self.norm_num_groups;
-        if channels.iter().any(|&c| c == 0 || !c.is_multiple_of(groups)) {
-            let remedy = format!("use multiples of norm_num_groups = {groups}, or change that");
-            return Err(ModelError::config("block_out_channels", channels, remedy));
-        }
         if let Some(dim) = self.attention_head_dim
             && let Some(c) = self.attention_channels().find(|c| !c.is_multiple_of(dim))
         {
             let remedy = format!("attention runs on {c} channels, which it does not divide; use a divisor");
             return Err(ModelError::config("attention_head_dim", &dim, remedy));
         }
-        if !channels[0].is_multiple_of(2) || channels[0] / 2 <= self.freq_shift {
-            let remedy = format!(
-                "the time embedding needs an even first number above 2 × freq_shift = {}",
-                2 * self.freq_shift
-            );
-            return Err(ModelError::config("block_out_channels", channels, remedy));
-        }
-        if let Some(size) = self.sample_size
-            && !size.is_multiple_of(self.downsampling())
+        if let (Some(groups), Some(last)) = (self.attn_norm_num_groups, self.block_out_channels.last())
+            && !last.is_multiple_of(groups)
         {
-            let remedy = format!(
-                "{resolutions} resolutions need a multiple of {}; use fewer, or pad the images",
-                self.downsampling()
-            );
-            return Err(ModelError::config("sample_size", &size, remedy));
+            let remedy = format!("the middle block has {last} channels; use a divisor");
+            return Err(ModelError::config("attn_norm_num_groups", &groups, remedy));
+        }
+        if self.time_embedding_type == TimeEmbeddingType::Learned && self.num_train_timesteps != Some(TIMES) {
+            let remedy =
+                format!("a learned embedding of the time needs {TIMES}: times are 0 … {}", TIMES - 1);
+            return Err(ModelError::config("num_train_timesteps", &self.num_train_timesteps, remedy));
+        }
+        if self.class_embed_type == Some(ClassEmbedType::Timestep) && !positional {
+            let remedy = "the number of a class can be embedded like a time only if time_embedding_type is \
+                          \"positional\"";
+            return Err(ModelError::config("class_embed_type", &self.class_embed_type, remedy));
         }
         Ok(())
     }
@@ -247,16 +250,55 @@ impl UNet2DConfig {
         let channels = &self.block_out_channels;
         let down = self.down_block_types.iter().map(|kind| *kind == DownBlockType::AttnDownBlock2D);
         let up = self.up_block_types.iter().map(|kind| *kind == UpBlockType::AttnUpBlock2D);
-        let mid = channels.last().filter(|_| self.add_attention);
+        let mid = channels.last().filter(|_| self.add_attention && self.mid_block_type.is_some());
         let down = channels.iter().zip(down).filter(|(_, attends)| *attends).map(|(c, _)| c);
         let up = channels.iter().rev().zip(up).filter(|(_, attends)| *attends).map(|(c, _)| c);
         down.chain(mid).chain(up).copied()
     }
+
+    fn down_plan(&self) -> Vec<BlockPlan> {
+        let kinds = self.block_out_channels.iter().zip(&self.down_block_types);
+        let plan = |(&channels, kind): (&usize, &DownBlockType)| {
+            let (attends, resample) = match kind {
+                DownBlockType::DownBlock2D => (false, ResampleType::Conv),
+                DownBlockType::AttnDownBlock2D => (true, self.downsample_type),
+                DownBlockType::ResnetDownsampleBlock2D => (false, ResampleType::Resnet),
+            };
+            let attention = self.attention(attends);
+            BlockPlan { channels, layers: self.layers_per_block, attention, resample }
+        };
+        kinds.map(plan).collect()
+    }
+
+    fn up_plan(&self) -> Vec<BlockPlan> {
+        let kinds = self.block_out_channels.iter().rev().zip(&self.up_block_types);
+        let plan = |(&channels, kind): (&usize, &UpBlockType)| {
+            let (attends, resample) = match kind {
+                UpBlockType::UpBlock2D => (false, ResampleType::Conv),
+                UpBlockType::AttnUpBlock2D => (true, self.upsample_type),
+                UpBlockType::ResnetUpsampleBlock2D => (false, ResampleType::Resnet),
+            };
+            let attention = self.attention(attends);
+            BlockPlan { channels, layers: self.layers_per_block + 1, attention, resample }
+        };
+        kinds.map(plan).collect()
+    }
+
+    fn attention(&self, attends: bool) -> AttentionPlan {
+        match attends {
+            true => AttentionPlan::Pixels { groups: Some(self.norm_num_groups) },
+            false => AttentionPlan::None,
+        }
+    }
 }
 
-/// The UNet of Ho et al. (2020), <https://arxiv.org/abs/2006.11239>, as diffusers builds it.
+/// Rows of a learned embedding of times: [`TimeInput::idx`] is one of them.
+const TIMES: usize = 1000;
+
+/// The UNet of Ho et al. (2020), <https://arxiv.org/abs/2006.11239>, as diffusers builds it; with other
+/// settings that of Song et al. (2021) without its filters, and of Dhariwal & Nichol (2021).
 ///
-/// The embedding of the time, plus that of the class where there is one, shifts every residual block.
+/// The embedding of the time, plus that of the class where there is one, enters every residual block.
 /// [`Condition::None`] adds no class embedding; a network without one ignores the class.
 ///
 /// # Initial weights
@@ -266,15 +308,18 @@ impl UNet2DConfig {
 #[derive(Module, Debug)]
 pub struct UNet2DModel {
     conv_in: Conv2d,
+    time_proj: TimeProjection,
     time_embedding: TimestepEmbedding,
-    class_embedding: Option<Embedding>,
+    class_embedding: Option<ClassEmbedding>,
     down_blocks: Vec<DownBlock>,
-    mid_block: MidBlock,
+    mid_block: Option<MidBlock>,
     up_blocks: Vec<UpBlock>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
-    flip_sin_to_cos: bool,
-    freq_shift: usize,
+    #[module(skip)]
+    act: ActFn,
+    class_is_embedding: bool,
+    center_input: bool,
 }
 
 impl UNet2DModel {
@@ -282,80 +327,77 @@ impl UNet2DModel {
     pub(crate) fn new(config: &UNet2DConfig, device: &Device) -> Self {
         let channels = &config.block_out_channels;
         let (first, last) = (channels[0], channels[channels.len() - 1]);
-        let embedding = config.embedding_width();
+        let width = config.embedding_width();
         let plan = Plan {
-            embedding,
+            embedding: Some(width),
             groups: config.norm_num_groups,
             eps: config.norm_eps,
             dropout: config.dropout,
+            act: config.act_fn,
+            scale_shift: config.resnet_time_scale_shift,
             head_dim: config.attention_head_dim,
             downsample_padding: config.downsample_padding,
+            residual: Initializer::Zeros,
             device,
         };
-
-        // The channels of everything the way down leaves for the way up.
-        let mut skips = vec![first];
-        let mut x = first;
-        let mut down_blocks = Vec::new();
-        for (i, (&c, kind)) in channels.iter().zip(&config.down_block_types).enumerate() {
-            let downsample = i + 1 < channels.len();
-            let attention = *kind == DownBlockType::AttnDownBlock2D;
-            down_blocks.push(DownBlock::new([x, c], config.layers_per_block, attention, downsample, &plan));
-            skips.extend(vec![c; config.layers_per_block + usize::from(downsample)]);
-            x = c;
-        }
-        let mut up_blocks = Vec::new();
-        for (i, (&c, kind)) in channels.iter().rev().zip(&config.up_block_types).enumerate() {
-            let upsample = i + 1 < channels.len();
-            let attention = *kind == UpBlockType::AttnUpBlock2D;
-            let taken: Vec<usize> = skips.drain(skips.len() - config.layers_per_block - 1..).rev().collect();
-            up_blocks.push(UpBlock::new([x, c], &taken, attention, upsample, &plan));
-            x = c;
-        }
+        let (time_proj, time_channels) = match config.time_embedding_type {
+            TimeEmbeddingType::Positional => {
+                let (cos_first, shift) = (config.flip_sin_to_cos, config.freq_shift);
+                (TimeProjection::Positional(Sinusoid { channels: first, cos_first, shift }), first)
+            }
+            TimeEmbeddingType::Fourier => (TimeProjection::fourier(first, device), 2 * first),
+            TimeEmbeddingType::Learned => (TimeProjection::learned(TIMES, first, device), first),
+        };
+        let (down_blocks, up_blocks) = ways(&config.down_plan(), &config.up_plan(), &plan);
+        let mid_attention = match config.add_attention {
+            true => AttentionPlan::Pixels { groups: config.mid_groups() },
+            false => AttentionPlan::None,
+        };
 
         Self {
             conv_in: conv3x3(config.in_channels, first).init(device),
-            time_embedding: TimestepEmbedding::new(first, embedding, |linear| linear.init(device)),
-            class_embedding: config
-                .num_class_embeds
-                .map(|rows| EmbeddingConfig::new(rows, embedding).init(device)),
+            time_proj,
+            time_embedding: TimestepEmbedding::new(time_channels, width, |linear| linear.init(device)),
+            class_embedding: config.class().init(time_channels, width, device),
             down_blocks,
-            mid_block: MidBlock::new(last, config.add_attention, &plan),
+            mid_block: config.mid_block_type.map(|MidBlockType::UNetMidBlock2D| {
+                MidBlock::new(last, 2, &mid_attention, config.mid_block_scale_factor, &plan)
+            }),
             up_blocks,
             conv_norm_out: plan.norm(first),
             conv_out: conv3x3(first, config.out_channels).with_initializer(Initializer::Zeros).init(device),
-            flip_sin_to_cos: config.flip_sin_to_cos,
-            freq_shift: config.freq_shift,
+            act: config.act_fn,
+            class_is_embedding: config.class_embed_type == Some(ClassEmbedType::Identity),
+            center_input: config.center_input_sample,
         }
     }
 
-    /// The embedding of time and class, `[B, D]`.
-    fn embed(&self, t: TimeInput, condition: &Condition, trace: &mut Trace<'_>) -> Tensor<2> {
-        let [first, ..] = self.conv_in.weight.dims();
-        let sinusoid = sinusoid(t.u, first, self.flip_sin_to_cos, self.freq_shift);
-        let time = trace.vector(format_args!("time_embedding"), sinusoid, |x| self.time_embedding.forward(x));
-        match (&self.class_embedding, condition) {
-            (Some(table), Condition::Class(labels)) => {
-                let row = table.forward(labels.clone().unsqueeze_dim(1)).squeeze_dim(1);
-                time + trace.vector(format_args!("class_embedding"), row, |x| x)
-            }
-            _ => time,
+    fn embedder(&self) -> Embedder<'_> {
+        Embedder {
+            time_proj: &self.time_proj,
+            time_embedding: &self.time_embedding,
+            class_embedding: self.class_embedding.as_ref(),
+            identity: self.class_is_embedding,
+            act: ActFn::Silu,
+        }
+    }
+
+    fn body(&self) -> Body<'_> {
+        Body {
+            conv_in: &self.conv_in,
+            down_blocks: &self.down_blocks,
+            mid_block: self.mid_block.as_ref(),
+            up_blocks: &self.up_blocks,
+            conv_norm_out: &self.conv_norm_out,
+            act: ActFn::Silu,
+            conv_out: &self.conv_out,
         }
     }
 
     /// The names of the blocks, in the order in which they run.
     pub(crate) fn blocks(&self) -> Vec<String> {
-        let mut names = vec!["time_embedding".to_owned()];
-        names.extend(self.class_embedding.iter().map(|_| "class_embedding".to_owned()));
-        names.push("conv_in".into());
-        for (i, block) in self.down_blocks.iter().enumerate() {
-            block.blocks(&format!("down_blocks.{i}"), &mut names);
-        }
-        self.mid_block.blocks(&mut names);
-        for (i, block) in self.up_blocks.iter().enumerate() {
-            block.blocks(&format!("up_blocks.{i}"), &mut names);
-        }
-        names.push("conv_out".into());
+        let mut names = self.embedder().blocks();
+        self.body().blocks(&mut names);
         names
     }
 }
@@ -363,20 +405,59 @@ impl UNet2DModel {
 impl Denoiser for UNet2DModel {
     fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output {
         let trace = &mut Trace::new(ctx);
-        // Every residual block starts with the SiLU of the same embedding.
-        let embedding = silu(self.embed(t, condition, trace));
+        let u = t.u.clone();
+        // Every residual block starts with the activation of the same embedding.
+        let embedding = self.act.forward(self.embedder().forward(t, condition, trace));
+        let x = if self.center_input { x * 2.0 - 1.0 } else { x };
+        let mut pass = Pass { trace, embedding, text: None };
+        let mut pred = self.body().forward(x, &mut pass);
+        if let TimeProjection::Fourier(_) = self.time_proj {
+            // The score is the estimate of the noise divided by its level (Song et al. 2021, code).
+            pred = pred.clone() / u.cast(pred.dtype()).unsqueeze_dims::<4>(&[1, 2, 3]);
+        }
+        pass.trace.output(pred)
+    }
+}
 
-        let mut x = trace.map(format_args!("conv_in"), x, |x| self.conv_in.forward(x));
-        let mut skips = vec![x.clone()];
-        for (i, block) in self.down_blocks.iter().enumerate() {
-            x = block.forward(&format!("down_blocks.{i}"), x, &embedding, &mut skips, trace);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Networks that are not run have no weights yet, so this takes no memory.
+    #[test]
+    fn published_networks_have_their_size() {
+        use DownBlockType::{AttnDownBlock2D, DownBlock2D, ResnetDownsampleBlock2D};
+        use UpBlockType::{AttnUpBlock2D, ResnetUpsampleBlock2D, UpBlock2D};
+        // 35.7 million (Ho et al. 2020, appendix B).
+        let cifar = UNet2DConfig {
+            down_block_types: vec![DownBlock2D, AttnDownBlock2D, DownBlock2D, DownBlock2D],
+            up_block_types: vec![UpBlock2D, UpBlock2D, AttnUpBlock2D, UpBlock2D],
+            block_out_channels: vec![128, 256, 256, 256],
+            attention_head_dim: None,
+            ..Default::default()
+        };
+        // 296 million (Dhariwal & Nichol 2021, table 4), as Song et al. (2023) published its successor.
+        let adm = UNet2DConfig {
+            down_block_types: vec![
+                ResnetDownsampleBlock2D,
+                AttnDownBlock2D,
+                AttnDownBlock2D,
+                AttnDownBlock2D,
+            ],
+            up_block_types: vec![AttnUpBlock2D, AttnUpBlock2D, AttnUpBlock2D, ResnetUpsampleBlock2D],
+            block_out_channels: vec![192, 384, 576, 768],
+            layers_per_block: 3,
+            attention_head_dim: Some(64),
+            attn_norm_num_groups: Some(32),
+            resnet_time_scale_shift: TimeScaleShift::ScaleShift,
+            downsample_type: ResampleType::Resnet,
+            upsample_type: ResampleType::Resnet,
+            num_class_embeds: Some(1000),
+            ..Default::default()
+        };
+        for (config, parameters) in [(cifar, 35_746_307), (adm, 295_899_267)] {
+            config.validate().unwrap();
+            assert_eq!(UNet2DModel::new(&config, &Device::flex()).num_params(), parameters);
         }
-        x = self.mid_block.forward(x, &embedding, trace);
-        for (i, block) in self.up_blocks.iter().enumerate() {
-            x = block.forward(&format!("up_blocks.{i}"), x, &embedding, &mut skips, trace);
-        }
-        let pred = trace
-            .map(format_args!("conv_out"), x, |x| self.conv_out.forward(silu(self.conv_norm_out.forward(x))));
-        trace.output(pred)
     }
 }

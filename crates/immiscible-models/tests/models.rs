@@ -13,6 +13,15 @@ use immiscible_models::{
     TimeInput, UNet2DConfig,
 };
 
+#[path = "models/autoencoder_kl.rs"]
+mod autoencoder_kl;
+#[path = "models/parity.rs"]
+mod parity;
+#[path = "models/unet_2d.rs"]
+mod unet_2d;
+#[path = "models/unet_2d_condition.rs"]
+mod unet_2d_condition;
+
 /// Burn's generator belongs to the process, so tests that draw from it take turns.
 static GENERATOR: Mutex<()> = Mutex::new(());
 
@@ -52,6 +61,12 @@ fn batch(config: &NetworkConfig, device: &Device) -> (Tensor<4>, TimeInput, Cond
     let numbers: Vec<f32> = (0..shape.iter().product()).map(|i: usize| (i as f32 * 0.7).sin()).collect();
     let x = Tensor::from_data(TensorData::new(numbers, shape), device);
     (x, TimeInput::of(&[5.0, 421.5, 990.0], device), Condition::classes(&[3, 7, 0], device))
+}
+
+/// The states of four tokens for the three samples, for networks that attend to a text.
+fn text(device: &Device) -> Tensor<3> {
+    let numbers: Vec<f32> = (0..3 * 4 * 8).map(|i| (i as f32 * 1.3).cos()).collect();
+    Tensor::from_data(TensorData::new(numbers, [3, 4, 8]), device)
 }
 
 fn predict(network: &Network, config: &NetworkConfig, device: &Device) -> Vec<f32> {
@@ -300,8 +315,13 @@ mod conformance {
             for training in [training.clone(), training.clone().gradient_checkpointing()] {
                 let network = shaken(&config, &training);
                 let (x, t, condition) = batch(&config, &device);
-                let pred = network.forward(x, t, &condition, Ctx::default()).pred;
-                let grads = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
+                let loss = |condition: &Condition| {
+                    let pred = network.forward(x.clone(), t.clone(), condition, Ctx::default()).pred;
+                    (pred.clone() * pred).mean()
+                };
+                // Attention to a text has gradients only where there is more than one token.
+                let loss = loss(&condition) + loss(&Condition::Text(text(&device)));
+                let grads = GradientsParams::from_grads(loss.backward(), &network);
                 network.visit(&mut Check { grads, path: Vec::new(), network: config.name() });
             }
         }
@@ -541,8 +561,8 @@ mod configs {
             ("block_out_channels", |c| c.freq_shift = 4),
             ("down_block_types", |c| c.down_block_types.push(DownBlockType::DownBlock2D)),
             ("up_block_types", |c| c.up_block_types = vec![UpBlockType::UpBlock2D]),
-            ("act_fn", |c| c.act_fn = "mish".into()),
-            ("mid_block_type", |c| c.mid_block_type = None),
+            ("attn_norm_num_groups", |c| c.attn_norm_num_groups = Some(5)),
+            ("mid_block_scale_factor", |c| c.mid_block_scale_factor = 0.0),
         ];
         for (field, spoil) in cases {
             let mut config = UNet2DConfig::tiny();
@@ -550,13 +570,13 @@ mod configs {
             let (named, message) = refused(config.validate().err());
             assert_eq!(named, field, "{message}");
         }
-        let config = UNet2DConfig { act_fn: "mish".into(), ..UNet2DConfig::tiny() };
+        let config = UNet2DConfig { downsample_padding: 2, ..UNet2DConfig::tiny() };
         assert_eq!(
             config.validate().unwrap_err().to_string(),
-            "network setting `act_fn` = \"mish\" is not possible: only \"silu\" is supported"
+            "network setting `downsample_padding` = 2 is not possible: use 0 or 1"
         );
         let error = NetworkConfig::UNet2DModel(config).init(&Device::flex()).unwrap_err();
-        assert_eq!(refused(error).0, "act_fn");
+        assert_eq!(refused(error).0, "downsample_padding");
     }
 
     #[test]
@@ -582,7 +602,12 @@ mod configs {
 
     #[test]
     fn images_that_do_not_fit_name_the_field() {
-        let fields = [["in_channels", "patch_size"], ["in_channels", "block_out_channels"]];
+        let fields = [
+            ["in_channels", "patch_size"],
+            ["in_channels", "block_out_channels"],
+            ["in_channels", "block_out_channels"],
+        ];
+        assert_eq!(fields.len(), NETWORKS.len());
         for (config, [channels, size]) in tiny().zip(fields) {
             assert_eq!(refused(config.accepts(1, 8, 8).err()).0, channels);
             assert_eq!(refused(config.accepts(3, 8, 7).err()).0, size);
@@ -596,8 +621,8 @@ mod configs {
         assert!(message.contains("unknown field `layers`"), "{message}");
         let message = error(r#"{"_class_name": "UNet2DModel", "down_block_types": ["SkipDownBlock2D"]}"#);
         assert!(message.contains("SkipDownBlock2D") && message.contains("AttnDownBlock2D"), "{message}");
-        let message = error(r#"{"_class_name": "UNet2DModel", "class_embed_type": "timestep"}"#);
-        assert!(message.contains("`class_embed_type` = \"timestep\""), "{message}");
+        let message = error(r#"{"_class_name": "DiTTransformer2DModel", "norm_type": "layer_norm"}"#);
+        assert!(message.contains("`norm_type` = \"layer_norm\""), "{message}");
         let message = error(r#"{"_class_name": "AutoencoderKL"}"#);
         assert!(message.contains("AutoencoderKL"), "{message}");
         let error = serde_json::from_str::<NetworkConfig>(r#"{"kind": "unet", "layers": 2}"#).unwrap_err();
@@ -622,5 +647,20 @@ fn conditions_can_be_cut_and_reordered() {
     let condition = Condition::classes(&[4, 5, 6], &device);
     assert_eq!((condition.batch(), Condition::None.batch()), (Some(3), None));
     assert_eq!(labels(condition.slice(1..3)), [5, 6]);
-    assert_eq!(labels(condition.select(Tensor::from_ints([2, 0, 2], &device))), [6, 4, 6]);
+    let rows = || Tensor::from_ints([2, 0, 2], &device);
+    assert_eq!(labels(condition.select(rows())), [6, 4, 6]);
+
+    let vectors = |condition: Condition| match condition {
+        Condition::Embedding(vectors) => floats(vectors),
+        Condition::Text(states) => floats(states),
+        other => panic!("{other:?}"),
+    };
+    let numbers = Tensor::<1>::from_floats([0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &device);
+    let embedding = Condition::Embedding(numbers.clone().reshape([3, 2]));
+    let text = Condition::Text(numbers.reshape([3, 2, 1]));
+    for condition in [embedding, text] {
+        assert_eq!(condition.batch(), Some(3));
+        assert_eq!(vectors(condition.slice(1..3)), [2.0, 3.0, 4.0, 5.0]);
+        assert_eq!(vectors(condition.select(rows())), [4.0, 5.0, 0.0, 1.0, 4.0, 5.0]);
+    }
 }

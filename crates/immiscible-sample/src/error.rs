@@ -16,6 +16,19 @@ pub enum SampleError {
          or train one that drops the class now and then"
     )]
     NoNullClass(f64),
+    /// A `scheduler_config.json` is not JSON, or holds a field or a value that no supported scheduler has.
+    #[error("cannot read the scheduler's settings: {0}")]
+    SchedulerFile(String),
+    /// A setting of a scheduler that cannot be sampled with, or that diffusers does not have.
+    #[error("scheduler setting `{field}` = {value} is not possible: {remedy}")]
+    Scheduler {
+        /// Name of the field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What to change.
+        remedy: String,
+    },
     /// A different number of images and of conditions.
     #[error("{images} images were asked for with conditions for {conditions}; give one condition per image")]
     Batch {

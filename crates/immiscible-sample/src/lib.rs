@@ -3,11 +3,15 @@
 mod error;
 mod guidance;
 mod noise;
+mod pipeline;
 mod predictor;
 mod sampler;
+mod scheduler;
 
 pub use error::SampleError;
 pub use guidance::Guidance;
-pub use noise::{NoiseSource, SeededNoise};
+pub use noise::{GivenNoise, NoiseSource, SeededNoise};
+pub use pipeline::{Pipeline, PipelineError};
 pub use predictor::{NetworkPredictor, Predictor};
 pub use sampler::{Progress, SampleConfig, Sampler};
+pub use scheduler::Scheduler;

@@ -48,3 +48,27 @@ impl NoiseSource for SeededNoise {
         self.normals(Key::new(self.seed).step(step as u64).stream(Stream::SAMPLER), shape, device)
     }
 }
+
+/// A start that is given, and [`SeededNoise`] for whatever the steps add.
+#[derive(Debug, Clone)]
+pub struct GivenNoise {
+    prior: Tensor<4>,
+    steps: SeededNoise,
+}
+
+impl GivenNoise {
+    /// `prior` `[B, C, H, W]` is what x_T is made of.
+    pub fn new(prior: Tensor<4>, steps: SeededNoise) -> Self {
+        Self { prior, steps }
+    }
+}
+
+impl NoiseSource for GivenNoise {
+    fn prior(&mut self, _shape: [usize; 4], _device: &Device) -> Tensor<4> {
+        self.prior.clone()
+    }
+
+    fn step(&mut self, step: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
+        self.steps.step(step, shape, device)
+    }
+}

@@ -46,8 +46,18 @@ pub struct Sampler<'a> {
     schedule: &'a dyn NoiseSchedule,
     objective: &'a dyn Objective,
     kernel: Box<dyn StepKernel>,
-    grid: Vec<Point>,
-    clip: bool,
+    /// Where each step starts and ends.
+    transitions: Vec<(Point, Point)>,
+    clip: Option<Clip>,
+}
+
+/// How estimates of x0 are clamped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Clip {
+    /// To [−range, range].
+    pub(crate) range: f64,
+    /// Whether the noise is what the clamped x0 leaves of x_t, and not what was predicted.
+    pub(crate) noise_follows: bool,
 }
 
 impl<'a> Sampler<'a> {
@@ -64,12 +74,25 @@ impl<'a> Sampler<'a> {
         compatible(schedule, objective)?;
         let kernel = config.sampler.build()?;
         let grid = schedule.grid(config.steps)?;
-        Ok(Self { schedule, objective, kernel, grid, clip: config.clip })
+        let transitions = grid.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let clip = config.clip.then_some(Clip { range: 1.0, noise_follows: true });
+        Ok(Self { schedule, objective, kernel, transitions, clip })
+    }
+
+    /// With steps that somebody else has chosen.
+    pub(crate) fn along(
+        schedule: &'a dyn NoiseSchedule,
+        objective: &'a dyn Objective,
+        kernel: Box<dyn StepKernel>,
+        transitions: Vec<(Point, Point)>,
+        clip: Option<Clip>,
+    ) -> Self {
+        Self { schedule, objective, kernel, transitions, clip }
     }
 
     /// How often a run calls its predictor.
     pub fn evaluations(&self) -> usize {
-        self.kernel.evaluations(self.grid.len() - 1)
+        self.kernel.evaluations(self.transitions.len())
     }
 
     /// Samples `shape[0]` images on `device`, where the network must be.
@@ -94,19 +117,17 @@ impl<'a> Sampler<'a> {
         let mut denoise = |x_t: &Tensor<4>, point: Point| {
             let levels = point.levels(device);
             let estimate = self.objective.read(predictor.predict(x_t, point, condition), x_t, &levels);
-            if self.clip {
-                // The noise must follow the clamped x0, or the two no longer add up to x_t.
-                Estimate::from_x0(estimate.x0.clamp(-1.0, 1.0), x_t, &levels)
-            } else {
-                estimate
-            }
+            let Some(Clip { range, noise_follows }) = self.clip else {
+                return estimate;
+            };
+            let x0 = estimate.x0.clamp(-range, range);
+            if noise_follows { Estimate::from_x0(x0, x_t, &levels) } else { Estimate { x0, ..estimate } }
         };
         let mut x = self.schedule.prior(noise.prior(shape, device), &ForwardCondition::default());
-        for (i, pair) in self.grid.windows(2).enumerate() {
-            let (from, to) = (pair[0], pair[1]);
+        for (i, &(from, to)) in self.transitions.iter().enumerate() {
             let Transition { mean, std } = self.kernel.step(&x, from, to, &mut denoise);
             x = if std > 0.0 { mean + noise.step(i, shape, device) * std } else { mean };
-            progress(Progress { step: i + 1, steps: self.grid.len() - 1, point: to, x: &x });
+            progress(Progress { step: i + 1, steps: self.transitions.len(), point: to, x: &x });
         }
         Ok(x)
     }

@@ -18,5 +18,5 @@ pub use ema::Ema;
 pub use error::TrainError;
 pub use optimizer::OPTIMIZERS;
 pub use record::{Average, Record};
-pub use step::{DiffusionStep, EMA_WEIGHTS, StepReport, TrainStep};
+pub use step::{DiffusionStep, EMA_WEIGHTS, StepReport, TrainStep, WEIGHTS};
 pub use trainer::{Observer, Trainer};

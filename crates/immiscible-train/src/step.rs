@@ -48,7 +48,8 @@ pub trait TrainStep {
     fn load(&mut self, folder: &Path) -> Result<(), TrainError>;
 }
 
-const MODEL: &str = "model.safetensors";
+/// File of a checkpoint with the weights of its last step.
+pub const WEIGHTS: &str = "model.safetensors";
 /// File of a checkpoint with the averaged weights, those to sample from.
 pub const EMA_WEIGHTS: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optim.bpk";
@@ -126,7 +127,7 @@ impl TrainStep for DiffusionStep {
     }
 
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.network.valid().save(&folder.join(MODEL))?;
+        self.network.valid().save(&folder.join(WEIGHTS))?;
         self.ema.network().save(&folder.join(EMA_WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
         self.optimizer.save(&path).map_err(|e| TrainError::checkpoint(&path, e))
@@ -137,7 +138,7 @@ impl TrainStep for DiffusionStep {
         // it has.
         self.network.load(&folder.join(EMA_WEIGHTS))?;
         self.ema = Ema::new(&self.network, self.ema_config.clone());
-        self.network.load(&folder.join(MODEL))?;
+        self.network.load(&folder.join(WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
         let optimizer = self.optimizer_config.build()?;
         self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;

@@ -39,7 +39,8 @@ pub(crate) fn child(arguments: &[String]) -> anyhow::Result<()> {
     let peak = match arguments {
         [assigner, cost] => {
             // The code is in memory before, as it is at the second batch.
-            by_name(assigner)?.solve(Array2::from_shape_fn((2, 512), |(i, j)| (i + j) as f32).view(), None)?;
+            by_name(assigner)?
+                .solve(Array2::from_shape_fn((2, 512), |(i, j)| (i + j) as f32).view(), None)?;
             let before = resident("VmRSS")?;
             let cost = read_matrix(Path::new(cost))?;
             by_name(assigner)?.solve(cost.view(), None)?;

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel, UNet2DModel
 from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def main():
             for key, parameter in inspect.signature(kind.__init__).parameters.items()
             if key != "self"
         }
-        for kind in (UNet2DModel, DiTTransformer2DModel)
+        for kind in (UNet2DModel, UNet2DConditionModel, DiTTransformer2DModel)
     }
     (HERE / "defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
 

@@ -1,0 +1,171 @@
+"""What the immiscible command exports opens in the Python package diffusers, and the other way round, with the same images.
+
+    python check.py IMMISCIBLE      (the binary; needs torch and diffusers)
+
+`cargo xtask test --diffusers` builds the binary, installs the packages and runs this.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.ddim import pipeline_ddim
+from diffusers.pipelines.ddpm import pipeline_ddpm
+
+TOLERANCE = 1e-3
+BINARY = Path(sys.argv[1]).resolve()
+
+
+def immiscible(*arguments):
+    done = subprocess.run([BINARY, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, f"{arguments}: {done.stderr}"
+
+
+def train(folder, name, *settings):
+    sets = [word for setting in ("train.steps=10", "sample.n=4", *settings) for word in ("--set", setting)]
+    immiscible("train", "--runs", folder / "runs", "--run", name, *sets)
+    immiscible("export", folder / "runs" / name, "--to", folder / name)
+    return folder / name
+
+
+def sampled(folder, x_T, *options):
+    np.save(folder / "x_T.npy", x_T.numpy())
+    out = folder / "samples.npy"
+    immiscible("sample", "--model", folder, "--noise", folder / "x_T.npy", "--out", out, *options)
+    return torch.from_numpy(np.load(out))
+
+
+def compare(what, ours, theirs):
+    error = (ours - theirs).abs().max().item()
+    print(f"{what:52} max |difference| {error:.1e}  (images up to {theirs.abs().max().item():.2f})")
+    assert error <= TOLERANCE, what
+
+
+@torch.no_grad()
+def walk(unet, scheduler, x, steps, labels=None, **options):
+    """The loop that the package's pipelines run, on raw numbers."""
+    scheduler.set_timesteps(steps)
+    for t in scheduler.timesteps:
+        prediction = unet(x, t, class_labels=labels).sample
+        x = scheduler.step(prediction, t, x, **options).prev_sample
+    return x
+
+
+def loaded(model, folder):
+    model, info = model.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"], info
+    return model.eval()
+
+
+def exported_unets(folder):
+    x_T = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    for objective in ("epsilon", "x0", "v"):
+        for schedule in ("linear", "cosine"):
+            name = f"{objective}-{schedule}"
+            run = ("sample.sampler=ddim", f"objective.name={objective}", f"schedule.name={schedule}")
+            path = train(folder, name, *run)
+            pipeline = DDIMPipeline.from_pretrained(path)
+            loaded(UNet2DModel, path / "unet")
+            theirs = walk(pipeline.unet, pipeline.scheduler, x_T, 10)
+            compare(f"exported {name}: DDIMPipeline's network and scheduler", sampled(path, x_T, "--steps", 10), theirs)
+            # The pipeline itself, from the same start, on its own scale.
+            pipeline_ddim.randn_tensor = lambda *_, **__: x_T
+            pipeline.set_progress_bar_config(disable=True)
+            images = pipeline(batch_size=8, num_inference_steps=10, output_type="np").images
+            ours = (sampled(path, x_T, "--steps", 10) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+            compare(f"exported {name}: DDIMPipeline", ours, torch.from_numpy(images))
+
+    path = train(folder, "ancestral", "sample.sampler=ddpm", "objective.name=epsilon", "schedule.name=linear")
+    pipeline = DDPMPipeline.from_pretrained(path)
+    ddim = DDIMScheduler.from_config(pipeline.scheduler.config)
+    theirs = walk(pipeline.unet, ddim, x_T, 20)
+    compare("exported ancestral: DDPMPipeline, with DDIM", sampled(path, x_T, "--sampler", "ddim", "--steps", 20), theirs)
+
+    path = train(folder, "flow")
+    pipeline = DDPMPipeline.from_pretrained(path)
+    assert isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+    pipeline_ddpm.randn_tensor = lambda *_, **__: x_T
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(batch_size=8, num_inference_steps=10, output_type="np").images
+    ours = (sampled(path, x_T, "--steps", 10) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    compare("exported flow: DDPMPipeline with flow matching", ours, torch.from_numpy(images))
+
+
+def exported_transformer(folder):
+    model = ("model={kind='dit',num_attention_heads=2,attention_head_dim=16,num_layers=2,patch_size=2}",)
+    path = train(folder, "dit", *model, "train.class_dropout=0.1")
+    transformer = loaded(DiTTransformer2DModel, path)
+    x_T = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    labels = torch.arange(6)
+    np.save(path / "labels.npy", labels.numpy())
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(path, subfolder="scheduler")
+    scheduler.set_timesteps(8)
+    x = x_T
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            velocity = transformer(x, timestep=t.expand(6), class_labels=labels).sample
+            x = scheduler.step(velocity, t, x).prev_sample
+    compare("exported dit: DiTTransformer2DModel", sampled(path, x_T, "--steps", 8, "--labels", path / "labels.npy"), x)
+
+
+def imported(folder):
+    torch.manual_seed(3)
+    unet = UNet2DModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    ).eval()
+    # A tame prediction: that of random weights makes a walk of 30 steps magnify rounding a thousandfold.
+    unet.conv_out.weight.data.mul_(0.1)
+    x_T = torch.randn(4, 3, 8, 8)
+    schedulers = {
+        "leading": DDIMScheduler(),
+        "trailing, 30 of 1000": DDIMScheduler(timestep_spacing="trailing"),
+        "linspace, no clipping": DDIMScheduler(timestep_spacing="linspace", clip_sample=False),
+        "offset, last alpha": DDIMScheduler(steps_offset=1, set_alpha_to_one=False, beta_schedule="scaled_linear"),
+        "v, cosine": DDIMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"),
+        "short linear": DDIMScheduler(num_train_timesteps=100, beta_start=1e-3, beta_end=0.05),
+        "clip to 2": DDIMScheduler(clip_sample_range=2.0),
+    }
+    for name, scheduler in schedulers.items():
+        path = folder / f"imported {name}"
+        DDIMPipeline(unet, scheduler).save_pretrained(path)
+        compare(f"imported, DDIM {name}", sampled(path, x_T, "--steps", 30), walk(unet, scheduler, x_T, 30))
+    path = folder / "imported ddpm"
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(path)
+    theirs = walk(unet, DDIMScheduler.from_config(DDPMScheduler().config), x_T, 10)
+    compare("imported, DDPM with --sampler ddim", sampled(path, x_T, "--sampler", "ddim", "--steps", 10), theirs)
+    for shift in (1.0, 3.0):
+        scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+        path = folder / f"imported flow {shift}"
+        DDPMPipeline(unet, scheduler).save_pretrained(path)
+        compare(f"imported, flow, shift {shift}", sampled(path, x_T, "--steps", 12), walk(unet, scheduler, x_T, 12))
+
+    path = folder / "imported pickle"
+    DDIMPipeline(unet, DDIMScheduler()).save_pretrained(path, safe_serialization=False)
+    assert not list(path.glob("unet/*.safetensors"))
+    compare("imported, pickled weights", sampled(path, x_T, "--steps", 5), walk(unet, DDIMScheduler(), x_T, 5))
+    path = folder / "imported shards"
+    unet.save_pretrained(path / "unet", max_shard_size="200KB")
+    assert len(list(path.glob("unet/*.safetensors"))) > 1
+    DDIMPipeline(unet, DDIMScheduler()).scheduler.save_pretrained(path / "scheduler")
+    (path / "model_index.json").write_text(
+        '{"_class_name": "DDIMPipeline", "unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDIMScheduler"]}'
+    )
+    compare("imported, sharded weights", sampled(path, x_T, "--steps", 5), walk(unet, DDIMScheduler(), x_T, 5))
+
+
+with tempfile.TemporaryDirectory() as temporary:
+    folder = Path(temporary)
+    exported_unets(folder)
+    exported_transformer(folder)
+    imported(folder)
+print("all the same")
