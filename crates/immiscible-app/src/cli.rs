@@ -82,10 +82,10 @@ pub(crate) struct Sample {
     /// Sampler; the config's, or that of the folder's scheduler, if absent.
     #[arg(long)]
     pub(crate) sampler: Option<String>,
-    /// Class of every sample; all classes in turn if absent.
+    /// Class of every sample; all classes in turn if absent, but that a UNet's folder must be told.
     #[arg(long)]
     pub(crate) class: Option<u32>,
-    /// Classifier-free guidance weight, 1 for none; the config's if absent.
+    /// Classifier-free guidance weight, 1 for none; the config's, or 1 for a folder, if absent.
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
     /// A .png file for one grid, a .npy file for the numbers, float32 [N, C, H, W], or a folder for single images.

@@ -17,6 +17,8 @@ use toml::{Table, Value};
 
 /// Samples if --n does not tell.
 const SAMPLES: usize = 64;
+/// More samples than anybody looks at.
+const MOST: usize = 1 << 24;
 /// Steps of a model folder if --steps does not tell.
 const STEPS: usize = 50;
 
@@ -65,13 +67,31 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
         // A UNet does not tell whether the last of its classes stands for none.
         let in_turn = matches!(config, NetworkConfig::DiTTransformer2DModel(_));
         let rows = config.class_rows().map(|rows| rows as u32);
-        let labels = given.labels(arguments, rows.map(|rows| rows - u32::from(in_turn)), in_turn)?;
+        let asked = arguments.class.is_some() || given.labels.is_some();
+        let labels = match rows {
+            // A transformer with a single class was trained without any.
+            Some(2) if in_turn && !asked => vec![None; given.n],
+            rows => given.labels(arguments, rows.map(|rows| rows - u32::from(in_turn)), in_turn)?,
+        };
+        let guidance = arguments.guidance.unwrap_or(1.0);
+        ensure!(
+            guidance == 1.0 || in_turn,
+            "--guidance {guidance}: the folder does not tell which class stands for none; sample the run with --checkpoint, \
+             or leave it out"
+        );
         let shape = match (config.sample_size(), &given.noise) {
             (_, Some(noise)) => [noise.dim().1, noise.dim().2, noise.dim().3],
             (Some(size), None) => [config.in_channels(), size, size],
             (None, None) => bail!("the model has no sample_size; give the start of every image with --noise"),
         };
         config.accepts(shape[0], shape[1], shape[2])?;
+        let out = config.out_channels();
+        ensure!(
+            out == shape[0],
+            "{}: the network predicts {out} channels for images of {}; a learned variance is not supported",
+            folder.display(),
+            shape[0]
+        );
         anyhow::Ok((given, pipeline, labels, rows.map(|rows| rows - 1), shape))
     };
     let (given, pipeline, labels, null, shape) = open().map_err(Failure::usage)?;
@@ -112,6 +132,12 @@ impl Given {
                 let [n, c, h, w] = file.shape[..] else {
                     bail!("--noise {}: its shape is {:?}; write [N, C, H, W]", path.display(), file.shape);
                 };
+                ensure!(
+                    n * c * h * w > 0,
+                    "--noise {}: its shape is {:?}; write at least one image",
+                    path.display(),
+                    file.shape
+                );
                 Some(Array4::from_shape_vec((n, c, h, w), file.values)?)
             }
             None => None,
@@ -119,7 +145,10 @@ impl Given {
         let labels = arguments.labels.as_deref().map(npy::read_labels).transpose()?;
         let given = noise.as_ref().map(|noise| noise.dim().0).or(labels.as_ref().map(Vec::len));
         let n = arguments.n.or(given).unwrap_or(SAMPLES);
-        ensure!(n > 0, "--n 0: write at least 1");
+        ensure!((1..=MOST).contains(&n), "--n {n}: write 1 to {MOST}");
+        if let Some(guidance) = arguments.guidance {
+            ensure!(guidance.is_finite(), "--guidance {guidance}: write a number, 1 for none");
+        }
         for (flag, rows) in
             [("noise", noise.as_ref().map(|noise| noise.dim().0)), ("labels", labels.as_ref().map(Vec::len))]
         {

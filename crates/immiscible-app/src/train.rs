@@ -143,10 +143,10 @@ fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> R
     let loader = Loader::new(source, options)?;
 
     let path = run.join(CONFIG);
+    let now = structure(config)?;
     if fresh {
         remove_run(run)?;
     }
-    let now = structure(config)?;
     if path.exists() {
         let before = structure(&config::parse(config::file(&path)?)?)?;
         if let Some((key, before, now)) = difference(&before, &now) {

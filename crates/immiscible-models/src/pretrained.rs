@@ -74,8 +74,9 @@ impl<C: ModelConfig> Pretrained<C> {
     /// [`ModelError::Mismatch`] with the names of missing, extra and misshapen tensors.
     pub fn from_pretrained(folder: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = Self::config(folder)?;
+        let file = weights_file::<C>(folder)?;
         let mut network = config.init(device)?;
-        weights::load(&mut network, &weights_file::<C>(folder)?)?;
+        weights::load(&mut network, &file)?;
         Ok(Self { config, network })
     }
 

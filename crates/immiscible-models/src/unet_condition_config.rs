@@ -60,7 +60,7 @@ pub struct UNet2DConditionConfig {
     /// Transformer blocks after each residual block, per resolution from the images down.
     pub transformer_layers_per_block: PerBlock<usize>,
     /// Must be absent.
-    pub reverse_transformer_layers_per_block: Value,
+    pub reverse_transformer_layers_per_block: Option<Value>,
     /// Must be absent.
     pub encoder_hid_dim: Option<usize>,
     /// Must be absent.
@@ -224,7 +224,7 @@ impl Default for UNet2DConditionConfig {
             norm_eps: 1e-5,
             cross_attention_dim: PerBlock::All(1280),
             transformer_layers_per_block: PerBlock::All(1),
-            reverse_transformer_layers_per_block: Value::Null,
+            reverse_transformer_layers_per_block: None,
             encoder_hid_dim: None,
             encoder_hid_dim_type: None,
             attention_head_dim: PerBlock::All(8),
@@ -347,11 +347,7 @@ impl UNet2DConditionConfig {
     }
 
     fn validate_unsupported(&self) -> Result<(), ModelError> {
-        only(
-            "reverse_transformer_layers_per_block",
-            &self.reverse_transformer_layers_per_block,
-            &Value::Null,
-        )?;
+        only("reverse_transformer_layers_per_block", &self.reverse_transformer_layers_per_block, &None)?;
         only("encoder_hid_dim", &self.encoder_hid_dim, &None)?;
         only("encoder_hid_dim_type", &self.encoder_hid_dim_type, &None)?;
         only("num_attention_heads", &self.num_attention_heads, &None)?;

@@ -111,9 +111,10 @@ fn read_shards(path: &Path) -> Result<Tensors, ModelError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut tensors = Tensors::new();
     for shard in index.weight_map.values().collect::<BTreeSet<_>>() {
-        // A name with a folder in it could lead anywhere.
-        if Path::new(shard).file_name() != Some(shard.as_ref()) {
-            return Err(error(&format!("`{shard}` is no file beside it")));
+        // A name with a folder in it could lead anywhere, and an index to itself.
+        let name = Path::new(shard);
+        if name.file_name() != Some(shard.as_ref()) || name.extension().is_some_and(|kind| kind == "json") {
+            return Err(error(&format!("`{shard}` is no weights file beside it")));
         }
         tensors.extend(read(&folder.join(shard))?);
     }

@@ -219,6 +219,10 @@ impl Scheduler {
                 "diffusers has epsilon, x0 and v for this schedule",
             ));
         };
+        if sampler.name == "ddpm" && sampler.variance == Some(Variance::FixedLarge) {
+            let remedy = "with it diffusers adds noise to the last image; train with fixed_small";
+            return Err(refuse("sample.variance", &sampler.variance, remedy));
+        }
         let timesteps = schedule.timesteps.unwrap_or(1000);
         let scale = 1000.0 / timesteps as f64;
         let (beta_schedule, [beta_start, beta_end]) = match &*schedule.name {
@@ -316,6 +320,9 @@ impl Discrete {
             let remedy = format!("use 1 to {MOST_TIMESTEPS}");
             return Err(refuse("num_train_timesteps", &timesteps, remedy));
         }
+        if self.steps_offset >= timesteps {
+            return Err(refuse("steps_offset", &self.steps_offset, format!("use less than {timesteps}")));
+        }
         if let Some(betas) = &self.trained_betas {
             if betas.len() != timesteps {
                 let remedy = format!("it has {} betas; set it to that", betas.len());
@@ -352,8 +359,8 @@ impl Discrete {
         })
     }
 
-    /// The steps from noise to data. With DDIM and DDPM each goes T/S timesteps down (rounded down), as in the package,
-    /// also where the next one starts elsewhere; other samplers need steps that join.
+    /// The steps from noise to data. Those of DDIM go T/S timesteps down (rounded down), as in the package, also where the
+    /// next one starts elsewhere; all others join.
     fn transitions(
         &self,
         schedule: &dyn NoiseSchedule,
@@ -385,7 +392,7 @@ impl Discrete {
         };
         let point = |t: usize| schedule.at(Time::Index(t as u32));
         let last = if self.set_alpha_to_one.unwrap_or(true) { Point::CLEAN } else { point(0)? };
-        let joined = !matches!(sampler, "ddim" | "ddpm");
+        let joined = sampler != "ddim";
         from.iter()
             .enumerate()
             .map(|(i, &t)| {
@@ -431,7 +438,8 @@ impl FlowMatchEuler {
         if !(1..=MOST_TIMESTEPS).contains(&steps) {
             return Err(refuse("steps", &steps, format!("use 1 to {MOST_TIMESTEPS}")));
         }
-        let shifted = |t: f64| self.shift * t / (1.0 + (self.shift - 1.0) * t);
+        // Rounding can go beyond 1.
+        let shifted = |t: f64| (self.shift * t / (1.0 + (self.shift - 1.0) * t)).min(1.0);
         let least = shifted(1.0 / self.num_train_timesteps as f64);
         let step = (1.0 - least) / (steps - 1).max(1) as f64;
         let points = (0..steps).map(|i| schedule.at(Time::Continuous(shifted(1.0 - i as f64 * step))));
@@ -498,6 +506,7 @@ mod tests {
                 r#"{"_class_name": "DDIMScheduler", "clip_sample_range": -1}"#,
                 ["clip_sample_range", "positive"],
             ),
+            (r#"{"_class_name": "DDIMScheduler", "steps_offset": 4294967296}"#, ["steps_offset", "1000"]),
             (r#"{"_class_name": "DDPMScheduler", "variance_type": "learned"}"#, ["learned", "fixed_small"]),
             (r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 0}"#, ["shift", "positive"]),
             (
@@ -529,6 +538,10 @@ mod tests {
             [(Index(999), Index(666)), (Index(666), Index(333)), (Index(332), Clean)]
         );
         let linspace = ddim(r#", "timestep_spacing": "linspace""#).unwrap();
+        let Settings::Ddim(settings) = &trailing.settings else { panic!("no DDIM") };
+        let ancestral = settings.transitions(&*trailing.schedule, 3, "ddpm").unwrap();
+        let ancestral: Vec<_> = ancestral.into_iter().map(|(from, to)| (from.time, to.time)).collect();
+        assert_eq!(ancestral, [(Index(999), Index(666)), (Index(666), Index(332)), (Index(332), Clean)]);
         assert_eq!(
             timesteps(&linspace, 3),
             [(Index(999), Index(666)), (Index(500), Index(167)), (Index(0), Clean)]

@@ -143,7 +143,7 @@ def imported(folder):
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(path)
     theirs = walk(unet, DDIMScheduler.from_config(DDPMScheduler().config), x_T, 10)
     compare("imported, DDPM with --sampler ddim", sampled(path, x_T, "--sampler", "ddim", "--steps", 10), theirs)
-    for shift in (1.0, 3.0):
+    for shift in (0.41, 1.0, 3.0):
         scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
         path = folder / f"imported flow {shift}"
         DDPMPipeline(unet, scheduler).save_pretrained(path)

@@ -66,8 +66,11 @@ impl<T: Real> Auction<'_, T> {
     /// Gives a row the first free column that is as good as its best, if there is one.
     fn take_free_equal(&mut self, row: usize, best: Best) {
         let equal = |&(j, c): &(usize, f64)| self.row_of[j] == FREE && c - self.prices.of(j) <= best.reduced;
+        if !best.certain {
+            return;
+        }
         let mut all = lists::row(self.cost, row).iter().map(|&c| c.into()).enumerate();
-        if let Some((column, _)) = all.find(equal).filter(|_| best.certain) {
+        if let Some((column, _)) = all.find(equal) {
             self.row_of[column] = row as u32;
             self.column_of[row] = column as u32;
         }

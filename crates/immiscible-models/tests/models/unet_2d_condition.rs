@@ -107,7 +107,7 @@ fn impossible_settings_are_named() {
         ("mid_block_scale_factor", |c| c.mid_block_scale_factor = -1.0),
         ("dropout", |c| c.dropout = 1.0),
         ("num_attention_heads", |c| c.num_attention_heads = Some(PerBlock::All(2))),
-        ("reverse_transformer_layers_per_block", |c| c.reverse_transformer_layers_per_block = 1.into()),
+        ("reverse_transformer_layers_per_block", |c| c.reverse_transformer_layers_per_block = Some(1.into())),
         ("encoder_hid_dim", |c| c.encoder_hid_dim = Some(8)),
         ("encoder_hid_dim_type", |c| c.encoder_hid_dim_type = Some("text_proj".into())),
         ("dual_cross_attention", |c| c.dual_cross_attention = true),
