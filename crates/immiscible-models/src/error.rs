@@ -32,6 +32,9 @@ pub enum ModelError {
         /// Tensors in both whose shapes differ, each as `name (file [..], network [..])`.
         misshapen: Vec<String>,
     },
+    /// A text cannot be turned into tokens.
+    #[error("cannot encode the text: {0}")]
+    Text(String),
     /// A file of a model cannot be read or written.
     #[error("cannot {action}{}: {reason}", .path.as_ref().map(|p| format!(" `{}`", p.display())).unwrap_or_default())]
     File {

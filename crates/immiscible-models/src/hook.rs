@@ -155,6 +155,11 @@ impl<'a> Trace<'a> {
 
     /// The network's output.
     pub(crate) fn output(&mut self, pred: Tensor<4>) -> Output {
-        Output { pred, aux: Vec::new(), taps: std::mem::take(&mut self.taps), heads: Vec::new() }
+        Output { pred, aux: Vec::new(), taps: self.taps(), heads: Vec::new() }
+    }
+
+    /// The outputs that were asked for.
+    pub(crate) fn taps(&mut self) -> Vec<(String, Feature)> {
+        std::mem::take(&mut self.taps)
     }
 }

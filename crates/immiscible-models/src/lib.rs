@@ -4,6 +4,8 @@ mod attention;
 mod autoencoder_blocks;
 mod autoencoder_kl;
 mod checks;
+mod clip_text;
+mod clip_tokenizer;
 mod condition;
 mod dit;
 mod dit_blocks;
@@ -23,6 +25,8 @@ mod unet_frame;
 mod weights;
 
 pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, Posterior};
+pub use clip_text::{CLIPActivation, CLIPTextConfig, CLIPTextModel, TextOutput};
+pub use clip_tokenizer::ClipTokenizer;
 pub use condition::Condition;
 pub use dit::{Activation, DiTConfig, DiTTransformer2DModel};
 pub use error::ModelError;

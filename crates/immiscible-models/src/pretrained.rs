@@ -26,6 +26,12 @@ pub trait ModelConfig: Sized {
     /// The `config.json` that the Python package reads.
     fn to_json(&self) -> String;
 
+    /// The network's name for a tensor of a weights file, which other versions of the package may name otherwise; none for one
+    /// that is no weight.
+    fn rename(name: &str) -> Option<&str> {
+        Some(name)
+    }
+
     /// The network with fresh weights.
     ///
     /// # Errors
@@ -74,9 +80,8 @@ impl<C: ModelConfig> Pretrained<C> {
     /// [`ModelError::Mismatch`] with the names of missing, extra and misshapen tensors.
     pub fn from_pretrained(folder: &Path, device: &Device) -> Result<Self, ModelError> {
         let config = Self::config(folder)?;
-        let file = weights_file::<C>(folder)?;
         let mut network = config.init(device)?;
-        weights::load(&mut network, &file)?;
+        weights::load(&mut network, &weights_file::<C>(folder)?, C::rename)?;
         Ok(Self { config, network })
     }
 

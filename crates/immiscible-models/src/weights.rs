@@ -9,7 +9,7 @@ use burn::store::{
 use burn::tensor::{DType, Device};
 use serde::Deserialize;
 
-use crate::{ModelError, Network};
+use crate::{ModelConfig, ModelError, Network, NetworkConfig};
 
 /// Weights travel as safetensors files with diffusers' names and layouts, such as
 /// `diffusion_pytorch_model.safetensors` in the folder of a model. Those that PyTorch has pickled (`.bin`, `.pt`, `.pth`)
@@ -45,7 +45,7 @@ impl Network {
     /// [`ModelError::File`] if it cannot be read, [`ModelError::Mismatch`] if its tensors are not those
     /// of the network; the weights are then what they were.
     pub fn load(&mut self, path: &Path) -> Result<(), ModelError> {
-        load(self, path)
+        load(self, path, NetworkConfig::rename)
     }
 
     /// Replaces the weights by those in the bytes of a safetensors file; see [`load`](Self::load).
@@ -74,8 +74,20 @@ pub(crate) fn save<M: ModuleSnapshot>(module: &M, path: &Path) -> Result<(), Mod
 }
 
 /// Replaces a module's tensors by those of a file, or of all files that an index names; all or none.
-pub(crate) fn load<M: ModuleSnapshot + Clone>(module: &mut M, path: &Path) -> Result<(), ModelError> {
-    apply(module, read(path)?, Some(path))
+pub(crate) fn load<M: ModuleSnapshot + Clone>(
+    module: &mut M,
+    path: &Path,
+    rename: fn(&str) -> Option<&str>,
+) -> Result<(), ModelError> {
+    let mut tensors = Tensors::new();
+    for (name, mut tensor) in read(path)? {
+        let Some(name) = rename(&name) else { continue };
+        tensor.name = name.to_owned();
+        if tensors.insert(name.to_owned(), tensor).is_some() {
+            return Err(file(READ, Some(path), format!("it has `{name}` twice, under two names")));
+        }
+    }
+    apply(module, tensors, Some(path))
 }
 
 fn for_saving(store: SafetensorsStore) -> SafetensorsStore {

@@ -15,6 +15,8 @@ use immiscible_models::{
 
 #[path = "models/autoencoder_kl.rs"]
 mod autoencoder_kl;
+#[path = "models/clip_text.rs"]
+mod clip_text;
 #[path = "models/parity.rs"]
 mod parity;
 #[path = "models/unet_2d.rs"]
