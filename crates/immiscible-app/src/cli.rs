@@ -85,6 +85,12 @@ pub(crate) struct Sample {
     /// Class of every sample; all classes in turn if absent, but that a UNet's folder must be told.
     #[arg(long)]
     pub(crate) class: Option<u32>,
+    /// What the samples show, for a folder with a text encoder; if repeated, one after the other in turn.
+    #[arg(long, value_name = "TEXT", requires = "model")]
+    pub(crate) prompt: Vec<String>,
+    /// The class that a UNet's folder was trained with where it saw none, for --guidance; a transformer's is the last.
+    #[arg(long, value_name = "CLASS", requires = "model")]
+    pub(crate) null_class: Option<u32>,
     /// Classifier-free guidance weight, 1 for none; the config's, or 1 for a folder, if absent.
     #[arg(long)]
     pub(crate) guidance: Option<f64>,
@@ -103,6 +109,9 @@ pub(crate) struct Export {
     /// The folder to write; it must not hold anything yet.
     #[arg(long)]
     pub(crate) to: PathBuf,
+    /// The folder of the autoencoder whose latents the run was trained on, which then becomes part of it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: Option<PathBuf>,
     /// The weights of the last step, and not their average.
     #[arg(long)]
     pub(crate) last: bool,

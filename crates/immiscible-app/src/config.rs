@@ -141,6 +141,11 @@ pub(crate) fn file(path: &Path) -> Result<Table> {
         .map_err(|error: toml::de::Error| anyhow!("{}: {}", path.display(), one_line(&error.to_string())))
 }
 
+/// The key of `a.b=value`.
+pub(crate) fn key(assignment: &str) -> Option<&str> {
+    assignment.split_once('=').map(|(key, _)| key.trim())
+}
+
 /// Changes one key: `a.b=value`. A value that is not TOML is taken as text.
 pub(crate) fn set(table: &mut Table, assignment: &str) -> Result<()> {
     let Some((key, value)) = assignment.split_once('=') else {
@@ -167,6 +172,33 @@ pub(crate) fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
             _ => bail!("--set {key}: `{head}` is a value and has no keys below it"),
         },
     }
+}
+
+/// Replaces `model.size` by the settings of that size. What the data decides stays open: channels, image size and classes.
+pub(crate) fn expand_size(table: &mut Table) -> Result<()> {
+    let Some(Value::Table(model)) = table.get_mut("model") else {
+        return Ok(());
+    };
+    let Some(size) = model.remove("size") else {
+        return Ok(());
+    };
+    let Value::String(size) = size else {
+        bail!("model.size = {size}: write a name; see immiscible list");
+    };
+    let network = NetworkConfig::of_size(&size)?;
+    if let Some(kind) = model.get("kind").filter(|kind| kind.as_str() != Some(network.name())) {
+        bail!(
+            "model.kind = {kind}: model.size = {size:?} is of kind {:?}; leave out one of them",
+            network.name()
+        );
+    }
+    let mut settings = Table::try_from(network)?;
+    for open in ["in_channels", "out_channels", "sample_size", "num_class_embeds", "num_embeds_ada_norm"] {
+        settings.remove(open);
+    }
+    settings.extend(std::mem::take(model));
+    *model = settings;
+    Ok(())
 }
 
 /// Reads the whole config; an unknown key is an error that suggests the nearest known one.
@@ -282,6 +314,29 @@ mod tests {
         }
         let error = preset("digit").unwrap_err().to_string();
         assert!(error.contains("did you mean `digits`?"), "{error}");
+    }
+
+    #[test]
+    fn a_size_is_a_network_whose_images_the_data_decides() {
+        let table = |model: &str| -> Table { format!("model = {{ {model} }}").parse().unwrap() };
+        let mut small = table(r#"size = "DiT-S/4", num_layers = 3"#);
+        expand_size(&mut small).unwrap();
+        let model = small["model"].as_table().unwrap();
+        let integer = |key: &str| model.get(key).and_then(Value::as_integer);
+        assert_eq!(model["kind"].as_str(), Some("dit"));
+        assert_eq!(
+            ["patch_size", "num_attention_heads", "num_layers"].map(integer),
+            [Some(4), Some(6), Some(3)]
+        );
+        assert_eq!(["in_channels", "num_embeds_ada_norm"].map(integer), [None, None]);
+        for (model, word) in [
+            (r#"size = "DiT-S/3""#, "DiT-S/4"),
+            (r#"size = 3"#, "model.size = 3"),
+            (r#"size = "DiT-S/4", kind = "unet""#, "dit"),
+        ] {
+            let error = expand_size(&mut table(model)).unwrap_err().to_string();
+            assert!(error.contains(word), "{model}: {error}");
+        }
     }
 
     #[test]

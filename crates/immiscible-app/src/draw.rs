@@ -1,48 +1,47 @@
 //! Samples from a network, batch by batch.
 
 use anyhow::{Result, anyhow, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
-use immiscible_models::{Condition, Denoiser};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use immiscible_models::{AutoencoderKL, Condition, Denoiser};
 use immiscible_sample::{GivenNoise, Guidance, NetworkPredictor, NoiseSource, Sampler, SeededNoise};
 use ndarray::{Array4, ArrayView4, Axis};
 
-/// Samples that are drawn together.
+/// Samples that are drawn together, and the numbers in them: 256 of 3×64×64, fewer of larger ones.
 const CHUNK: usize = 256;
+const CHUNK_NUMBERS: usize = CHUNK * 3 * 64 * 64;
 
 /// What is drawn, and how.
 pub(crate) struct Draw<'a> {
     pub(crate) sampler: Sampler<'a>,
     pub(crate) network: &'a dyn Denoiser,
+    /// What every sample is drawn for: sample i has row i, modulo the number of rows.
+    pub(crate) condition: Condition,
     /// Classifier-free guidance weight, 1 for none.
     pub(crate) guidance: f64,
-    /// The class that stands for none, if the network has one.
-    pub(crate) null: Option<u32>,
-    /// `[C, H, W]`.
+    /// What stands for no condition, one row, if the network has such a thing.
+    pub(crate) null: Option<Condition>,
+    /// `[C, H, W]` of what the network works on.
     pub(crate) shape: [usize; 3],
+    /// What makes images of it, and how much higher and wider they are.
+    pub(crate) vae: Option<(&'a AutoencoderKL, usize)>,
     pub(crate) device: &'a Device,
 }
 
 impl Draw<'_> {
-    /// Draws one sample for each of `labels` (no class where that is None), from the noise of `seed`: sample i is the same
-    /// for every number of them.
-    pub(crate) fn seeded(&self, labels: &[Option<u32>], seed: u64) -> Result<Array4<f32>> {
-        self.all(labels, |first, _| Box::new(SeededNoise::new(seed, first as u64)))
+    /// Draws `n` samples from the noise of `seed`: sample i is the same for every `n`.
+    pub(crate) fn seeded(&self, n: usize, seed: u64) -> Result<Array4<f32>> {
+        self.all(n, |first, _| Box::new(SeededNoise::new(seed, first as u64)))
     }
 
-    /// The same from a given x_T, `[N, C, H, W]`; `seed` is for whatever the steps add.
-    pub(crate) fn from(
-        &self,
-        noise: ArrayView4<f32>,
-        labels: &[Option<u32>],
-        seed: u64,
-    ) -> Result<Array4<f32>> {
+    /// One sample for each given x_T, `[N, C, H, W]`; `seed` is for whatever the steps add.
+    pub(crate) fn from(&self, noise: ArrayView4<f32>, seed: u64) -> Result<Array4<f32>> {
         let (n, c, h, w) = noise.dim();
         ensure!(
             [c, h, w] == self.shape,
             "the noise is [{n}, {c}, {h}, {w}], and the network takes {:?} for each image",
             self.shape
         );
-        self.all(labels, |first, rows| {
+        self.all(n, |first, rows| {
             let rows = noise.slice_axis(Axis(0), (first..first + rows).into());
             let data = TensorData::new(rows.iter().copied().collect::<Vec<f32>>(), rows.shape().to_vec());
             let prior = Tensor::from_data(data, self.device);
@@ -50,26 +49,35 @@ impl Draw<'_> {
         })
     }
 
-    fn all(
-        &self,
-        labels: &[Option<u32>],
-        noise: impl Fn(usize, usize) -> Box<dyn NoiseSource>,
-    ) -> Result<Array4<f32>> {
+    fn all(&self, n: usize, noise: impl Fn(usize, usize) -> Box<dyn NoiseSource>) -> Result<Array4<f32>> {
         let [channels, height, width] = self.shape;
-        let mut predictor = Guidance::new(NetworkPredictor::new(self.network), self.guidance, self.null)?;
-        let mut samples = Array4::zeros((0, channels, height, width));
-        for (chunk, labels) in labels.chunks(CHUNK).enumerate() {
-            let condition = match labels.iter().copied().collect::<Option<Vec<u32>>>() {
-                Some(labels) => Condition::classes(&labels, self.device),
-                None => Condition::None,
-            };
-            let shape = [labels.len(), channels, height, width];
-            let mut noise = noise(chunk * CHUNK, labels.len());
+        let network = NetworkPredictor::new(self.network);
+        let mut predictor = Guidance::new(network, self.guidance, self.null.clone())?;
+        let factor = self.vae.map_or(1, |(_, factor)| factor * factor);
+        let chunk = (CHUNK_NUMBERS / (channels * height * width * factor)).clamp(1, CHUNK);
+        let mut batches = Vec::new();
+        for first in (0..n).step_by(chunk) {
+            let rows = chunk.min(n - first);
+            let condition = self.condition_of(first..first + rows);
+            let shape = [rows, channels, height, width];
+            let mut noise = noise(first, rows);
             let x =
                 self.sampler.sample(&mut predictor, &mut *noise, shape, &condition, self.device, |_| ())?;
+            let x = self.vae.map_or_else(|| x.clone(), |(vae, _)| vae.images(x.clone()));
+            let dims = x.dims();
             let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
-            samples.append(Axis(0), Array4::from_shape_vec(shape, x)?.view())?;
+            batches.push(Array4::from_shape_vec(dims, x)?);
         }
-        Ok(samples)
+        let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
+    }
+
+    fn condition_of(&self, samples: std::ops::Range<usize>) -> Condition {
+        let Some(rows) = self.condition.batch() else {
+            return Condition::None;
+        };
+        let rows: Vec<i64> = samples.map(|i| (i % rows) as i64).collect();
+        let shape = [rows.len()];
+        self.condition.select(Tensor::<1, Int>::from_data(TensorData::new(rows, shape), self.device))
     }
 }

@@ -4,7 +4,7 @@ use crate::config::insert;
 use crate::sample::open_run;
 use crate::{Failure, cli};
 use anyhow::{Context, Result, ensure};
-use immiscible_models::Pretrained;
+use immiscible_models::{AutoencoderKLConfig, Pretrained};
 use immiscible_sample::{Pipeline, Scheduler};
 use toml::{Table, Value};
 
@@ -13,7 +13,8 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<(), Failure> {
     let (pipeline, step) = open(arguments).map_err(Failure::usage)?;
     let to = &arguments.to;
     pipeline.save_pretrained(to).map_err(Failure::run)?;
-    println!("{} with the weights of step {step}: {}", pipeline.model.config.class_name(), to.display());
+    let what = pipeline.class_name().unwrap_or(pipeline.model.config.class_name());
+    println!("{what} with the weights of step {step}: {}", to.display());
     Ok(())
 }
 
@@ -32,5 +33,19 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
     let config = &parts.config;
     let sample = config.sample.sampling();
     let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
-    Ok((Pipeline { model: Pretrained { config: config.model.clone(), network }, scheduler }, step))
+    let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
+    let classes = parts.data.classes.iter().flatten();
+    pipeline.labels = (0..).zip(classes.cloned()).collect();
+    if let Some(folder) = &arguments.vae {
+        let vae = Pretrained::<AutoencoderKLConfig>::from_pretrained(folder, &parts.device)
+            .with_context(|| format!("--vae {}", folder.display()))?;
+        let (latents, channels) = (vae.config.latent_channels, config.model.in_channels());
+        ensure!(
+            latents == channels,
+            "--vae {}: it makes {latents} channels, and the network takes {channels}",
+            folder.display()
+        );
+        pipeline.vae = Some(vae);
+    }
+    Ok((pipeline, step))
 }

@@ -11,6 +11,8 @@ pub(crate) fn print() {
     }
     section("data.name", immiscible_data::SOURCES);
     section("model.kind", immiscible_models::NETWORKS);
+    let sizes: Vec<_> = immiscible_models::SIZES.iter().map(|size| (size.name, ())).collect();
+    section("model.size", &sizes);
     section("schedule.name", immiscible_schedule::SCHEDULES);
     section("objective.name", immiscible_schedule::OBJECTIVES);
     section("coupling.kind", immiscible_coupling::COUPLINGS);

@@ -1,13 +1,13 @@
 //! From a config to the parts that it names, with every check that needs no training.
 
-use crate::config::{Config, insert, parse};
+use crate::config::{Config, expand_size, insert, parse};
 use crate::device;
 use crate::draw::Draw;
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError};
 use immiscible_data::Source;
-use immiscible_models::{Denoiser, Network, NetworkConfig};
+use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::Sampler;
 use immiscible_schedule::{NoiseSchedule, Objective};
@@ -45,6 +45,7 @@ impl Parts {
     /// # Errors
     /// One line that names the key, its value and the remedy.
     pub(crate) fn open(mut table: Table) -> Result<(Self, Arc<dyn Source>)> {
+        expand_size(&mut table)?;
         let config = parse(table.clone())?;
         let source: Arc<dyn Source> = immiscible_data::build(&config.data.options())?.into();
         let data = DataInfo {
@@ -91,6 +92,12 @@ impl Parts {
         Key::new(self.config.seed)
     }
 
+    /// The number of classes, if the network takes any.
+    pub(crate) fn class_count(&self) -> Option<u32> {
+        let classes = self.data.classes.as_ref().map(|classes| classes.len() as u32);
+        classes.filter(|_| self.classes.is_some())
+    }
+
     /// What is trained.
     pub(crate) fn diffusion(&self) -> Result<Diffusion> {
         Ok(Diffusion {
@@ -105,14 +112,12 @@ impl Parts {
     ///
     /// A class-conditional network draws all classes in turn.
     pub(crate) fn sample(&self, network: &impl Denoiser, n: usize, seed: u64) -> Result<Array4<f32>> {
-        let null = self.classes.map(|classes| classes.null);
-        let label = |row: usize| null.map(|classes| (row % classes as usize) as u32);
-        let labels: Vec<Option<u32>> = (0..n).map(label).collect();
         let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
-        self.draw(network, &*schedule, &*objective)?.seeded(&labels, seed)
+        self.draw(network, &*schedule, &*objective)?.seeded(n, seed)
     }
 
-    /// What draws with the options of the config's `[sample]` table, on the config's schedule and objective.
+    /// What draws with the options of the config's `[sample]` table, on the config's schedule and objective; all classes
+    /// in turn, if the network takes any.
     pub(crate) fn draw<'a>(
         &'a self,
         network: &'a dyn Denoiser,
@@ -120,12 +125,15 @@ impl Parts {
         objective: &'a dyn Objective,
     ) -> Result<Draw<'a>> {
         let config = self.config.sample.sampling();
+        let condition = self.class_count().map(|n| Condition::classes(&Vec::from_iter(0..n), &self.device));
         Ok(Draw {
             sampler: Sampler::new(&config, schedule, objective)?,
             network,
+            condition: condition.unwrap_or_default(),
             guidance: config.guidance,
-            null: self.classes.map(|classes| classes.null),
+            null: self.classes.map(|classes| Condition::classes(&[classes.null], &self.device)),
             shape: self.data.shape,
+            vae: None,
             device: &self.device,
         })
     }
@@ -185,6 +193,14 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
         }
     };
     let classes = classes.len();
+    if let NetworkConfig::DiTTransformer2DModel(config) = &config.model {
+        ensure!(
+            config.num_embeds_ada_norm >= classes,
+            "model.num_embeds_ada_norm = {}: the data has {classes} classes; write that, or leave it out",
+            config.num_embeds_ada_norm
+        );
+        return Ok(Some(ClassCondition { null: rows as u32 - 1, dropout }));
+    }
     ensure!(
         rows == classes || rows == classes + 1,
         "model.num_class_embeds = {rows}: the data has {classes} classes; write {classes}, or {} for guidance",

@@ -7,7 +7,7 @@ use crate::{Failure, cli, config, device, grid};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::module::Module;
 use immiscible_data::npy;
-use immiscible_models::{Network, NetworkConfig};
+use immiscible_models::{Condition, Network, NetworkConfig};
 use immiscible_sample::Pipeline;
 use immiscible_schedule::SamplerConfig;
 use immiscible_train::CheckpointStore;
@@ -40,14 +40,17 @@ fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String)
     let open = || {
         let given = Given::read(arguments)?;
         let (parts, step, network) = open_run(run, |table| change(table, arguments), false)?;
-        let classes = parts.classes.map(|classes| classes.null);
-        let labels = given.labels(arguments, classes, true)?;
+        let labels = given.labels(arguments, parts.class_count(), true)?;
         anyhow::Ok((given, parts, step, network, labels))
     };
     let (given, parts, step, network, labels) = open().map_err(Failure::usage)?;
     let draw = || {
         let (schedule, objective) = (parts.config.schedule.build()?, parts.config.objective.build()?);
-        given.draw(&parts.draw(&network, &*schedule, &*objective)?, &labels, arguments.seed)
+        let mut draw = parts.draw(&network, &*schedule, &*objective)?;
+        if let Some(labels) = labels {
+            draw.condition = Condition::classes(&labels, &parts.device);
+        }
+        given.draw(&draw, arguments.seed)
     };
     let samples = draw().map_err(Failure::run)?;
     let config = &parts.config.sample;
@@ -60,24 +63,17 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
     let device = device::by_name(arguments.device.as_deref().unwrap_or("flex")).map_err(Failure::usage)?;
     let steps = arguments.steps.unwrap_or(STEPS);
     let sampler = arguments.sampler.as_deref().map(SamplerConfig::new);
+    let guidance = arguments.guidance.unwrap_or(1.0);
     let open = || {
         let given = Given::read(arguments)?;
-        let pipeline = Pipeline::from_pretrained(folder, &device)?;
-        let config = &pipeline.model.config;
-        // A UNet does not tell whether the last of its classes stands for none.
-        let in_turn = matches!(config, NetworkConfig::DiTTransformer2DModel(_));
-        let rows = config.class_rows().map(|rows| rows as u32);
-        let asked = arguments.class.is_some() || given.labels.is_some();
-        let labels = match rows {
-            // A transformer with a single class was trained without any.
-            Some(2) if in_turn && !asked => vec![None; given.n],
-            rows => given.labels(arguments, rows.map(|rows| rows - u32::from(in_turn)), in_turn)?,
-        };
-        let guidance = arguments.guidance.unwrap_or(1.0);
+        // Whatever the settings tell is checked before weights are read, which can be gigabytes.
+        let config = Pipeline::config(folder)?;
+        Pipeline::scheduler(folder)?.sampler(sampler.as_ref(), steps)?;
+        let labels = folder_labels(arguments, &given, &config)?;
+        let null = null_class(arguments, &config, labels.is_some())?;
         ensure!(
-            guidance == 1.0 || in_turn,
-            "--guidance {guidance}: the folder does not tell which class stands for none; sample the run with --checkpoint, \
-             or leave it out"
+            guidance == 1.0 || labels.is_none() || null.is_some(),
+            "--guidance {guidance}: the folder does not tell which class stands for none; say it with --null-class"
         );
         let shape = match (config.sample_size(), &given.noise) {
             (_, Some(noise)) => [noise.dim().1, noise.dim().2, noise.dim().3],
@@ -87,27 +83,78 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
         config.accepts(shape[0], shape[1], shape[2])?;
         let out = config.out_channels();
         ensure!(
-            out == shape[0],
-            "{}: the network predicts {out} channels for images of {}; a learned variance is not supported",
+            out == shape[0] || out == 2 * shape[0],
+            "{}: the network predicts {out} channels for images of {}; the same number, or twice that for a learned \
+             variance, can be sampled",
             folder.display(),
             shape[0]
         );
-        anyhow::Ok((given, pipeline, labels, rows.map(|rows| rows - 1), shape))
+
+        let pipeline = Pipeline::from_pretrained(folder, &device)?;
+        let (condition, null) = match (&pipeline.text, &arguments.prompt[..]) {
+            (None, []) => (
+                labels.map(|labels| Condition::classes(&labels, &device)),
+                null.map(|null| Condition::classes(&[null], &device)),
+            ),
+            (None, [prompt, ..]) => {
+                bail!("--prompt {prompt:?}: the folder has no text encoder; leave it out")
+            }
+            (Some(_), []) => {
+                bail!("{}: the network draws what a text says; write --prompt", folder.display())
+            }
+            (Some(text), prompts) => {
+                let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+                let encode = |texts: &[&str]| anyhow::Ok(Condition::Text(text.encode(texts, &device)?));
+                (Some(encode(&prompts)?), Some(encode(&[""])?))
+            }
+        };
+        anyhow::Ok((given, pipeline, condition.unwrap_or_default(), null, shape))
     };
-    let (given, pipeline, labels, null, shape) = open().map_err(Failure::usage)?;
-    let network = &pipeline.model.network;
-    let draw = pipeline.scheduler.sampler(sampler.as_ref(), steps).map_err(Failure::usage)?;
+    let (given, pipeline, condition, null, shape) = open().map_err(Failure::usage)?;
     let draw = Draw {
-        sampler: draw,
-        network,
-        guidance: arguments.guidance.unwrap_or(1.0),
+        sampler: pipeline.scheduler.sampler(sampler.as_ref(), steps).map_err(Failure::usage)?,
+        network: &pipeline.model.network,
+        condition,
+        guidance,
         null,
         shape,
+        vae: pipeline.vae.as_ref().map(|vae| (&vae.network, vae.config.downsampling())),
         device: &device,
     };
-    let samples = given.draw(&draw, &labels, arguments.seed).map_err(Failure::run)?;
+    let samples = given.draw(&draw, arguments.seed).map_err(Failure::run)?;
     let name = arguments.sampler.as_deref().unwrap_or(pipeline.scheduler.class_name());
     Ok((samples, format!("{}, {name} with {steps} steps, seed {}", folder.display(), arguments.seed)))
+}
+
+/// The classes of the samples of a folder's network, if they have any.
+fn folder_labels(arguments: &cli::Sample, given: &Given, config: &NetworkConfig) -> Result<Option<Vec<u32>>> {
+    // The last row of a transformer's classes stands for none; a UNet does not tell.
+    let transformer = matches!(config, NetworkConfig::DiTTransformer2DModel(_));
+    let rows = config.class_rows().map(|rows| rows as u32);
+    if let (None, Some(kind)) = (rows, config.class_embed_type()) {
+        bail!(
+            "class_embed_type = {kind:?} without num_class_embeds: the folder does not tell how many classes there are; \
+             write their number into its config.json"
+        );
+    }
+    let asked = arguments.class.is_some() || given.labels.is_some();
+    match rows {
+        // A transformer with a single class was trained without any.
+        Some(2) if transformer && !asked => Ok(None),
+        rows => given.labels(arguments, rows.map(|rows| rows - u32::from(transformer)), transformer),
+    }
+}
+
+/// The class that stands for none in a folder's network.
+fn null_class(arguments: &cli::Sample, config: &NetworkConfig, classes: bool) -> Result<Option<u32>> {
+    let rows = config.class_rows().filter(|_| classes).map(|rows| rows as u32);
+    let Some(null) = arguments.null_class else {
+        let last = rows.map(|rows| rows - 1);
+        return Ok(last.filter(|_| matches!(config, NetworkConfig::DiTTransformer2DModel(_))));
+    };
+    let rows = rows.with_context(|| format!("--null-class {null}: no classes are drawn; leave it out"))?;
+    ensure!(null < rows, "--null-class {null}: the classes are 0 to {}", rows - 1);
+    Ok(Some(null))
 }
 
 /// What the samples start from.
@@ -138,6 +185,11 @@ impl Given {
                     path.display(),
                     file.shape
                 );
+                ensure!(
+                    file.values.iter().all(|value| value.is_finite()),
+                    "--noise {}: it has values that are not finite; write finite ones",
+                    path.display()
+                );
                 Some(Array4::from_shape_vec((n, c, h, w), file.values)?)
             }
             None => None,
@@ -159,24 +211,24 @@ impl Given {
         Ok(Self { n, noise, labels })
     }
 
-    /// The class of every sample; of those that are not told, all classes in turn if `in_turn`.
+    /// The classes that the samples have in turn: those that are told, or else, if `in_turn`, all of them.
     fn labels(
         &self,
         arguments: &cli::Sample,
         classes: Option<u32>,
         in_turn: bool,
-    ) -> Result<Vec<Option<u32>>> {
+    ) -> Result<Option<Vec<u32>>> {
         let Some(classes) = classes else {
             if let Some(class) = arguments.class {
                 bail!("--class {class}: the network takes no classes; leave it out");
             }
             ensure!(self.labels.is_none(), "--labels: the network takes no classes; leave it out");
-            return Ok(vec![None; self.n]);
+            return Ok(None);
         };
         let labels: Vec<u32> = match (&self.labels, arguments.class) {
             (Some(labels), _) => labels.clone(),
-            (None, Some(class)) => vec![class; self.n],
-            (None, None) if in_turn => (0..self.n).map(|i| (i % classes as usize) as u32).collect(),
+            (None, Some(class)) => vec![class],
+            (None, None) if in_turn => (0..classes).collect(),
             (None, None) => {
                 bail!("the network takes one of {classes} classes; say which with --class or --labels")
             }
@@ -185,13 +237,13 @@ impl Given {
             let flag = if self.labels.is_some() { "labels" } else { "class" };
             bail!("--{flag} {label}: the classes are 0 to {}", classes - 1);
         }
-        Ok(labels.into_iter().map(Some).collect())
+        Ok(Some(labels))
     }
 
-    fn draw(&self, draw: &Draw<'_>, labels: &[Option<u32>], seed: u64) -> Result<Array4<f32>> {
+    fn draw(&self, draw: &Draw<'_>, seed: u64) -> Result<Array4<f32>> {
         match &self.noise {
-            Some(noise) => draw.from(noise.view(), labels, seed),
-            None => draw.seeded(labels, seed),
+            Some(noise) => draw.from(noise.view(), seed),
+            None => draw.seeded(self.n, seed),
         }
     }
 }

@@ -104,6 +104,16 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
         let model = Pipeline::config(folder).with_context(|| format!("--init {}", folder.display()))?;
         table.insert("model".into(), toml::Value::try_from(model)?);
     }
+    // A size stands for a whole network, so that nothing of another one remains.
+    if arguments.set.iter().any(|assignment| config::key(assignment) == Some("model.size")) {
+        if let Some(folder) = &arguments.init {
+            bail!(
+                "--set model.size with --init {}: the folder tells the network; leave one of them out",
+                folder.display()
+            );
+        }
+        table.insert("model".into(), Table::new().into());
+    }
     for assignment in &arguments.set {
         config::set(&mut table, assignment)?;
     }

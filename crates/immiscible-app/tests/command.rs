@@ -200,7 +200,7 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     let trained = train(folder, &[&["--set", "train.steps=2"], &diffusion[..]].concat());
     assert!(trained.status.success(), "{}", text(&trained.stderr));
     let said = succeed(folder, &["export", "runs/digits", "--to", "model"]);
-    assert!(said.contains("UNet2DModel") && said.contains("step 2"), "{said}");
+    assert!(said.contains("DDIMPipeline") && said.contains("step 2"), "{said}");
     for file in ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"] {
         assert!(folder.join("model").join(file).exists(), "{file}");
     }
@@ -254,7 +254,19 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     bad(&["sample", "--model", "model", "--n", "2", "--noise", "x_T.npy"], &["3 rows", "2 samples"]);
     bad(&["sample", "--model", "model", "--steps", "1001"], &["1001", "1000"]);
     bad(&["sample", "--model", "model", "--out", "a.jpg"], &["a.jpg", ".npy"]);
+    bad(&["sample", "--model", "model", "--prompt", "a cat"], &["a cat", "no text encoder"]);
+    bad(&["sample", "--model", "model", "--null-class", "1"], &["--null-class 1", "no classes"]);
+    let empty = Array4::from_elem((1, 1, 8, 8), f32::NAN);
+    npy::write(&folder.join("nan.npy"), empty.view()).unwrap();
+    bad(&["sample", "--model", "model", "--noise", "nan.npy"], &["nan.npy", "finite"]);
+    bad(&["export", "runs/digits", "--to", "latent", "--vae", "runs"], &["--vae runs", "config.json"]);
+    assert!(!folder.join("latent").exists());
     bad(&["train", "--init", "runs", "--run", "third"], &["--init runs"]);
+    bad(
+        &["train", "--init", "model", "--run", "third", "--set", "model.size=DiT-S/8"],
+        &["model.size", "--init"],
+    );
+    bad(&["train", "--run", "third", "--set", "model.size=DiT-S/3"], &["DiT-S/3", "DiT-S/4"]);
     assert!(!runs.join("third").exists());
     let weights = folder.join("model/unet/diffusion_pytorch_model.safetensors");
     let bytes = std::fs::read(&weights).unwrap();
@@ -276,7 +288,7 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     let settings = std::fs::read_to_string(&config).unwrap();
     for (from, to, words) in [
         ("\"layers_per_block\": 1", "\"layers_per_block\": 2", ["missing", "resnets.1"]),
-        ("\"in_channels\": 1", "\"in_channels\": 3", ["of another shape", "conv_in"]),
+        ("_channels\": 1", "_channels\": 3", ["of another shape", "conv_in"]),
         ("\"act_fn\": \"silu\"", "\"act_fn\": \"snake\"", ["act_fn", "snake"]),
         ("\"in_channels\"", "\"im_channels\"", ["im_channels", "unknown field"]),
     ] {

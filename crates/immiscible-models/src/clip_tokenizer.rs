@@ -22,12 +22,19 @@ pub struct ClipTokenizer {
     end: u32,
     pad: u32,
     max_length: Option<usize>,
+    /// The files it was read from, by name.
+    files: Vec<(&'static str, String)>,
 }
 
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const WHOLE: &str = "tokenizer.json";
 const SETTINGS: &str = "tokenizer_config.json";
+const NAMED: &str = "special_tokens_map.json";
+const ADDED: &str = "added_tokens.json";
+
+/// Every file that a folder may have.
+const FILES: [&str; 6] = [VOCABULARY, MERGES, WHOLE, SETTINGS, NAMED, ADDED];
 
 const START: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
@@ -55,8 +62,8 @@ impl ClipTokenizer {
         if let Some(tokens) = settings.added_tokens_decoder.take() {
             added.extend(tokens.into_iter().map(|(id, token)| (id, token.build(false))));
         } else {
-            settings.named.replace_by(json(folder, "special_tokens_map.json")?.unwrap_or_default());
-            let names: HashMap<String, u32> = json(folder, "added_tokens.json")?.unwrap_or_default();
+            settings.named.replace_by(json(folder, NAMED)?.unwrap_or_default());
+            let names: HashMap<String, u32> = json(folder, ADDED)?.unwrap_or_default();
             added.extend(names.into_iter().map(|(content, id)| {
                 let special = settings.named.names(&content);
                 (id, AddedToken::from(content, special))
@@ -73,8 +80,28 @@ impl ClipTokenizer {
             }
             None => (required(folder, VOCABULARY)?, read_merges(&folder.join(MERGES))?),
         };
-        Self::build(vocabulary, merges, added.into_values(), &settings)
-            .map_err(|reason| error(source, reason))
+        let paths = FILES.iter().map(|&name| (name, folder.join(name))).filter(|(_, path)| path.exists());
+        let files = paths.map(|(name, path)| match std::fs::read_to_string(&path) {
+            Ok(text) => Ok((name, text)),
+            Err(reason) => Err(error(&path, reason)),
+        });
+        let files = files.collect::<Result<_, _>>()?;
+        let tokenizer = Self::build(vocabulary, merges, added.into_values(), &settings)
+            .map_err(|reason| error(source, reason))?;
+        Ok(Self { files, ..tokenizer })
+    }
+
+    /// Writes the files that the tokenizer was read from into a folder, which is created if it is not there.
+    ///
+    /// # Errors
+    /// [`ModelError::File`].
+    pub fn save_pretrained(&self, folder: &Path) -> Result<(), ModelError> {
+        let error = |path: &Path, reason| weights::file("write the tokenizer", Some(path), reason);
+        std::fs::create_dir_all(folder).map_err(|reason| error(folder, reason))?;
+        self.files.iter().try_for_each(|(name, text)| {
+            let path = folder.join(name);
+            std::fs::write(&path, text).map_err(|reason| error(&path, reason))
+        })
     }
 
     fn build(
@@ -125,12 +152,18 @@ impl ClipTokenizer {
         let end = id(named.content(&named.eos_token, END))?;
         let pad = id(named.content(&named.pad_token, END))?;
         let max_length = settings.model_max_length.as_u64().and_then(|length| usize::try_from(length).ok());
-        Ok(Self { tokenizer, start, end, pad, max_length })
+        Ok(Self { tokenizer, start, end, pad, max_length, files: Vec::new() })
     }
 
     /// The length that the folder's settings cut texts to: 77 for the encoders of Stable Diffusion.
     pub fn max_length(&self) -> Option<usize> {
         self.max_length
+    }
+
+    /// One more than the largest id.
+    pub fn ids(&self) -> usize {
+        let ids = self.tokenizer.get_vocab(true);
+        ids.into_values().max().map_or(0, |id| id as usize + 1)
     }
 
     /// The ids of texts, each `length` long: a start token, the text, an end token, and padding. A longer text loses its end.

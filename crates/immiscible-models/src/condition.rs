@@ -46,6 +46,18 @@ impl Condition {
         }
     }
 
+    /// The conditions of several batches, one after the other; [`None`](Self::None) if they are not of one kind.
+    pub fn cat(conditions: Vec<Self>) -> Self {
+        let mut conditions = conditions.into_iter();
+        let first = conditions.next().unwrap_or_default();
+        conditions.fold(first, |all, next| match (all, next) {
+            (Self::Class(a), Self::Class(b)) => Self::Class(Tensor::cat(vec![a, b], 0)),
+            (Self::Embedding(a), Self::Embedding(b)) => Self::Embedding(Tensor::cat(vec![a, b], 0)),
+            (Self::Text(a), Self::Text(b)) => Self::Text(Tensor::cat(vec![a, b], 0)),
+            _ => Self::None,
+        })
+    }
+
     /// The condition of the samples in `rows`.
     pub fn slice(&self, rows: Range<usize>) -> Self {
         match self {

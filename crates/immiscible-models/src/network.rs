@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::unet_frame::downsampling;
 use crate::{
-    Condition, Ctx, DiTConfig, DiTTransformer2DModel, ModelError, Output, TimeInput, UNet2DConditionConfig,
-    UNet2DConditionModel, UNet2DConfig, UNet2DModel, pretrained,
+    ClassEmbedType, Condition, Ctx, DiTConfig, DiTTransformer2DModel, ModelError, Output, TimeInput,
+    UNet2DConditionConfig, UNet2DConditionModel, UNet2DConfig, UNet2DModel, pretrained,
 };
 
 /// Makes the default settings of a network.
@@ -150,6 +150,15 @@ impl NetworkConfig {
             Self::UNet2DModel(config) => config.class_rows(),
             Self::UNet2DConditionModel(config) => config.class_rows(),
             Self::DiTTransformer2DModel(config) => Some(config.num_embeds_ada_norm + 1),
+        }
+    }
+
+    /// How a UNet embeds the class; by a table, if at all, if absent.
+    pub fn class_embed_type(&self) -> Option<ClassEmbedType> {
+        match self {
+            Self::UNet2DModel(config) => config.class_embed_type,
+            Self::UNet2DConditionModel(config) => config.class_embed_type,
+            Self::DiTTransformer2DModel(_) => None,
         }
     }
 

@@ -12,10 +12,10 @@ pub enum SampleError {
     GuidanceScale(f64),
     /// Guidance with a network that was never trained without its condition.
     #[error(
-        "guidance = {0} needs the prediction without a class, and the network has no null class; use guidance = 1, \
-         or train one that drops the class now and then"
+        "guidance = {0} needs the prediction without a condition, and the network has none, such as a null class; use \
+         guidance = 1, or train one that drops the class now and then"
     )]
-    NoNullClass(f64),
+    NoNull(f64),
     /// A `scheduler_config.json` is not JSON, or holds a field or a value that no supported scheduler has.
     #[error("cannot read the scheduler's settings: {0}")]
     SchedulerFile(String),

@@ -13,7 +13,8 @@ pub trait Predictor {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4>;
 }
 
-/// The innermost predictor: runs the network.
+/// The innermost predictor: runs the network. Of one that predicts a variance as well, in channels after those of the
+/// images, it takes the mean.
 #[derive(Clone, Copy)]
 pub struct NetworkPredictor<'a> {
     network: &'a dyn Denoiser,
@@ -31,6 +32,8 @@ impl Predictor for NetworkPredictor<'_> {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
         let times = vec![point.time.network_time(); x_t.dims()[0]];
         let times = TimeInput::of(&times, &x_t.device());
-        self.network.forward(x_t.clone(), times, condition, Ctx::default()).pred
+        let [_, channels, ..] = x_t.dims();
+        let pred = self.network.forward(x_t.clone(), times, condition, Ctx::default()).pred;
+        if pred.dims()[1] == channels { pred } else { pred.narrow(1, 0, channels) }
     }
 }

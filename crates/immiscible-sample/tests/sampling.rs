@@ -255,8 +255,9 @@ fn guidance_extrapolates_from_the_null_class() {
     let classes = Condition::classes(&[1, 3], &device());
     let run = |scale, condition: &Condition| {
         let mut inner = Square::default();
-        let output =
-            Guidance::new(&mut inner, scale, Some(5)).unwrap().predict(&x_t, Point::CLEAN, condition);
+        let output = Guidance::new(&mut inner, scale, Some(Condition::classes(&[5], &device())))
+            .unwrap()
+            .predict(&x_t, Point::CLEAN, condition);
         (values(output), inner.rows)
     };
     assert_eq!(run(1.0, &classes), (vec![0.5 + 1.0, -1.5 + 9.0], vec![2]), "w = 1 is conditional");
@@ -281,7 +282,8 @@ fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     let condition = Condition::classes(&[6], &device());
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.
     for scale in [0.0, 1.0, 2.0] {
-        let mut predictor = Guidance::new(NetworkPredictor::new(&network), scale, Some(2)).unwrap();
+        let null = Some(Condition::classes(&[2], &device()));
+        let mut predictor = Guidance::new(NetworkPredictor::new(&network), scale, null).unwrap();
         let mut noise = SeededNoise::new(3, 0);
         let images = sampler
             .sample(&mut predictor, &mut noise, [1, 1, 64, 64], &condition, &device(), |_| ())
@@ -339,8 +341,11 @@ fn what_does_not_fit_is_refused_with_a_remedy() {
     let error = schedule_error(refuse(&config("plms", 50), "linear", "epsilon"));
     assert!(matches!(error, ScheduleError::Unknown { .. }));
 
-    let guidance = |scale, null| Guidance::new(&mut Square::default(), scale, null).err();
-    assert_eq!(guidance(2.0, None), Some(SampleError::NoNullClass(2.0)));
+    let guidance = |scale, null: Option<u32>| {
+        let null = null.map(|null| Condition::classes(&[null], &device()));
+        Guidance::new(&mut Square::default(), scale, null).err()
+    };
+    assert_eq!(guidance(2.0, None), Some(SampleError::NoNull(2.0)));
     assert_eq!(guidance(f64::INFINITY, Some(1)), Some(SampleError::GuidanceScale(f64::INFINITY)));
     assert_eq!(guidance(1.0, None), None);
 

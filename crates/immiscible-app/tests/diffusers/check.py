@@ -12,10 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTTransformer2DModel, UNet2DModel
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, LDMPipeline, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.ddim import pipeline_ddim
 from diffusers.pipelines.ddpm import pipeline_ddpm
+from diffusers.pipelines.dit import pipeline_dit
+from diffusers.utils.logging import disable_progress_bar
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 TOLERANCE = 1e-3
 BINARY = Path(sys.argv[1]).resolve()
@@ -26,10 +30,10 @@ def immiscible(*arguments):
     assert done.returncode == 0, f"{arguments}: {done.stderr}"
 
 
-def train(folder, name, *settings):
+def train(folder, name, *settings, export=()):
     sets = [word for setting in ("train.steps=10", "sample.n=4", *settings) for word in ("--set", setting)]
     immiscible("train", "--runs", folder / "runs", "--run", name, *sets)
-    immiscible("export", folder / "runs" / name, "--to", folder / name)
+    immiscible("export", folder / "runs" / name, "--to", folder / name, *export)
     return folder / name
 
 
@@ -38,6 +42,16 @@ def sampled(folder, x_T, *options):
     out = folder / "samples.npy"
     immiscible("sample", "--model", folder, "--noise", folder / "x_T.npy", "--out", out, *options)
     return torch.from_numpy(np.load(out))
+
+
+def images_of(samples):
+    """On the scale of the package's pipelines."""
+    return (samples / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+def given_start(module, x_T):
+    """The pipelines draw their start by a function of their module."""
+    module.randn_tensor = lambda *_, **__: x_T
 
 
 def compare(what, ours, theirs):
@@ -74,10 +88,10 @@ def exported_unets(folder):
             theirs = walk(pipeline.unet, pipeline.scheduler, x_T, 10)
             compare(f"exported {name}: DDIMPipeline's network and scheduler", sampled(path, x_T, "--steps", 10), theirs)
             # The pipeline itself, from the same start, on its own scale.
-            pipeline_ddim.randn_tensor = lambda *_, **__: x_T
+            given_start(pipeline_ddim, x_T)
             pipeline.set_progress_bar_config(disable=True)
             images = pipeline(batch_size=8, num_inference_steps=10, output_type="np").images
-            ours = (sampled(path, x_T, "--steps", 10) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+            ours = images_of(sampled(path, x_T, "--steps", 10))
             compare(f"exported {name}: DDIMPipeline", ours, torch.from_numpy(images))
 
     path = train(folder, "ancestral", "sample.sampler=ddpm", "objective.name=epsilon", "schedule.name=linear")
@@ -89,10 +103,10 @@ def exported_unets(folder):
     path = train(folder, "flow")
     pipeline = DDPMPipeline.from_pretrained(path)
     assert isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
-    pipeline_ddpm.randn_tensor = lambda *_, **__: x_T
+    given_start(pipeline_ddpm, x_T)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(batch_size=8, num_inference_steps=10, output_type="np").images
-    ours = (sampled(path, x_T, "--steps", 10) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    ours = images_of(sampled(path, x_T, "--steps", 10))
     compare("exported flow: DDPMPipeline with flow matching", ours, torch.from_numpy(images))
 
 
@@ -111,6 +125,110 @@ def exported_transformer(folder):
             velocity = transformer(x, timestep=t.expand(6), class_labels=labels).sample
             x = scheduler.step(velocity, t, x).prev_sample
     compare("exported dit: DiTTransformer2DModel", sampled(path, x_T, "--steps", 8, "--labels", path / "labels.npy"), x)
+
+
+def autoencoder(latent_channels):
+    torch.manual_seed(4)
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=latent_channels,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    ).eval()
+
+
+def exported_latents(folder):
+    """The digits take the part of latents here."""
+    autoencoder(1).save_pretrained(folder / "autoencoder")
+    vae = ("--vae", folder / "autoencoder")
+    discrete = ("sample.sampler=ddim", "objective.name=epsilon", "schedule.name=linear", "sample.clip=false")
+    x_T = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    labels = torch.arange(6)
+
+    small = "kind='dit',num_attention_heads=2,attention_head_dim=16,num_layers=2,patch_size=2"
+    path = train(folder, "latent dit", f"model={{{small},num_embeds_ada_norm=1000}}", *discrete, export=vae)
+    np.save(path / "labels.npy", labels.numpy())
+    pipeline = DiTPipeline.from_pretrained(path)
+    loaded(DiTTransformer2DModel, path / "transformer")
+    assert pipeline.get_label_ids(["7"]) == [7]
+    pipeline.set_progress_bar_config(disable=True)
+    given_start(pipeline_dit, x_T)
+    for guidance in (1, 4):
+        options = ("--steps", 10, "--labels", path / "labels.npy", "--guidance", guidance)
+        images = pipeline(labels.tolist(), guidance_scale=guidance, num_inference_steps=10, output_type="np").images
+        ours = images_of(sampled(path, x_T, *options))
+        compare(f"exported latent dit: DiTPipeline, guidance {guidance}", ours, torch.from_numpy(images))
+
+    path = train(folder, "latent unet", *discrete, export=vae)
+    pipeline = LDMPipeline.from_pretrained(path)
+    pipeline.set_progress_bar_config(disable=True)
+    given_start(sys.modules[LDMPipeline.__module__], x_T)
+    images = pipeline(batch_size=6, num_inference_steps=10, output_type="np").images
+    ours = images_of(sampled(path, x_T, "--steps", 10))
+    compare("exported latent unet: LDMPipeline", ours, torch.from_numpy(images))
+
+
+def imported_latents(folder):
+    torch.manual_seed(6)
+    dit = DiTTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, num_layers=2, sample_size=8, in_channels=4, out_channels=8
+    ).eval()
+    for weight in dit.parameters():
+        weight.data.normal_(0, 0.1)
+    path = folder / "imported learned variance"
+    DiTPipeline(dit, autoencoder(4), DDIMScheduler(clip_sample=False), id2label={3: "three"}).save_pretrained(path)
+    pipeline = DiTPipeline.from_pretrained(path)
+    pipeline.set_progress_bar_config(disable=True)
+    x_T = torch.randn(4, 4, 8, 8)
+    given_start(pipeline_dit, x_T)
+    images = pipeline([3] * 4, guidance_scale=2, num_inference_steps=10, output_type="np").images
+    ours = images_of(sampled(path, x_T, "--steps", 10, "--class", 3, "--guidance", 2))
+    compare("imported, DiTPipeline with a learned variance", ours, torch.from_numpy(images))
+
+    tokens = Path(__file__).parents[3] / "immiscible-models/tests/golden/clip_tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(tokens)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    ).eval()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    ).eval()
+    unet.conv_out.weight.data.mul_(0.1)
+    scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, steps_offset=1, set_alpha_to_one=False)
+    path = folder / "imported text"
+    parts = dict(vae=autoencoder(4), text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+    extra = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    StableDiffusionPipeline(**parts, **extra).save_pretrained(path)
+    pipeline = StableDiffusionPipeline.from_pretrained(path, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = ["a photo of a cat", "Two dogs, in 1999!"]
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    for guidance in (1, 7.5):
+        options = dict(guidance_scale=guidance, num_inference_steps=10, latents=x_T, output_type="np")
+        images = pipeline(prompts * 2, **options).images
+        ours = images_of(sampled(path, x_T, "--steps", 10, "--guidance", guidance, *words))
+        compare(f"imported, StableDiffusionPipeline, guidance {guidance}", ours, torch.from_numpy(images))
+    without = images_of(sampled(path, x_T, "--steps", 10, "--guidance", 7.5, "--prompt", ""))
+    assert (without - torch.from_numpy(images)).abs().max() > TOLERANCE, "the prompt does not matter"
 
 
 def imported(folder):
@@ -163,9 +281,12 @@ def imported(folder):
     compare("imported, sharded weights", sampled(path, x_T, "--steps", 5), walk(unet, DDIMScheduler(), x_T, 5))
 
 
+disable_progress_bar()
 with tempfile.TemporaryDirectory() as temporary:
     folder = Path(temporary)
     exported_unets(folder)
     exported_transformer(folder)
+    exported_latents(folder)
     imported(folder)
+    imported_latents(folder)
 print("all the same")
