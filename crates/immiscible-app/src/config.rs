@@ -111,7 +111,11 @@ fn grid_every() -> u64 {
 impl SampleConfig {
     /// The part that the sampler itself reads.
     pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
-        let sampler = SamplerConfig { name: self.sampler.clone(), eta: self.eta, variance: self.variance };
+        let sampler = SamplerConfig {
+            eta: self.eta,
+            variance: self.variance,
+            ..SamplerConfig::new(self.sampler.as_str())
+        };
         immiscible_sample::SampleConfig {
             sampler,
             steps: self.steps,

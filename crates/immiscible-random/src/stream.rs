@@ -29,6 +29,8 @@ impl Stream {
     pub const SAMPLER: Self = Self(10);
     /// Random projections of metrics, a row per projection.
     pub const PROJECTION: Self = Self(11);
+    /// Latents from the distribution that an autoencoder gives them, a row per sample.
+    pub const LATENT: Self = Self(12);
 
     /// The first number of the streams that belong to the caller.
     const CUSTOM: u16 = 1 << 15;
@@ -54,6 +56,7 @@ impl fmt::Display for Stream {
             Self::PRIOR => "prior",
             Self::SAMPLER => "sampler",
             Self::PROJECTION => "projection",
+            Self::LATENT => "latent",
             Self(number) => return write!(f, "custom({})", number & !Self::CUSTOM),
         };
         f.write_str(name)

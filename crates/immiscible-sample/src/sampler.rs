@@ -73,7 +73,7 @@ impl<'a> Sampler<'a> {
     ) -> Result<Self, SampleError> {
         compatible(schedule, objective)?;
         let kernel = config.sampler.build()?;
-        let grid = schedule.grid(config.steps)?;
+        let grid = kernel.grid(schedule, config.steps)?;
         let transitions = grid.windows(2).map(|pair| (pair[0], pair[1])).collect();
         let clip = config.clip.then_some(Clip { range: 1.0, noise_follows: true });
         Ok(Self { schedule, objective, kernel, transitions, clip })

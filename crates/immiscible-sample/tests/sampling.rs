@@ -65,6 +65,8 @@ fn x_t_of(objective: &dyn Objective, input: Tensor<4>, levels: &Levels) -> Tenso
 struct GaussianNetwork<'a> {
     schedule: &'a dyn NoiseSchedule,
     objective: &'a dyn Objective,
+    /// Whether it says where the trajectory of x_t ends, and not the mean of the data behind x_t.
+    jumps: bool,
 }
 
 impl Denoiser for GaussianNetwork<'_> {
@@ -80,9 +82,11 @@ impl Denoiser for GaussianNetwork<'_> {
         };
         let (alpha, sigma) = (levels.alpha.clone(), levels.sigma.clone());
         let variance = alpha.clone().square() * STD.powi(2) + sigma.clone().square();
-        let score = (x - alpha.clone() * mean.clone()) / variance;
-        let x0 = mean + alpha * score.clone() * STD.powi(2);
-        output(self.objective.target(&x0, &(sigma * score), &levels))
+        let centred = x.clone() - alpha.clone() * mean.clone();
+        let share = if self.jumps { variance.sqrt().recip() * STD } else { alpha.clone() / variance * STD.powi(2) };
+        let x0 = mean + centred * share;
+        let noise = (x - alpha * x0.clone()) / sigma;
+        output(self.objective.target(&x0, &noise, &levels))
     }
 }
 
@@ -128,7 +132,8 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
                 if compatible(schedule, objective).is_err() {
                     continue;
                 }
-                let network = GaussianNetwork { schedule, objective };
+                let jumps = SamplerConfig::new(*kernel).build().unwrap().jumps();
+                let network = GaussianNetwork { schedule, objective, jumps };
                 let shape = [2_000, 1, 2, 2];
                 let noise = SeededNoise::new(5, 0);
                 let config = config(kernel, 100);
@@ -148,7 +153,7 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
 #[test]
 fn each_image_follows_its_class() {
     let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     let classes = [0, 5, 2, 5];
     let condition = Condition::classes(&classes, &device());
     let noise = SeededNoise::new(1, 0);
@@ -163,7 +168,7 @@ fn each_image_follows_its_class() {
 #[test]
 fn an_image_is_the_same_in_any_batch() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     for (kernel, _) in SAMPLERS {
         let run = |first: u64, images: usize| {
             let classes: Vec<u32> = (first as u32..).take(images).collect();
@@ -296,7 +301,7 @@ fn guidance_extrapolates_from_the_null_class() {
 #[test]
 fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     let sampler = Sampler::new(&config("ddim", 50), &*schedule, &*objective).unwrap();
     let condition = Condition::classes(&[6], &device());
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.

@@ -14,6 +14,13 @@ fn denoise(x_t: &Tensor<4>, Point { alpha, sigma, .. }: Point) -> Estimate {
     Estimate { x0, noise: centred * (sigma / variance) }
 }
 
+/// Where the trajectory of x_t ends, for samplers that jump there.
+fn end(x_t: &Tensor<4>, point: Point) -> Estimate {
+    let Point { alpha, sigma, .. } = point;
+    let x0 = (x_t.clone() - alpha * MEAN) * (STD / (alpha * STD).hypot(sigma)) + MEAN;
+    Estimate::from_x0(x0, x_t, &point.levels(&x_t.device()))
+}
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     let schedule = ScheduleConfig::new("flow").build()?;
@@ -22,19 +29,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Key::new(0).step(step).stream(Stream::SAMPLER).fill_normals(0, 1, &mut values);
         Tensor::<1>::from_floats(values.as_slice(), &device).reshape([10_000, 1, 1, 1])
     };
-    println!("{:8} {:>5} {:>11} {:>7} {:>7}", "sampler", "steps", "evaluations", "mean", "std");
+    println!("{:11} {:>5} {:>11} {:>7} {:>7}", "sampler", "steps", "evaluations", "mean", "std");
     for (name, build) in SAMPLERS {
         let kernel = build(&SamplerConfig::new(*name))?;
+        let mut denoise = if kernel.jumps() { end } else { denoise };
         for steps in [5, 10, 50] {
             let mut x = schedule.prior(normals(0), &ForwardCondition::default());
-            for (i, pair) in schedule.grid(steps)?.windows(2).enumerate() {
+            for (i, pair) in kernel.grid(&*schedule, steps)?.windows(2).enumerate() {
                 let step = kernel.step(&x, pair[0], pair[1], &mut denoise);
                 x = step.mean + normals(i as u64 + 1) * step.std;
             }
             let (variance, mean) = x.reshape([10_000]).var_mean(0);
             let (mean, variance): (f32, f32) = (mean.into_scalar(), variance.into_scalar());
             let (evaluations, std) = (kernel.evaluations(steps), variance.sqrt());
-            println!("{name:8} {steps:5} {evaluations:11} {mean:7.3} {std:7.3}");
+            println!("{name:11} {steps:5} {evaluations:11} {mean:7.3} {std:7.3}");
         }
     }
     Ok(())

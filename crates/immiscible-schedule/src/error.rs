@@ -71,6 +71,9 @@ pub enum ScheduleError {
         /// How they are spaced.
         rho: f64,
     },
+    /// The noise level at which trajectories end is not a positive number.
+    #[error("sigma_min = {0}: give a positive number, 0.002 is usual")]
+    SigmaMin(f64),
     /// The standard deviation of the data is not a positive number.
     #[error("sigma_data = {0}: give a positive number, 0.5 for pixels, 1 for latents")]
     SigmaData(f64),

@@ -5,12 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Levels, NoiseSchedule, Point, ScheduleError, error::lookup};
 
+mod consistency;
 mod edm;
 mod epsilon;
 mod flow_velocity;
 mod v;
 mod x0;
 
+pub use consistency::Consistency;
 pub use edm::Edm;
 pub use epsilon::Epsilon;
 pub use flow_velocity::FlowVelocity;

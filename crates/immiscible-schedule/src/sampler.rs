@@ -3,13 +3,15 @@
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Estimate, Point, ScheduleError, error::lookup};
+use crate::{Estimate, NoiseSchedule, Point, ScheduleError, error::lookup};
 
+mod consistency;
 mod ddim;
 mod ddpm;
 mod euler;
 mod heun;
 
+pub use consistency::Consistency;
 pub use ddim::Ddim;
 pub use ddpm::{Ddpm, Variance};
 pub use euler::Euler;
@@ -40,6 +42,21 @@ pub trait StepKernel: Send + Sync {
     /// `x_t` is `[B, C, H, W]`.
     fn step(&self, x_t: &Tensor<4>, from: Point, to: Point, denoise: &mut Denoise<'_>) -> Transition;
 
+    /// The `steps + 1` points that a run visits, from the noisiest to clean: those of the schedule, unless the method wants
+    /// others.
+    ///
+    /// # Errors
+    /// [`ScheduleError::Steps`] if there is no such grid.
+    fn grid(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<Point>, ScheduleError> {
+        schedule.grid(steps)
+    }
+
+    /// Whether `denoise` must say where the trajectory of x_t ends, which a consistency function does, and not what the data
+    /// behind x_t are on average.
+    fn jumps(&self) -> bool {
+        false
+    }
+
     /// How often the network runs on a grid of `steps` steps.
     fn evaluations(&self, steps: usize) -> usize {
         steps
@@ -58,12 +75,15 @@ pub struct SamplerConfig {
     /// DDPM only: the variance of a step; small by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variance: Option<Variance>,
+    /// Consistency sampling only: the noise level at which trajectories end; 0.002 by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_min: Option<f64>,
 }
 
 impl SamplerConfig {
     /// The sampler of this name with default options.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), eta: None, variance: None }
+        Self { name: name.into(), eta: None, variance: None, sigma_min: None }
     }
 
     /// Builds the sampler.
@@ -80,6 +100,9 @@ impl SamplerConfig {
         if self.variance.is_some() && self.name != "ddpm" {
             return Err(unused("variance"));
         }
+        if self.sigma_min.is_some() && self.name != "consistency" {
+            return Err(unused("sigma_min"));
+        }
         build(self)
     }
 }
@@ -89,6 +112,7 @@ pub type BuildSampler = fn(&SamplerConfig) -> Result<Box<dyn StepKernel>, Schedu
 
 /// Every sampler by name.
 pub const SAMPLERS: &[(&str, BuildSampler)] = &[
+    ("consistency", |config| Ok(Box::new(Consistency::new(config.sigma_min.unwrap_or(0.002))?))),
     ("ddim", |config| Ok(Box::new(Ddim::new(config.eta.unwrap_or(0.0))?))),
     ("ddpm", |config| Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default() }))),
     ("euler", |_| Ok(Box::new(Euler))),

@@ -7,7 +7,7 @@ use std::f64::consts::TAU;
 
 use burn::prelude::*;
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::objective::{Epsilon, FlowVelocity};
+use immiscible_schedule::objective::{Consistency, Epsilon, FlowVelocity};
 use immiscible_schedule::sampler::{Ddim, Ddpm, Euler, Heun};
 use immiscible_schedule::schedule::{
     cosine::cosine, flow::Flow, linear::linear, scaled_linear::scaled_linear,
@@ -92,7 +92,7 @@ fn unknown_names_are_answered_with_the_known_ones() {
     );
     assert_eq!(
         message(SamplerConfig::new("plms").build().err().unwrap()),
-        "there is no sampler \"plms\"; choose one of ddim, ddpm, euler, heun"
+        "there is no sampler \"plms\"; choose one of consistency, ddim, ddpm, euler, heun"
     );
 }
 
@@ -106,7 +106,7 @@ fn configs_read_their_options_and_refuse_others() {
     assert!(toml::from_str::<ObjectiveConfig>("name = 'v'\nweight = 1").is_err());
 
     let sampler =
-        |name: &str, eta, variance| SamplerConfig { name: name.into(), eta, variance }.build().err();
+        |name: &str, eta, variance| SamplerConfig { eta, variance, ..SamplerConfig::new(name) }.build().err();
     assert_eq!(sampler("ddim", Some(1.5), None), Some(ScheduleError::Eta(1.5)));
     let unused =
         |name: &str, option| ScheduleError::UnusedOption { kind: "sampler", name: name.into(), option };
@@ -367,10 +367,29 @@ impl Gaussian {
         }
     }
 
+    /// Where the trajectory of x_t ends: (x0 − mean)/std is (x_t − alpha mean)/sqrt(alpha² std² + sigma²) all along it.
+    fn end(self, x_t: &Tensor<4>, point: Point) -> Estimate {
+        let Point { alpha, sigma, .. } = point;
+        let scale = self.std / (alpha * self.std).hypot(sigma);
+        let x0 = (x_t.clone() - alpha * self.mean) * scale + self.mean;
+        Estimate::from_x0(x0, x_t, &point.levels(&x_t.device()))
+    }
+
+    /// What a network that suits the kernel knows.
+    fn answer(self, kernel: &dyn StepKernel, x_t: &Tensor<4>, point: Point) -> Estimate {
+        if kernel.jumps() { self.end(x_t, point) } else { self.denoise(x_t, point) }
+    }
+
     /// The same through what a network trained with `objective` outputs.
-    fn denoise_with(self, objective: &dyn Objective, x_t: &Tensor<4>, point: Point) -> Estimate {
+    fn answer_with(
+        self,
+        kernel: &dyn StepKernel,
+        objective: &dyn Objective,
+        x_t: &Tensor<4>,
+        point: Point,
+    ) -> Estimate {
         let levels: Levels = point.levels(&x_t.device());
-        let Estimate { x0, noise } = self.denoise(x_t, point);
+        let Estimate { x0, noise } = self.answer(kernel, x_t, point);
         objective.read(objective.target(&x0, &noise, &levels), x_t, &levels)
     }
 }
@@ -424,8 +443,8 @@ fn samplers_reproduce_gaussian_data_on_every_schedule_with_every_objective() {
             }
             for kernel in samplers() {
                 let what = format!("{} on {} with {}", kernel.name(), schedule.name(), objective.name());
-                let samples =
-                    sampled(kernel.as_ref(), &grid, DATA, |x, p| DATA.denoise_with(objective.as_ref(), x, p));
+                let answer = |x: &Tensor<4>, p| DATA.answer_with(kernel.as_ref(), objective.as_ref(), x, p);
+                let samples = sampled(kernel.as_ref(), &grid, DATA, answer);
                 assert_close(samples.mean, DATA.mean, 0.01, &what);
                 assert_close(samples.std, DATA.std, 0.02, &what);
             }
@@ -621,4 +640,62 @@ fn network_times_share_one_scale() {
     let times: Times = vec![Point::CLEAN, linear(1000).unwrap().noisiest(), Flow.noisiest()].into();
     assert_eq!(network_times(&times), [0.0, 999.0, 1000.0]);
     assert_close(Flow.at(Time::Continuous(0.2)).unwrap().snr(), 16.0, 1e-12, "snr");
+}
+
+// ---- consistency ----
+
+/// Where c_out = 0 the function is the identity, whatever the network says.
+#[test]
+fn the_consistency_function_is_the_identity_at_sigma_min() {
+    let ve = ScheduleConfig::new("ve").build().unwrap();
+    let f = Consistency::new(0.002, 0.5).unwrap();
+    let x = tensor(&[-3.0, 0.1, 0.7]);
+    let least = ve.grid(18).unwrap()[17];
+    assert_close(least.sigma, 0.002, 1e-15, "the last noise level");
+    let levels = least.levels(&x.device());
+    let end = f.read(tensor(&[9.0, -40.0, 1e3]), &x, &levels).x0;
+    assert_eq!(values(end), values(x));
+}
+
+/// Coefficients, written out at one noise level: sigma_min = 0.002, sigma_data = 0.5, t = 1.2.
+#[test]
+fn the_consistency_function_has_its_published_coefficients() {
+    let f = Consistency::new(0.002, 0.5).unwrap();
+    let point = Point { time: Time::Sigma(1.2), alpha: 1.0, sigma: 1.2 };
+    let levels = point.levels(&Device::flex());
+    let (skip, out, scale) = (0.25 / (1.198_f64.powi(2) + 0.25), 0.5 * 1.198 / 1.3, 1.0 / 1.3);
+    let read = |output: f32, x: f32| f64::from(values(f.read(tensor(&[output]), &tensor(&[x]), &levels).x0)[0]);
+    assert_close(read(0.0, 1.0), skip, 1e-7, "c_skip");
+    assert_close(read(1.0, 0.0), out, 1e-7, "c_out");
+    assert_close(f64::from(values(f.network_input(tensor(&[1.0]), &levels))[0]), scale, 1e-7, "c_in");
+    assert_close(f64::from(f.network_time(point)), 250.0 * 1.2_f64.ln(), 1e-4, "c_noise");
+    assert_close(f.x0_error(point), out * out, 1e-12, "c_out²");
+
+    let (x0, noise) = (tensor(&[0.3, -0.8]), tensor(&[1.1, 0.2]));
+    let x_t = x0.clone() + noise.clone() * 1.2;
+    let estimate = f.read(f.target(&x0, &noise, &levels), &x_t, &levels);
+    for (found, expected) in [(estimate.x0, x0), (estimate.noise, noise)] {
+        for (found, expected) in values(found).into_iter().zip(values(expected)) {
+            assert_close(f64::from(found), f64::from(expected), 1e-6, "read of target");
+        }
+    }
+    assert!(Consistency::new(0.0, 0.5).is_err() && Consistency::new(0.002, f64::NAN).is_err());
+}
+
+#[test]
+fn consistency_sampling_never_starts_a_step_where_the_function_is_the_identity() {
+    let ve = ScheduleConfig::new("ve").build().unwrap();
+    let kernel = SamplerConfig::new("consistency").build().unwrap();
+    for steps in [1, 2, 7] {
+        let grid = kernel.grid(&*ve, steps).unwrap();
+        assert_eq!((grid.len(), grid[0], grid[steps]), (steps + 1, ve.noisiest(), Point::CLEAN));
+        assert!(grid[..steps].iter().all(|point| point.sigma > 0.002 + 1e-6), "{grid:?}");
+    }
+    assert!(kernel.grid(&*ve, 0).is_err());
+    let [from, to] = [80.0, 3.0].map(|sigma| ve.at(Time::Sigma(sigma)).unwrap());
+    let step = kernel.step(&tensor(&[50.0]), from, to, &mut |x, point| DATA.end(x, point));
+    assert_close(step.std, (9.0_f64 - 4e-6).sqrt(), 1e-12, "algorithm 1");
+    let step = affine(&*kernel, from, Point::CLEAN, |x, point| DATA.end(x, point));
+    assert_eq!(step.std, 0.0);
+    assert_close(step.slope, 0.5 / 0.5_f64.hypot(80.0), 1e-7, "one step is the function");
 }

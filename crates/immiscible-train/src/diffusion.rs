@@ -1,4 +1,4 @@
-use crate::TrainError;
+use crate::{ClassCondition, TrainError};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
 use immiscible_data::Batch;
@@ -15,15 +15,6 @@ pub struct Prepared {
     pub batch: Batch,
     /// The noise, or none when it is drawn on the device.
     pub drawn: Option<Draw<Array2<f32>>>,
-}
-
-/// How labels enter a class-conditional network.
-#[derive(Clone, Copy, Debug)]
-pub struct ClassCondition {
-    /// The embedding that stands for "no class".
-    pub null: u32,
-    /// Probability in [0, 1) of training a row on the null class.
-    pub dropout: f64,
 }
 
 /// What is trained: the forward process, what the network regresses, and how noise meets image.
@@ -62,7 +53,42 @@ pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Re
     Ok(Prepared { batch, drawn: Some(drawn) })
 }
 
+/// A batch on the device with all that a step is about: images, their noise and their condition.
+pub(crate) struct Example {
+    /// `[B, C, H, W]`.
+    pub(crate) x0: Tensor<4>,
+    /// Row i is that of image i.
+    pub(crate) noise: Tensor<4>,
+    pub(crate) condition: Condition,
+    pub(crate) statistics: Statistics,
+}
+
 impl Diffusion {
+    /// Uploads a batch, and draws its noise where that was not done yet. `key` is the step's.
+    pub(crate) fn example(
+        &self,
+        Prepared { batch, drawn }: Prepared,
+        key: Key,
+        step: u64,
+        device: &Device,
+    ) -> Result<Example, TrainError> {
+        let shape: [usize; 4] = batch.images.dim().into();
+        let x0 =
+            Tensor::<4>::from_data(TensorData::new(batch.images.iter().copied().collect(), shape), device);
+        let Draw { noise, statistics } = match drawn {
+            Some(Draw { noise, statistics }) => Draw { noise: upload(noise, shape, device), statistics },
+            None => self
+                .coupling
+                .draw(&x0, &pairing(&batch), key.stream(Stream::NOISE))
+                .map_err(|source| TrainError::Coupling { step, source })?,
+        };
+        let condition = match (&self.classes, &batch.labels) {
+            (Some(classes), Some(labels)) => classes.condition(labels, key, device),
+            _ => Condition::None,
+        };
+        Ok(Example { x0, noise, condition, statistics })
+    }
+
     /// The training step's loss: the mean squared error of the network on a batch, `[1]`, and what the coupling did.
     ///
     /// `device` is a plain device; the network may live on its autodiff side.
@@ -77,20 +103,9 @@ impl Diffusion {
         step: u64,
         device: &Device,
     ) -> Result<(Tensor<1>, Statistics), TrainError> {
-        let Prepared { batch, drawn } = prepared;
         let key = key.step(step);
-        let shape: [usize; 4] = batch.images.dim().into();
-        let [rows, ..] = shape;
-        let x0 =
-            Tensor::<4>::from_data(TensorData::new(batch.images.iter().copied().collect(), shape), device);
-        let Draw { noise, statistics } = match drawn {
-            Some(Draw { noise, statistics }) => Draw { noise: upload(noise, shape, device), statistics },
-            None => self
-                .coupling
-                .draw(&x0, &pairing(&batch), key.stream(Stream::NOISE))
-                .map_err(|source| TrainError::Coupling { step, source })?,
-        };
-        let condition = self.condition(&batch, key, device);
+        let Example { x0, noise, condition, statistics } = self.example(prepared, key, step, device)?;
+        let [rows, ..] = x0.dims();
         let t = self.schedule.sample_t(rows, key.stream(Stream::TIME));
         let levels = t.levels(device);
         let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
@@ -102,18 +117,6 @@ impl Diffusion {
         let input = self.objective.network_input(x_t, &levels);
         let output = network.forward(input, time, &condition, Ctx::default()).pred;
         Ok((mean_squared_error(output, target), statistics))
-    }
-
-    fn condition(&self, batch: &Batch, key: Key, device: &Device) -> Condition {
-        let (Some(classes), Some(labels)) = (self.classes, &batch.labels) else {
-            return Condition::None;
-        };
-        let key = key.stream(Stream::CONDITION_DROP);
-        let labels: Vec<u32> = (0..)
-            .zip(labels)
-            .map(|(row, &label)| if key.uniform(row) < classes.dropout { classes.null } else { label })
-            .collect();
-        Condition::classes(&labels, device)
     }
 }
 

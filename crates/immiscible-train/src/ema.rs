@@ -29,33 +29,37 @@ impl<M: Module> Ema<M> {
 
     /// Moves the average towards `online`, which has taken `n` updates before.
     pub fn update(&mut self, online: &M, n: u64) {
-        // Burn's map from parameter id to a tensor of any rank.
-        struct Collect(GradientsParams);
-        impl ModuleVisitor for Collect {
-            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-                self.0.register(param.id, param.val());
-            }
-        }
-        struct Blend {
-            online: GradientsParams,
-            decay: f64,
-        }
-        impl ModuleMapper for Blend {
-            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let (id, average, mapper) = param.consume();
-                let blended = match self.online.remove::<D>(id) {
-                    Some(online) => average.clone() + (online - average).mul_scalar(1.0 - self.decay),
-                    None => average,
-                };
-                Param::from_mapped_value(id, blended, mapper)
-            }
-        }
-
-        let mut online_weights = Collect(GradientsParams::new());
-        online.valid().visit(&mut online_weights);
-        let mut blend = Blend { online: online_weights.0, decay: self.decay(n) };
-        self.network = self.network.clone().map(&mut blend);
+        self.network = blend(self.network.clone(), online, self.decay(n));
     }
+}
+
+/// decay · average + (1 − decay) · online, outside any autodiff graph, as `average` is.
+pub(crate) fn blend<M: Module>(average: M, online: &M, decay: f64) -> M {
+    // Burn's map from parameter id to a tensor of any rank.
+    struct Collect(GradientsParams);
+    impl ModuleVisitor for Collect {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.register(param.id, param.val());
+        }
+    }
+    struct Blend {
+        online: GradientsParams,
+        decay: f64,
+    }
+    impl ModuleMapper for Blend {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let (id, average, mapper) = param.consume();
+            let blended = match self.online.remove::<D>(id) {
+                Some(online) => average.clone() + (online - average).mul_scalar(1.0 - self.decay),
+                None => average,
+            };
+            Param::from_mapped_value(id, blended, mapper)
+        }
+    }
+
+    let mut online_weights = Collect(GradientsParams::new());
+    online.valid().visit(&mut online_weights);
+    average.map(&mut Blend { online: online_weights.0, decay })
 }
 
 #[cfg(test)]

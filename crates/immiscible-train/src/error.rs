@@ -1,6 +1,7 @@
 use immiscible_coupling::CouplingError;
 use immiscible_data::DataError;
 use immiscible_models::ModelError;
+use immiscible_schedule::ScheduleError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
@@ -28,6 +29,33 @@ pub enum TrainError {
         /// The registered names.
         known: String,
     },
+    /// An option was given to something that does not have it.
+    #[error("{key} = {name} has no option {option}; remove it")]
+    UnusedOption {
+        /// The key that names it.
+        key: &'static str,
+        /// Its name.
+        name: String,
+        /// The option's key.
+        option: &'static str,
+    },
+    /// Two parts of a config do not go together.
+    #[error("{key} = {value} does not go with {other} = {other_value}: {remedy}")]
+    Conflict {
+        /// The one key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The other key.
+        other: &'static str,
+        /// Its value.
+        other_value: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// The forward process or the objective cannot be built or used.
+    #[error(transparent)]
+    Schedule(#[from] ScheduleError),
     /// The data set failed.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -42,6 +70,9 @@ pub enum TrainError {
     /// The network could not be read or written.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The device did not hand over its values.
+    #[error("the device did not return the latents of a batch: {0}")]
+    Device(String),
     /// The loss is not a finite number. The checkpoints hold no weights of this step.
     #[error(
         "the loss is {loss} and the gradient norm {gradient_norm} at step {step}; the last checkpoint is unharmed: \
@@ -74,6 +105,12 @@ pub enum TrainError {
 }
 
 impl TrainError {
+    /// [`TrainError::Unknown`] with the names of a registry.
+    pub(crate) fn unknown<T>(key: &'static str, name: &str, registry: &[(&str, T)]) -> Self {
+        let known: Vec<_> = registry.iter().map(|(known, _)| *known).collect();
+        Self::Unknown { key, name: name.into(), known: known.join(", ") }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + use<> {
         let path = path.to_path_buf();
         move |source| Self::Io { path, source }

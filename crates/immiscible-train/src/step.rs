@@ -1,10 +1,5 @@
-use crate::{
-    Diffusion, Ema, EmaConfig, OptimizerConfig, Prepared, TrainError,
-    parameters::{clip_global_norm, number_parameters},
-};
-use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
-use burn::tensor::{Device, Tensor};
+use crate::{Diffusion, EmaConfig, OptimizerConfig, Prepared, TrainError, learner::Learner};
+use burn::tensor::Device;
 use immiscible_coupling::Statistics;
 use immiscible_models::Network;
 use immiscible_random::Key;
@@ -48,20 +43,10 @@ pub trait TrainStep {
     fn load(&mut self, folder: &Path) -> Result<(), TrainError>;
 }
 
-/// File of a checkpoint with the weights of its last step.
-pub const WEIGHTS: &str = "model.safetensors";
-/// File of a checkpoint with the averaged weights, those to sample from.
-pub const EMA_WEIGHTS: &str = "ema.safetensors";
-const OPTIMIZER: &str = "optim.bpk";
-
-/// Diffusion training of one network: loss, backward pass, clipping, optimiser, average.
+/// Diffusion training of one network: the mean squared error of what the objective regresses.
 pub struct DiffusionStep {
     diffusion: Diffusion,
-    network: Network,
-    optimizer: ModuleOptimizer,
-    optimizer_config: OptimizerConfig,
-    ema: Ema<Network>,
-    ema_config: EmaConfig,
+    learner: Learner,
     key: Key,
     device: Device,
 }
@@ -79,69 +64,32 @@ impl DiffusionStep {
         key: Key,
         device: &Device,
     ) -> Result<Self, TrainError> {
-        ema.validate()?;
-        let network = number_parameters(network);
-        Ok(Self {
-            diffusion,
-            optimizer: optimizer.build()?,
-            optimizer_config: optimizer.clone(),
-            ema: Ema::new(&network, ema.clone()),
-            ema_config: ema.clone(),
-            network,
-            key,
-            device: device.clone(),
-        })
+        let learner = Learner::new(network, optimizer, ema)?;
+        Ok(Self { diffusion, learner, key, device: device.clone() })
     }
 }
 
 impl TrainStep for DiffusionStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        let (loss, coupling) = self.diffusion.loss(&self.network, prepared, self.key, step, &self.device)?;
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
-        let clip_norm = self.optimizer_config.clip_norm;
-        let (gradients, norm) = clip_global_norm(&self.network, gradients, clip_norm);
-
-        // One read of the device: the finite check and the numbers of the log together.
-        let norm = norm.unwrap_or_else(|| Tensor::zeros([1], &self.device));
-        let read = Tensor::cat(vec![loss.inner(), norm], 0).into_data().try_into_vec_as::<f32>();
-        let (loss, gradient_norm) = match read.as_deref() {
-            Ok(&[loss, norm]) => (loss, norm),
-            _ => (f32::NAN, f32::NAN),
-        };
-        if !(loss.is_finite() && gradient_norm.is_finite()) {
-            return Err(TrainError::NonFinite { step, loss, gradient_norm });
-        }
-
-        let learning_rate = self.optimizer_config.learning_rate_at(step);
-        self.network = self.optimizer.step(learning_rate, self.network.clone(), gradients);
-        self.ema.update(&self.network, step);
+        let network = self.learner.network();
+        let (loss, coupling) = self.diffusion.loss(network, prepared, self.key, step, &self.device)?;
+        let (loss, gradient_norm) = self.learner.learn(loss, step)?;
         Ok(StepReport { loss, gradient_norm, coupling })
     }
 
     fn sampling_network(&self) -> &Network {
-        self.ema.network()
+        self.learner.sampling_network()
     }
 
     fn learning_rate_at(&self, step: u64) -> f64 {
-        self.optimizer_config.learning_rate_at(step)
+        self.learner.learning_rate_at(step)
     }
 
     fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.network.valid().save(&folder.join(WEIGHTS))?;
-        self.ema.network().save(&folder.join(EMA_WEIGHTS))?;
-        let path = folder.join(OPTIMIZER);
-        self.optimizer.save(&path).map_err(|e| TrainError::checkpoint(&path, e))
+        self.learner.save(folder)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
-        // Loading keeps the parameters' numbers. The average first goes through the training network, whose structure
-        // it has.
-        self.network.load(&folder.join(EMA_WEIGHTS))?;
-        self.ema = Ema::new(&self.network, self.ema_config.clone());
-        self.network.load(&folder.join(WEIGHTS))?;
-        let path = folder.join(OPTIMIZER);
-        let optimizer = self.optimizer_config.build()?;
-        self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
-        Ok(())
+        self.learner.load(folder)
     }
 }

@@ -56,7 +56,7 @@ fn tiny_network(classes: Option<usize>) -> Network {
 
 fn method(coupling: Arc<dyn Coupling>) -> DiffusionStep {
     let diffusion = Diffusion {
-        classes: Some(ClassCondition { null: 10, dropout: 0.2 }),
+        classes: Some(ClassCondition::new(10, 0.2)),
         ..diffusion("flow", "flow_velocity", coupling)
     };
     let optimizer = OptimizerConfig { learning_rate: 2e-3, warmup_steps: 3, ..OptimizerConfig::default() };
