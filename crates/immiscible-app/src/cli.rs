@@ -54,6 +54,9 @@ pub(crate) struct Train {
     /// Throw an existing run directory of this name away instead of going on with it.
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Check and build everything, say what would be trained on what, and stop.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]
@@ -85,8 +88,8 @@ pub(crate) struct Sample {
     /// Class of every sample; all classes in turn if absent, but that a UNet's folder must be told.
     #[arg(long)]
     pub(crate) class: Option<u32>,
-    /// What the samples show, for a folder with a text encoder; if repeated, one after the other in turn.
-    #[arg(long, value_name = "TEXT", requires = "model")]
+    /// What the samples show, for a network with a text encoder; if repeated, one after the other in turn.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["class", "labels"])]
     pub(crate) prompt: Vec<String>,
     /// The class that a UNet's folder was trained with where it saw none, for --guidance; a transformer's is the last.
     #[arg(long, value_name = "CLASS", requires = "model")]

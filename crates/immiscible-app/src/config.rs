@@ -1,12 +1,14 @@
 //! The config: a preset or a file, changed key by key on the command line, checked as a whole.
 
+use crate::latent::LatentConfig;
 use crate::presets::PRESETS;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::CouplingConfig;
 use immiscible_data::{DataOptions, Split};
 use immiscible_models::NetworkConfig;
 use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, Variance};
-use immiscible_train::{CheckpointConfig, EmaConfig, OptimizerConfig, TrainConfig};
+use immiscible_schedule::Objective;
+use immiscible_train::{CheckpointConfig, EmaConfig, MethodConfig, OptimizerConfig, TrainConfig, TrainError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -24,7 +26,15 @@ pub(crate) struct Config {
     pub(crate) data: DataConfig,
     pub(crate) model: NetworkConfig,
     pub(crate) schedule: ScheduleConfig,
-    pub(crate) objective: ObjectiveConfig,
+    /// What the network regresses; consistency methods have their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) objective: Option<ObjectiveConfig>,
+    /// How a step learns.
+    #[serde(default, skip_serializing_if = "is_diffusion")]
+    pub(crate) method: MethodConfig,
+    /// Train on latents and not on pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) latent: Option<LatentConfig>,
     #[serde(default)]
     pub(crate) coupling: CouplingConfig,
     #[serde(default)]
@@ -36,6 +46,27 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) checkpoint: CheckpointConfig,
     pub(crate) sample: SampleConfig,
+}
+
+/// Configs from before there was a choice stay what they were.
+fn is_diffusion(method: &MethodConfig) -> bool {
+    *method == MethodConfig::default()
+}
+
+impl Config {
+    /// What the network's outputs mean.
+    pub(crate) fn objective(&self) -> Result<Box<dyn Objective>, TrainError> {
+        self.method.objective(&self.schedule, self.objective.as_ref())
+    }
+
+    /// How samples are drawn.
+    pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
+        let mut sampling = self.sample.sampling();
+        if self.method.jumps() && sampling.sampler.name == "consistency" {
+            sampling.sampler.sigma_min = self.schedule.sigma_min;
+        }
+        sampling
+    }
 }
 
 fn flex() -> String {
@@ -110,7 +141,7 @@ fn grid_every() -> u64 {
 
 impl SampleConfig {
     /// The part that the sampler itself reads.
-    pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
+    fn sampling(&self) -> immiscible_sample::SampleConfig {
         let sampler = SamplerConfig {
             eta: self.eta,
             variance: self.variance,
@@ -238,6 +269,11 @@ pub(crate) fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a st
 /// it writes down.
 pub(crate) fn structure(config: &Config) -> Result<Table> {
     let mut table = Table::try_from(config)?;
+    if config.method.jumps() {
+        // How fine the grid of noise levels is follows from it at every step.
+        let steps = config.method.curriculum_steps.unwrap_or(config.train.steps);
+        insert(&mut table, "method.curriculum_steps", Value::Integer(i64::try_from(steps)?))?;
+    }
     for key in ["device", "checkpoint", "sample"] {
         table.remove(key);
     }
@@ -272,13 +308,20 @@ pub(crate) fn difference(before: &Table, now: &Table) -> Option<(String, String,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use immiscible_sample::Sampler;
 
     #[test]
     fn every_preset_is_a_config() {
         for (name, _) in PRESETS {
-            let config = parse(preset(name).unwrap()).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut table = preset(name).unwrap();
+            expand_size(&mut table).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let config = parse(table).unwrap_or_else(|error| panic!("{name}: {error}"));
             let again = parse(Table::try_from(&config).unwrap()).unwrap();
             assert_eq!(config, again, "{name} does not survive being written down");
+            let objective = config.objective().unwrap_or_else(|error| panic!("{name}: {error}"));
+            let schedule = config.schedule.build().unwrap();
+            Sampler::new(&config.sampling(), &*schedule, &*objective)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert!(PRESETS.is_sorted());
     }

@@ -3,7 +3,7 @@
 use crate::config::insert;
 use crate::sample::open_run;
 use crate::{Failure, cli};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use immiscible_models::{AutoencoderKLConfig, Pretrained};
 use immiscible_sample::{Pipeline, Scheduler};
 use toml::{Table, Value};
@@ -31,11 +31,20 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
     }
     let (parts, step, network) = open_run(&arguments.run, on_the_cpu, arguments.last)?;
     let config = &parts.config;
-    let sample = config.sample.sampling();
-    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
+    let Some(objective) = config.objective.as_ref().filter(|_| !config.method.jumps()) else {
+        bail!("method.kind = {:?}: only runs of diffusion can be exported", config.method.kind);
+    };
+    let sample = config.sampling();
+    let scheduler = Scheduler::of_run(&config.schedule, objective, &sample.sampler, sample.clip)?;
     let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
     let classes = parts.data.classes.iter().flatten();
     pipeline.labels = (0..).zip(classes.cloned()).collect();
+    if let (Some(folder), Some(_)) = (&arguments.vae, &parts.latent) {
+        bail!("--vae {}: the run has its own autoencoder; leave it out", folder.display());
+    }
+    if let Some(latent) = parts.latent {
+        (pipeline.vae, pipeline.text) = (Some(latent.vae), latent.text);
+    }
     if let Some(folder) = &arguments.vae {
         let vae = Pretrained::<AutoencoderKLConfig>::from_pretrained(folder, &parts.device)
             .with_context(|| format!("--vae {}", folder.display()))?;

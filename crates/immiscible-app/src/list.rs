@@ -7,7 +7,7 @@ pub(crate) fn print() {
     println!("presets");
     for (name, text) in PRESETS {
         let summary = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-        println!("  {name:16} {summary}");
+        println!("  {name:26} {summary}");
     }
     section("data.name", immiscible_data::SOURCES);
     section("model.kind", immiscible_models::NETWORKS);
@@ -15,6 +15,8 @@ pub(crate) fn print() {
     section("model.size", &sizes);
     section("schedule.name", immiscible_schedule::SCHEDULES);
     section("objective.name", immiscible_schedule::OBJECTIVES);
+    section("method.kind", immiscible_train::METHODS);
+    section("method.distance", immiscible_train::DISTANCES);
     section("coupling.kind", immiscible_coupling::COUPLINGS);
     section("coupling.assigner", immiscible_assign::ASSIGNERS);
     section("optimizer.kind", immiscible_train::OPTIMIZERS);

@@ -7,6 +7,7 @@ mod device;
 mod draw;
 mod export;
 mod grid;
+mod latent;
 mod list;
 mod parts;
 mod presets;

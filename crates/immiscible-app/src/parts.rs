@@ -1,8 +1,9 @@
 //! From a config to the parts that it names, with every check that needs no training.
 
-use crate::config::{Config, expand_size, insert, parse};
+use crate::config::{Config, expand_size, parse};
 use crate::device;
 use crate::draw::Draw;
+use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError};
@@ -11,7 +12,7 @@ use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::Sampler;
 use immiscible_schedule::{NoiseSchedule, Objective};
-use immiscible_train::{ClassCondition, Diffusion};
+use immiscible_train::{ClassCondition, Diffusion, LatentStep, Latents, MethodParts, OnLatents, TrainStep};
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -37,6 +38,9 @@ pub(crate) struct Parts {
     pub(crate) device: Device,
     pub(crate) coupling: Arc<dyn Coupling>,
     pub(crate) classes: Option<ClassCondition>,
+    /// `[C, H, W]` of what the network works on: the images, or their latents.
+    pub(crate) shape: [usize; 3],
+    pub(crate) latent: Option<LatentSpace>,
 }
 
 impl Parts {
@@ -54,7 +58,11 @@ impl Parts {
             shape: source.shape(),
             classes: source.classes().map(<[String]>::to_vec),
         };
-        fit_model_to_data(&mut table, &data)?;
+        let plan = config.latent.as_ref().map(|latent| latent.plan(data.shape)).transpose()?;
+        fit_model_to_data(&mut table, &data, plan.as_ref())?;
+        if let Some(latent) = &config.latent {
+            table.insert("latent".into(), Value::try_from(latent.absolute()?)?);
+        }
         Ok((Self::new(parse(table)?, data)?, source))
     }
 
@@ -67,24 +75,37 @@ impl Parts {
         config.optimizer.build()?;
         config.ema.validate()?;
         config.checkpoint.validate()?;
-        let [channels, height, width] = data.shape;
+        let plan = config.latent.as_ref().map(|latent| latent.plan(data.shape)).transpose()?;
+        let shape = plan.as_ref().map_or(data.shape, |plan| plan.shape);
+        let [channels, height, width] = shape;
         config.model.validate()?;
         config.model.accepts(channels, height, width)?;
         let out = config.model.out_channels();
+        let what = if plan.is_some() { "latents" } else { "images" };
         ensure!(
             out == channels,
-            "model.out_channels = {out}: the images have {channels} channels; set it to that"
+            "model.out_channels = {out}: the {what} have {channels} channels; set it to that"
         );
-        let (schedule, objective) = (config.schedule.build()?, config.objective.build()?);
-        Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
+        if let Some(plan) = &plan {
+            check_latents(&config, &data, plan)?;
+        }
+        let (schedule, objective) = (config.schedule.build()?, config.objective()?);
+        Sampler::new(&config.sampling(), &*schedule, &*objective)?;
+        check_sampler(&config)?;
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);
         }
-        let classes = class_condition(&config, &data)?;
+        let texts = plan.is_some_and(|plan| plan.text_channels.is_some());
+        let mut classes = class_condition(&config, &data, texts)?;
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
-        Ok(Self { device: device::by_name(&config.device)?, config, data, coupling, classes })
+        let device = device::by_name(&config.device)?;
+        let latent = config.latent.as_ref().map(|latent| latent.open(&device)).transpose()?;
+        if let (Some(config), Some(latent), Some(classes)) = (&config.latent, &latent, &mut classes) {
+            classes.texts = latent.class_texts(config, data.classes.as_deref().unwrap_or_default(), &device)?;
+        }
+        Ok(Self { device, config, data, coupling, classes, shape, latent })
     }
 
     /// Everything random hangs on this.
@@ -102,17 +123,40 @@ impl Parts {
     pub(crate) fn diffusion(&self) -> Result<Diffusion> {
         Ok(Diffusion {
             schedule: self.config.schedule.build()?,
-            objective: self.config.objective.build()?,
+            objective: self.config.objective()?,
             coupling: self.coupling.clone(),
-            classes: self.classes,
+            classes: self.classes.clone(),
         })
+    }
+
+    /// What takes the steps, from `network` on, and the coupling for the loader's pipeline.
+    pub(crate) fn method(&self, network: Network) -> Result<(Box<dyn TrainStep>, Arc<dyn Coupling>)> {
+        let config = &self.config;
+        let method = config.method.build(MethodParts {
+            diffusion: self.diffusion()?,
+            network,
+            optimizer: config.optimizer.clone(),
+            ema: config.ema.clone(),
+            steps: config.train.steps,
+            key: self.key(),
+            device: self.device.clone(),
+        })?;
+        let coupling = self.coupling.clone();
+        let (Some(latent), Some(options)) = (&self.latent, &config.latent) else {
+            return Ok((method, coupling));
+        };
+        let (channels, sample) = (self.shape[0], options.posterior == PosteriorKind::Sample);
+        let vae = latent.vae.network.clone();
+        let latents = Latents::new(vae, channels, latent.factor(), sample, &self.device);
+        let step = LatentStep::new(method, latents, coupling.clone(), self.key());
+        Ok((Box::new(step), Arc::new(OnLatents(coupling))))
     }
 
     /// Draws `n` samples with the options of the config's `[sample]` table: sample i is the same for every `n`.
     ///
     /// A class-conditional network draws all classes in turn.
     pub(crate) fn sample(&self, network: &impl Denoiser, n: usize, seed: u64) -> Result<Array4<f32>> {
-        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
+        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective()?);
         self.draw(network, &*schedule, &*objective)?.seeded(n, seed)
     }
 
@@ -124,18 +168,23 @@ impl Parts {
         schedule: &'a dyn NoiseSchedule,
         objective: &'a dyn Objective,
     ) -> Result<Draw<'a>> {
-        let config = self.config.sample.sampling();
-        let condition = self.class_count().map(|n| Condition::classes(&Vec::from_iter(0..n), &self.device));
+        let config = self.config.sampling();
+        let all: Vec<u32> = (0..self.class_count().unwrap_or_default()).collect();
         Ok(Draw {
             sampler: Sampler::new(&config, schedule, objective)?,
             network,
-            condition: condition.unwrap_or_default(),
+            condition: self.condition(&all),
             guidance: config.guidance,
-            null: self.classes.map(|classes| Condition::classes(&[classes.null], &self.device)),
-            shape: self.data.shape,
-            vae: None,
+            null: self.classes.as_ref().map(|classes| classes.of(&[classes.null], &self.device)),
+            shape: self.shape,
+            vae: self.latent.as_ref().map(|latent| (&latent.vae.network, latent.factor())),
             device: &self.device,
         })
+    }
+
+    /// What samples of these classes are drawn for, if the network takes any.
+    pub(crate) fn condition(&self, classes: &[u32]) -> Condition {
+        self.classes.as_ref().map(|condition| condition.of(classes, &self.device)).unwrap_or_default()
     }
 
     /// A network with the weights that the seed gives, on the autodiff side of the device.
@@ -146,12 +195,13 @@ impl Parts {
 }
 
 /// The image's shape and the number of classes, where the config leaves them open.
-fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
-    let [channels, height, width] = data.shape;
-    let Some(Value::Table(model)) = table.get("model") else {
+fn fit_model_to_data(table: &mut Table, data: &DataInfo, latent: Option<&LatentPlan>) -> Result<()> {
+    let [channels, height, width] = latent.map_or(data.shape, |plan| plan.shape);
+    let Some(Value::Table(model)) = table.get_mut("model") else {
         return Ok(());
     };
-    let dit = model.get("kind").and_then(Value::as_str) == Some("dit");
+    let kind = model.get("kind").and_then(Value::as_str);
+    let (dit, attends) = (kind == Some("dit"), kind == Some("unet-condition"));
     let mut open = vec![("in_channels", channels), ("out_channels", channels)];
     if height == width {
         open.push(("sample_size", height));
@@ -159,17 +209,67 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     if dit {
         open.push(("num_embeds_ada_norm", data.classes.as_ref().map_or(1, Vec::len)));
     }
-    let missing: Vec<_> = open.into_iter().filter(|(key, _)| !model.contains_key(*key)).collect();
-    for (key, value) in missing {
-        insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
+    if let Some(channels) = latent.and_then(|plan| plan.text_channels).filter(|_| attends) {
+        open.push(("cross_attention_dim", channels));
+    }
+    if latent.is_some() && !dit {
+        // A UNet takes any size; this is the one that the Python package makes by default.
+        model.remove("sample_size");
+    }
+    for (key, value) in open {
+        model.entry(key).or_insert(Value::Integer(i64::try_from(value)?));
     }
     Ok(())
 }
 
-/// How labels enter the network, if it takes any.
-fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondition>> {
+/// Whether the network fits what the autoencoder and the text encoder make.
+fn check_latents(config: &Config, data: &DataInfo, plan: &LatentPlan) -> Result<()> {
+    ensure!(!config.sample.clip, "sample.clip = true: latents have no fixed range; set sample.clip = false");
+    match (config.model.text_channels(), plan.text_channels) {
+        (Some(_), None) => bail!(
+            "latent.text_encoder is unset: model.kind = \"unet-condition\" attends to a text; give the folder with \
+             tokenizer/ and text_encoder/, or write model.kind = \"unet\""
+        ),
+        (None, Some(_)) => bail!(
+            "latent.text_encoder: model.kind = {:?} attends to no text; leave it out, or write \"unet-condition\"",
+            config.model.name()
+        ),
+        (Some(wanted), Some(made)) => {
+            ensure!(
+                wanted == made,
+                "model.cross_attention_dim = {wanted}: the text encoder makes {made} channels; set it to that"
+            );
+            ensure!(data.classes.is_some(), "latent.text_encoder: the data has no classes to make texts of");
+            ensure!(
+                config.model.class_rows().is_none(),
+                "model.num_class_embeds: the classes enter as texts of latent.text_encoder; leave it out"
+            );
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+/// A consistency function and the sampler that jumps to the end go together, and no others do.
+fn check_sampler(config: &Config) -> Result<()> {
+    let (method, sampler) = (&config.method, &config.sampling().sampler);
+    if sampler.build()?.jumps() == method.jumps() {
+        return Ok(());
+    }
+    let remedy = match method.jumps() {
+        true => "the method trains a jump to the end of the trajectory; write sample.sampler = \"consistency\"",
+        false => "the sampler needs a consistency function; write another, such as ddim",
+    };
+    bail!("sample.sampler = {:?} does not go with method.kind = {:?}: {remedy}", sampler.name, method.kind)
+}
+
+/// How labels enter the network, if it takes any; as the texts of their classes, if `texts`.
+fn class_condition(config: &Config, data: &DataInfo, texts: bool) -> Result<Option<ClassCondition>> {
     let (dropout, guidance) = (config.train.class_dropout, config.sample.guidance);
     ensure!(guidance.is_finite(), "sample.guidance = {guidance}: write a finite number");
+    if let (true, Some(classes)) = (texts, &data.classes) {
+        return Ok(Some(ClassCondition::new(classes.len() as u32, dropout)));
+    }
     let (rows, classes) = match (config.model.class_rows(), &data.classes) {
         (Some(rows), Some(classes)) => (rows, classes),
         (rows, classes) => {
@@ -199,7 +299,7 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
             "model.num_embeds_ada_norm = {}: the data has {classes} classes; write that, or leave it out",
             config.num_embeds_ada_norm
         );
-        return Ok(Some(ClassCondition { null: rows as u32 - 1, dropout }));
+        return Ok(Some(ClassCondition::new(rows as u32 - 1, dropout)));
     }
     ensure!(
         rows == classes || rows == classes + 1,
@@ -211,5 +311,5 @@ fn class_condition(config: &Config, data: &DataInfo) -> Result<Option<ClassCondi
         "model.num_class_embeds = {rows}: class dropout and guidance need a null class; write {}",
         classes + 1
     );
-    Ok(Some(ClassCondition { null: classes as u32, dropout }))
+    Ok(Some(ClassCondition::new(classes as u32, dropout)))
 }

@@ -2,8 +2,16 @@
 
 /// Every preset by name, sorted.
 pub(crate) const PRESETS: &[(&str, &str)] = &[
+    ("celeba64-consistency", include_str!("../presets/celeba64-consistency.toml")),
+    ("cifar10-consistency", include_str!("../presets/cifar10-consistency.toml")),
+    ("cifar10-ddim", include_str!("../presets/cifar10-ddim.toml")),
+    ("cifar10-flow", include_str!("../presets/cifar10-flow.toml")),
     ("digits", include_str!("../presets/digits.toml")),
     ("digits-classes", include_str!("../presets/digits-classes.toml")),
     ("fashion-mnist", include_str!("../presets/fashion-mnist.toml")),
     ("folder", include_str!("../presets/folder.toml")),
+    ("latent-unconditional-256", include_str!("../presets/latent-unconditional-256.toml")),
+    ("sd-class-finetune-256", include_str!("../presets/sd-class-finetune-256.toml")),
+    ("sd-class-scratch-256", include_str!("../presets/sd-class-scratch-256.toml")),
+    ("tiny-imagenet-consistency", include_str!("../presets/tiny-imagenet-consistency.toml")),
 ];

@@ -41,14 +41,26 @@ fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String)
         let given = Given::read(arguments)?;
         let (parts, step, network) = open_run(run, |table| change(table, arguments), false)?;
         let labels = given.labels(arguments, parts.class_count(), true)?;
-        anyhow::Ok((given, parts, step, network, labels))
+        let text = parts.latent.as_ref().and_then(|latent| latent.text.as_ref());
+        let texts = match (&arguments.prompt[..], text) {
+            ([], _) => None,
+            ([prompt, ..], None) => bail!("--prompt {prompt:?}: the run has no text encoder; leave it out"),
+            (prompts, Some(text)) => {
+                let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+                Some(text.encode(&prompts, &parts.device)?)
+            }
+        };
+        anyhow::Ok((given, parts, step, network, labels, texts))
     };
-    let (given, parts, step, network, labels) = open().map_err(Failure::usage)?;
+    let (given, parts, step, network, labels, texts) = open().map_err(Failure::usage)?;
     let draw = || {
-        let (schedule, objective) = (parts.config.schedule.build()?, parts.config.objective.build()?);
+        let (schedule, objective) = (parts.config.schedule.build()?, parts.config.objective()?);
         let mut draw = parts.draw(&network, &*schedule, &*objective)?;
         if let Some(labels) = labels {
-            draw.condition = Condition::classes(&labels, &parts.device);
+            draw.condition = parts.condition(&labels);
+        }
+        if let Some(texts) = texts {
+            draw.condition = Condition::Text(texts);
         }
         given.draw(&draw, arguments.seed)
     };

@@ -1,16 +1,17 @@
 //! `immiscible train`.
 
-use crate::config::{self, difference, structure};
+use crate::config::{self, Config, difference, structure};
 use crate::parts::Parts;
 use crate::progress::Progress;
 use crate::{Failure, cli, quality};
 use anyhow::{Context, Result, bail, ensure};
+use burn::module::Module;
 use immiscible_data::{Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
-use immiscible_train::{DiffusionStep, TrainStep, Trainer, sha256_hex};
+use immiscible_train::{Trainer, sha256_hex};
 use std::io::ErrorKind;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use toml::Table;
 
@@ -27,10 +28,13 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         Some(folder) => initial(folder, &parts).map_err(Failure::usage)?,
         None => parts.network().map_err(Failure::usage)?,
     };
+    if arguments.dry_run {
+        return describe(&parts, source, &network).map_err(Failure::usage);
+    }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
     if let (Some(_), "assignment", false) =
-        (parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
+        (&parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
     {
         eprintln!(
             "warning: a class-conditional network with coupling.class_wise = false: the noise then tells the class, \
@@ -39,17 +43,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
 
     let config = &parts.config;
-    let mut method = DiffusionStep::new(
-        parts.diffusion().map_err(Failure::usage)?,
-        network,
-        &config.optimizer,
-        &config.ema,
-        parts.key(),
-        &parts.device,
-    )
-    .map_err(Failure::usage)?;
+    let (mut method, coupling) = parts.method(network).map_err(Failure::usage)?;
     let mut progress = Progress::new(&parts, run.join("samples"));
-    let total = trainer.run(&mut method, loader, parts.coupling.clone(), &mut progress)?;
+    let total = trainer.run(&mut *method, loader, coupling, &mut progress)?;
 
     if progress.grid.is_none() {
         progress.draw_grid(total.steps, method.sampling_network());
@@ -71,12 +67,39 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.images_per_second(config.train.batch_size),
         total.coupling_ms(),
         total.coupling_share_percent(),
-        if parts.coupling.host().is_some() { ", a batch ahead in the loader" } else { "" }
+        if parts.coupling.host().is_some() && parts.latent.is_none() { ", a batch ahead in the loader" } else { "" }
     );
     for line in quality {
         println!("quality   {line}");
     }
     Ok(())
+}
+
+/// Says what would be trained on what, after every check that needs no training.
+fn describe(parts: &Parts, source: Arc<dyn Source>, network: &Network) -> Result<()> {
+    let (config, data) = (&parts.config, &parts.data);
+    Loader::new(source, loader_options(config))?;
+    parts.diffusion()?;
+    let size = |[c, h, w]: [usize; 3]| format!("{c}×{h}×{w}");
+    println!("model     {} with {} parameters on {}", config.model.name(), network.num_params(), config.device);
+    let place = config.data.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
+    let classes = data.classes.as_ref().map_or(String::new(), |classes| format!(", {} classes", classes.len()));
+    println!("data      {} ({place}): {} of {}{classes}", data.name, data.samples, size(data.shape));
+    if let Some(latent) = &config.latent {
+        let folder = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        println!("latents   {} from {}", size(parts.shape), folder(&latent.vae).unwrap_or_default());
+        if let Some(text) = folder(&latent.text_encoder) {
+            println!("texts     {:?} from {text}", latent.prompt);
+        }
+    }
+    let train = &config.train;
+    println!("method    {} with {} coupling", config.method.kind, config.coupling.kind);
+    println!("steps     {} of {} images", train.steps, train.batch_size);
+    Ok(())
+}
+
+fn loader_options(config: &Config) -> LoaderOptions {
+    LoaderOptions { batch_size: config.train.batch_size, seed: config.seed, flip: config.data.flip }
 }
 
 /// The run's name and its config, from preset or file and the flags.
@@ -103,6 +126,7 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     if let Some(folder) = &arguments.init {
         let model = Pipeline::config(folder).with_context(|| format!("--init {}", folder.display()))?;
         table.insert("model".into(), toml::Value::try_from(model)?);
+        whole_pipeline(&mut table, folder)?;
     }
     // A size stands for a whole network, so that nothing of another one remains.
     if arguments.set.iter().any(|assignment| config::key(assignment) == Some("model.size")) {
@@ -121,6 +145,19 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     let plain = matches!(Path::new(&name).components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
     ensure!(plain, "--run {name:?}: write a plain name; --runs is the folder that holds it");
     Ok((name, table))
+}
+
+/// A run on latents that starts from a pipeline has the pipeline's autoencoder and text encoder, unless the config names
+/// others.
+fn whole_pipeline(table: &mut Table, folder: &Path) -> Result<()> {
+    for (key, part) in [("vae", "vae"), ("vae", "vqvae"), ("text_encoder", "text_encoder")] {
+        let open = table.get("latent").and_then(|latent| latent.as_table()).is_some_and(|t| !t.contains_key(key));
+        if open && folder.join(part).is_dir() {
+            let folder = toml::Value::try_from(folder)?;
+            config::insert(table, &format!("latent.{key}"), folder)?;
+        }
+    }
+    Ok(())
 }
 
 /// The network in a folder, on the autodiff side of the device.
@@ -148,9 +185,7 @@ fn remove_run(run: &Path) -> Result<()> {
 /// Makes the run directory, or checks that an existing one holds this very run.
 fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
     let config = &parts.config;
-    let options =
-        LoaderOptions { batch_size: config.train.batch_size, seed: config.seed, flip: config.data.flip };
-    let loader = Loader::new(source, options)?;
+    let loader = Loader::new(source, loader_options(config))?;
 
     let path = run.join(CONFIG);
     let now = structure(config)?;
