@@ -48,7 +48,8 @@ pub(crate) struct LatentPlan {
 impl LatentConfig {
     fn vae_folder(&self) -> Result<PathBuf> {
         let folder = self.vae.as_deref();
-        let folder = folder.context("latent.vae is unset: give the folder of an autoencoder or of a pipeline")?;
+        let folder =
+            folder.context("latent.vae is unset: give the folder of an autoencoder or of a pipeline")?;
         let inside = ["vae", "vqvae"].map(|name| folder.join(name)).into_iter().find(|path| path.is_dir());
         Ok(inside.unwrap_or_else(|| folder.into()))
     }
@@ -71,7 +72,8 @@ impl LatentConfig {
             vae.out_channels
         );
         let text = self.text_folders();
-        let text = text.map(|[_, model]| settings::<CLIPTextConfig>("latent.text_encoder", &model)).transpose()?;
+        let text =
+            text.map(|[_, model]| settings::<CLIPTextConfig>("latent.text_encoder", &model)).transpose()?;
         ensure!(
             text.is_none() || self.prompt.matches("{}").count() == 1,
             "latent.prompt = {:?}: write {{}} once, where the name of the class goes",

@@ -103,7 +103,8 @@ impl Parts {
         let device = device::by_name(&config.device)?;
         let latent = config.latent.as_ref().map(|latent| latent.open(&device)).transpose()?;
         if let (Some(config), Some(latent), Some(classes)) = (&config.latent, &latent, &mut classes) {
-            classes.texts = latent.class_texts(config, data.classes.as_deref().unwrap_or_default(), &device)?;
+            classes.texts =
+                latent.class_texts(config, data.classes.as_deref().unwrap_or_default(), &device)?;
         }
         Ok(Self { device, config, data, coupling, classes, shape, latent })
     }
@@ -257,7 +258,9 @@ fn check_sampler(config: &Config) -> Result<()> {
         return Ok(());
     }
     let remedy = match method.jumps() {
-        true => "the method trains a jump to the end of the trajectory; write sample.sampler = \"consistency\"",
+        true => {
+            "the method trains a jump to the end of the trajectory; write sample.sampler = \"consistency\""
+        }
         false => "the sampler needs a consistency function; write another, such as ddim",
     };
     bail!("sample.sampler = {:?} does not go with method.kind = {:?}: {remedy}", sampler.name, method.kind)

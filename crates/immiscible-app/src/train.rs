@@ -28,8 +28,10 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         Some(folder) => initial(folder, &parts).map_err(Failure::usage)?,
         None => parts.network().map_err(Failure::usage)?,
     };
+    let parameters = network.num_params();
+    let (mut method, coupling) = parts.method(network).map_err(Failure::usage)?;
     if arguments.dry_run {
-        return describe(&parts, source, &network).map_err(Failure::usage);
+        return describe(&parts, source, parameters).map_err(Failure::usage);
     }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
@@ -43,7 +45,6 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
 
     let config = &parts.config;
-    let (mut method, coupling) = parts.method(network).map_err(Failure::usage)?;
     let mut progress = Progress::new(&parts, run.join("samples"));
     let total = trainer.run(&mut *method, loader, coupling, &mut progress)?;
 
@@ -67,7 +68,11 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.images_per_second(config.train.batch_size),
         total.coupling_ms(),
         total.coupling_share_percent(),
-        if parts.coupling.host().is_some() && parts.latent.is_none() { ", a batch ahead in the loader" } else { "" }
+        if parts.coupling.host().is_some() && parts.latent.is_none() {
+            ", a batch ahead in the loader"
+        } else {
+            ""
+        }
     );
     for line in quality {
         println!("quality   {line}");
@@ -76,14 +81,14 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 }
 
 /// Says what would be trained on what, after every check that needs no training.
-fn describe(parts: &Parts, source: Arc<dyn Source>, network: &Network) -> Result<()> {
+fn describe(parts: &Parts, source: Arc<dyn Source>, parameters: usize) -> Result<()> {
     let (config, data) = (&parts.config, &parts.data);
     Loader::new(source, loader_options(config))?;
-    parts.diffusion()?;
     let size = |[c, h, w]: [usize; 3]| format!("{c}×{h}×{w}");
-    println!("model     {} with {} parameters on {}", config.model.name(), network.num_params(), config.device);
+    println!("model     {} with {} parameters on {}", config.model.name(), parameters, config.device);
     let place = config.data.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
-    let classes = data.classes.as_ref().map_or(String::new(), |classes| format!(", {} classes", classes.len()));
+    let classes =
+        data.classes.as_ref().map_or(String::new(), |classes| format!(", {} classes", classes.len()));
     println!("data      {} ({place}): {} of {}{classes}", data.name, data.samples, size(data.shape));
     if let Some(latent) = &config.latent {
         let folder = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
@@ -151,7 +156,8 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
 /// others.
 fn whole_pipeline(table: &mut Table, folder: &Path) -> Result<()> {
     for (key, part) in [("vae", "vae"), ("vae", "vqvae"), ("text_encoder", "text_encoder")] {
-        let open = table.get("latent").and_then(|latent| latent.as_table()).is_some_and(|t| !t.contains_key(key));
+        let open =
+            table.get("latent").and_then(|latent| latent.as_table()).is_some_and(|t| !t.contains_key(key));
         if open && folder.join(part).is_dir() {
             let folder = toml::Value::try_from(folder)?;
             config::insert(table, &format!("latent.{key}"), folder)?;

@@ -79,11 +79,20 @@ pub(crate) fn load<M: ModuleSnapshot + Clone>(
     path: &Path,
     rename: fn(&str) -> Option<&str>,
 ) -> Result<(), ModelError> {
+    load_as(module, path, |name| rename(name).map(str::to_owned))
+}
+
+/// [`load`] with names that are made up.
+pub(crate) fn load_as<M: ModuleSnapshot + Clone>(
+    module: &mut M,
+    path: &Path,
+    rename: impl Fn(&str) -> Option<String>,
+) -> Result<(), ModelError> {
     let mut tensors = Tensors::new();
     for (name, mut tensor) in read(path)? {
         let Some(name) = rename(&name) else { continue };
-        tensor.name = name.to_owned();
-        if tensors.insert(name.to_owned(), tensor).is_some() {
+        tensor.name.clone_from(&name);
+        if tensors.insert(name.clone(), tensor).is_some() {
             return Err(file(READ, Some(path), format!("it has `{name}` twice, under two names")));
         }
     }

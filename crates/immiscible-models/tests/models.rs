@@ -17,6 +17,8 @@ use immiscible_models::{
 mod autoencoder_kl;
 #[path = "models/clip_text.rs"]
 mod clip_text;
+#[path = "models/lpips.rs"]
+mod lpips;
 #[path = "models/parity.rs"]
 mod parity;
 #[path = "models/unet_2d.rs"]

@@ -83,7 +83,8 @@ impl Denoiser for GaussianNetwork<'_> {
         let (alpha, sigma) = (levels.alpha.clone(), levels.sigma.clone());
         let variance = alpha.clone().square() * STD.powi(2) + sigma.clone().square();
         let centred = x.clone() - alpha.clone() * mean.clone();
-        let share = if self.jumps { variance.sqrt().recip() * STD } else { alpha.clone() / variance * STD.powi(2) };
+        let share =
+            if self.jumps { variance.sqrt().recip() * STD } else { alpha.clone() / variance * STD.powi(2) };
         let x0 = mean + centred * share;
         let noise = (x - alpha * x0.clone()) / sigma;
         output(self.objective.target(&x0, &noise, &levels))
@@ -153,7 +154,8 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
 #[test]
 fn each_image_follows_its_class() {
     let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network =
+        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     let classes = [0, 5, 2, 5];
     let condition = Condition::classes(&classes, &device());
     let noise = SeededNoise::new(1, 0);
@@ -168,7 +170,8 @@ fn each_image_follows_its_class() {
 #[test]
 fn an_image_is_the_same_in_any_batch() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network =
+        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     for (kernel, _) in SAMPLERS {
         let run = |first: u64, images: usize| {
             let classes: Vec<u32> = (first as u32..).take(images).collect();
@@ -301,7 +304,8 @@ fn guidance_extrapolates_from_the_null_class() {
 #[test]
 fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network =
+        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
     let sampler = Sampler::new(&config("ddim", 50), &*schedule, &*objective).unwrap();
     let condition = Condition::classes(&[6], &device());
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.

@@ -664,7 +664,8 @@ fn the_consistency_function_has_its_published_coefficients() {
     let point = Point { time: Time::Sigma(1.2), alpha: 1.0, sigma: 1.2 };
     let levels = point.levels(&Device::flex());
     let (skip, out, scale) = (0.25 / (1.198_f64.powi(2) + 0.25), 0.5 * 1.198 / 1.3, 1.0 / 1.3);
-    let read = |output: f32, x: f32| f64::from(values(f.read(tensor(&[output]), &tensor(&[x]), &levels).x0)[0]);
+    let read =
+        |output: f32, x: f32| f64::from(values(f.read(tensor(&[output]), &tensor(&[x]), &levels).x0)[0]);
     assert_close(read(0.0, 1.0), skip, 1e-7, "c_skip");
     assert_close(read(1.0, 0.0), out, 1e-7, "c_out");
     assert_close(f64::from(values(f.network_input(tensor(&[1.0]), &levels))[0]), scale, 1e-7, "c_in");

@@ -50,7 +50,8 @@ impl ConsistencyLoss {
         let key = self.key.step(step);
         let example = self.diffusion.example(prepared, key, step, &self.device)?;
         assert_eq!(neighbours.len(), example.x0.dims()[0], "one pair of noise levels for every row");
-        let points = |point: fn(&Neighbours) -> Point| neighbours.iter().map(point).collect::<Vec<_>>().into();
+        let points =
+            |point: fn(&Neighbours) -> Point| neighbours.iter().map(point).collect::<Vec<_>>().into();
         let end = self.end(student, &example, &points(|pair| pair.at), key);
         let wanted = self.end(teacher, &example, &points(|pair| pair.next), key).detach();
         let weights: Vec<f32> = neighbours.iter().map(|pair| pair.weight as f32).collect();

@@ -94,10 +94,7 @@ impl ImprovedConsistencyStep {
                 s1: config.s1.unwrap_or(1280),
                 steps: config.curriculum_steps.unwrap_or(parts.steps),
             },
-            noise_levels: LogNormal {
-                mean: config.p_mean.unwrap_or(-1.1),
-                std: config.p_std.unwrap_or(2.0),
-            },
+            noise_levels: LogNormal { mean: config.p_mean.unwrap_or(-1.1), std: config.p_std.unwrap_or(2.0) },
             learner: Learner::new(parts.network, &parts.optimizer, &parts.ema)?,
             loss: ConsistencyLoss {
                 diffusion: parts.diffusion,

@@ -7,6 +7,7 @@ use immiscible_models::Network;
 use immiscible_random::Key;
 use immiscible_schedule::{Objective, ObjectiveConfig, ScheduleConfig, objective::Consistency};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// The `[method]` table of a config: how a step learns from a batch. Options that the chosen kind does not have are refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -17,7 +18,10 @@ pub struct MethodConfig {
     /// Of `consistency` and `improved_consistency`: a name in [`DISTANCES`]; `l2` and `pseudo_huber` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub distance: Option<String>,
-    /// Likewise: s₀, how fine the grid of noise levels is at the beginning; 2 and 10 if absent.
+    /// Of the distance `lpips`: the file with its weights, the state dict of `lpips.LPIPS(net="vgg")`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lpips: Option<PathBuf>,
+    /// Of both: s₀, how fine the grid of noise levels is at the beginning; 2 and 10 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub s0: Option<u64>,
     /// Likewise: s₁, how fine it is at the end; 150 and 1280 if absent.
@@ -45,6 +49,7 @@ impl Default for MethodConfig {
         Self {
             kind: "diffusion".into(),
             distance: None,
+            lpips: None,
             s0: None,
             s1: None,
             curriculum_steps: None,
@@ -106,6 +111,7 @@ impl MethodConfig {
         let improved = self.kind == IMPROVED_CONSISTENCY;
         for (option, given, has) in [
             ("method.distance", self.distance.is_some(), any),
+            ("method.lpips", self.lpips.is_some(), any),
             ("method.s0", self.s0.is_some(), any),
             ("method.s1", self.s1.is_some(), any),
             ("method.curriculum_steps", self.curriculum_steps.is_some(), any),
@@ -122,6 +128,10 @@ impl MethodConfig {
             && !DISTANCES.iter().any(|(known, _)| known == name)
         {
             return Err(TrainError::unknown("method.distance", name, DISTANCES));
+        }
+        if self.lpips.is_some() && self.distance.as_deref() != Some("lpips") {
+            let name = self.distance.clone().unwrap_or_else(|| "unset".into());
+            return Err(TrainError::UnusedOption { key: "method.distance", name, option: "method.lpips" });
         }
         let option = |key, value: String, remedy| Err(TrainError::Option { key, value, remedy });
         let (s0, s1) = (self.s0.unwrap_or(if plain { 2 } else { 10 }), self.s1);
