@@ -78,6 +78,13 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
     let guidance = arguments.guidance.unwrap_or(1.0);
     let open = || {
         let given = Given::read(arguments)?;
+        if let Some(sampler) = &sampler {
+            ensure!(
+                !sampler.build()?.jumps(),
+                "--sampler {}: it needs a consistency function, and folders hold none; write another, such as ddim",
+                sampler.name
+            );
+        }
         // Whatever the settings tell is checked before weights are read, which can be gigabytes.
         let config = Pipeline::config(folder)?;
         Pipeline::scheduler(folder)?.sampler(sampler.as_ref(), steps)?;

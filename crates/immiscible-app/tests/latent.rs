@@ -137,6 +137,12 @@ fn a_network_learns_from_texts_and_becomes_a_pipeline_that_is_trained_on() {
     let off = furthest(&three, &samples(folder, &model));
     assert!(off < 1e-4, "the folder draws other images, off by {off}");
 
+    for from in [["--model", "exported"], ["--checkpoint", "runs/text"]] {
+        let jump = ["sample", from[0], from[1], "--prompt", "a 3", "--sampler", "consistency"];
+        let output = immiscible(folder, &jump);
+        assert_eq!(output.status.code(), Some(2), "{from:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     // Autoencoder and text encoder come from the folder that the network comes from.
     let init = ["--init", "exported", "--set", "latent.prompt=a {}"];
     trained(folder, "sd-class-finetune-256", "tuned", &init);
