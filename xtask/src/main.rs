@@ -2,6 +2,7 @@
 
 mod bench;
 mod diffusers;
+mod golden;
 mod layers;
 mod python;
 mod test;
@@ -23,6 +24,8 @@ cargo xtask COMMAND
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
+  golden            makes what the networks are tested against anew, with diffusers and transformers (installs torch)
+                    --check: elsewhere, and compares it with what is committed
 ";
 
 /// Why a command did not succeed: the exit status to pass on, after the reason was printed.
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
+        Some("golden") if arguments.len() == 1 => golden::run(false),
+        Some("golden") if arguments[1..] == ["--check"] => golden::run(true),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(())
