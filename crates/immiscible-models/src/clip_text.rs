@@ -307,7 +307,7 @@ impl TextEmbeddings {
 
     fn forward(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [_, length] = ids.dims();
-        let positions = self.position_embedding.weight.val().slice([0..length]);
+        let positions = self.position_embedding.weight.val().narrow(0, 0, length);
         self.token_embedding.forward(ids) + positions.unsqueeze()
     }
 }
