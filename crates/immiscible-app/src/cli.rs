@@ -104,7 +104,8 @@ pub(crate) struct Sample {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// A run directory, such as runs/digits.
+    /// A run directory, such as runs/digits, or a folder in diffusers' layout, which is written anew: as safetensors in one
+    /// file, with today's names.
     pub(crate) run: PathBuf,
     /// The folder to write; it must not hold anything yet.
     #[arg(long)]

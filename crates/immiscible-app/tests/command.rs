@@ -219,6 +219,11 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     assert_eq!(from_run, from_folder);
     assert_ne!(from_folder, drawn(&["--model", "model", "--sampler", "heun"], "c.npy"));
 
+    // A folder goes out as it came in.
+    let again = succeed(folder, &["export", "model", "--to", "model-again"]);
+    assert!(again.contains("DDIMPipeline") && again.contains("weights of model"), "{again}");
+    assert_eq!(from_folder, drawn(&["--model", "model-again"], "e.npy"));
+
     // A run that starts from it and learns next to nothing draws next to the same.
     let started = immiscible(
         folder,
@@ -248,6 +253,7 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     };
     bad(&["export", "runs/digits", "--to", "model"], &["model", "not empty"]);
     bad(&["export", "runs", "--to", "other"], &["config.toml"]);
+    bad(&["export", "model", "--to", "other", "--last"], &["--last", "no run"]);
     assert!(!folder.join("other").exists());
     bad(&["sample", "--model", "runs"], &["runs", "model_index.json"]);
     bad(&["sample", "--model", "model", "--labels", "x_T.npy"], &["x_T.npy"]);

@@ -218,7 +218,13 @@ def imported_latents(folder):
     parts = dict(vae=autoencoder(4), text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
     extra = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     StableDiffusionPipeline(**parts, **extra).save_pretrained(path)
-    pipeline = StableDiffusionPipeline.from_pretrained(path, safety_checker=None)
+    # What this project reads it writes, and the package reads that.
+    anew = folder / "imported text anew"
+    immiscible("export", path, "--to", anew)
+    loaded(UNet2DConditionModel, anew / "unet")
+    loaded(AutoencoderKL, anew / "vae")
+    loaded(CLIPTextModel, anew / "text_encoder")
+    pipeline = StableDiffusionPipeline.from_pretrained(anew, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["a photo of a cat", "Two dogs, in 1999!"]
     words = [word for prompt in prompts for word in ("--prompt", prompt)]
