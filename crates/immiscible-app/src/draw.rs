@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use immiscible_models::{AutoencoderKL, Condition, Denoiser};
-use immiscible_sample::{GivenNoise, Guidance, NetworkPredictor, NoiseSource, Sampler, SeededNoise};
+use immiscible_sample::{GivenNoise, Guidance, NoiseSource, Sampler, SeededNoise};
 use ndarray::{Array4, ArrayView4, Axis};
 
 /// Samples that are drawn together, and the numbers in them: 256 of 3×64×64, fewer of larger ones.
@@ -51,8 +51,8 @@ impl Draw<'_> {
 
     fn all(&self, n: usize, noise: impl Fn(usize, usize) -> Box<dyn NoiseSource>) -> Result<Array4<f32>> {
         let [channels, height, width] = self.shape;
-        let network = NetworkPredictor::new(self.network);
-        let mut predictor = Guidance::new(network, self.guidance, self.null.clone())?;
+        let mut predictor =
+            Guidance::new(self.sampler.predictor(self.network), self.guidance, self.null.clone())?;
         let factor = self.vae.map_or(1, |(_, factor)| factor * factor);
         let chunk = (CHUNK_NUMBERS / (channels * height * width * factor)).clamp(1, CHUNK);
         let mut batches = Vec::new();

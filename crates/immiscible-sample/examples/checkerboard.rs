@@ -4,7 +4,7 @@
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use immiscible_models::{Condition, Ctx, Denoiser, Output, TimeInput};
-use immiscible_sample::{NetworkPredictor, SampleConfig, Sampler, SeededNoise};
+use immiscible_sample::{SampleConfig, Sampler, SeededNoise};
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig};
 
 const SIZE: usize = 8;
@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = SampleConfig { steps: 20, ..SampleConfig::default() };
     let sampler = Sampler::new(&config, schedule.as_ref(), objective.as_ref())?;
     let images = sampler.sample(
-        &mut NetworkPredictor::new(&network),
+        &mut sampler.predictor(&network),
         &mut SeededNoise::new(0, 0),
         [4, 1, SIZE, SIZE],
         &Condition::None,

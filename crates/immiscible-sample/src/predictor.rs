@@ -1,6 +1,6 @@
 use burn::prelude::*;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
-use immiscible_schedule::Point;
+use immiscible_schedule::{Objective, Point};
 
 /// What the sampling loop asks: the network's raw output. Everything between the loop and the network
 /// (guidance, caching) is a predictor that wraps another.
@@ -18,22 +18,24 @@ pub trait Predictor {
 #[derive(Clone, Copy)]
 pub struct NetworkPredictor<'a> {
     network: &'a dyn Denoiser,
+    objective: &'a dyn Objective,
 }
 
 impl<'a> NetworkPredictor<'a> {
     /// Runs `network`, which should live on a device without autodiff (`Module::valid`) unless gradients
-    /// through sampling are wanted.
-    pub fn new(network: &'a dyn Denoiser) -> Self {
-        Self { network }
+    /// through sampling are wanted, and was trained with `objective`.
+    pub fn new(network: &'a dyn Denoiser, objective: &'a dyn Objective) -> Self {
+        Self { network, objective }
     }
 }
 
 impl Predictor for NetworkPredictor<'_> {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
-        let times = vec![point.time.network_time(); x_t.dims()[0]];
-        let times = TimeInput::of(&times, &x_t.device());
-        let [_, channels, ..] = x_t.dims();
-        let pred = self.network.forward(x_t.clone(), times, condition, Ctx::default()).pred;
+        let [batch, channels, ..] = x_t.dims();
+        let device = &x_t.device();
+        let times = TimeInput::of(&vec![self.objective.network_time(point); batch], device);
+        let input = self.objective.network_input(x_t.clone(), &point.levels(device));
+        let pred = self.network.forward(input, times, condition, Ctx::default()).pred;
         if pred.dims()[1] == channels { pred } else { pred.narrow(1, 0, channels) }
     }
 }

@@ -1,12 +1,12 @@
 use burn::prelude::*;
-use immiscible_models::Condition;
+use immiscible_models::{Condition, Denoiser};
 use immiscible_schedule::{
     Estimate, ForwardCondition, NoiseSchedule, Objective, Point, SamplerConfig, StepKernel, Transition,
     compatible,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{NoiseSource, Predictor, SampleError};
+use crate::{NetworkPredictor, NoiseSource, Predictor, SampleError};
 
 /// How to sample. The default is 50 deterministic DDIM steps without guidance, for pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,11 @@ impl<'a> Sampler<'a> {
         clip: Option<Clip>,
     ) -> Self {
         Self { schedule, objective, kernel, transitions, clip }
+    }
+
+    /// Runs a network that was trained with the objective of this sampler.
+    pub fn predictor(&self, network: &'a dyn Denoiser) -> NetworkPredictor<'a> {
+        NetworkPredictor::new(network, self.objective)
     }
 
     /// How often a run calls its predictor.

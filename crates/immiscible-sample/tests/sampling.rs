@@ -5,12 +5,10 @@ use std::cell::{Cell, RefCell};
 use burn::prelude::*;
 use immiscible_models::{Condition, Ctx, Denoiser, NETWORKS, Output, TimeInput};
 use immiscible_random::{Key, Stream};
-use immiscible_sample::{
-    Guidance, NetworkPredictor, NoiseSource, Predictor, SampleConfig, SampleError, Sampler, SeededNoise,
-};
+use immiscible_sample::{Guidance, NoiseSource, Predictor, SampleConfig, SampleError, Sampler, SeededNoise};
 use immiscible_schedule::{
-    NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SAMPLERS, SCHEDULES, SamplerConfig,
-    ScheduleConfig, ScheduleError, Time, Times, compatible,
+    Levels, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SAMPLERS, SCHEDULES, SamplerConfig,
+    ScheduleConfig, ScheduleError, Time, compatible,
 };
 
 fn device() -> Device {
@@ -40,6 +38,29 @@ fn output(pred: Tensor<4>) -> Output {
 const STD: f64 = 0.3;
 const MEAN: f64 = 0.2;
 
+/// The point whose number the network was given.
+fn point_of(schedule: &dyn NoiseSchedule, objective: &dyn Objective, u: f32) -> Point {
+    let edm = objective.name() == "edm";
+    let ratio = f64::from(4.0 * u).exp();
+    match schedule.name() {
+        "flow" if edm => schedule.at(Time::Continuous(ratio / (1.0 + ratio))).unwrap(),
+        "flow" => schedule.at(Time::Continuous(f64::from(u) / 1000.0)).unwrap(),
+        "ve" => schedule.at(Time::Sigma(ratio)).unwrap(),
+        _ if edm => {
+            let off = |point: &Point| (objective.network_time(*point) - u).abs();
+            let points = schedule.grid(1000).unwrap().into_iter().filter(|point| *point != Point::CLEAN);
+            points.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap()
+        }
+        _ => schedule.at(Time::Index(u as u32)).unwrap(),
+    }
+}
+
+/// x_t from what the network was given for it.
+fn x_t_of(objective: &dyn Objective, input: Tensor<4>, levels: &Levels) -> Tensor<4> {
+    let scale = objective.network_input(input.ones_like(), levels);
+    input / scale
+}
+
 /// The best network for pixels N(mean, STD²): the mean is 0.2 without a class and 0.1 c − 0.2 for class c.
 struct GaussianNetwork<'a> {
     schedule: &'a dyn NoiseSchedule,
@@ -50,11 +71,9 @@ impl Denoiser for GaussianNetwork<'_> {
     fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, _: Ctx<'_>) -> Output {
         let u: Vec<f32> = t.u.into_data().try_to_vec().unwrap();
         assert_eq!(u.len(), x.dims()[0]);
-        let point = |u: f32| match self.schedule.name() {
-            "flow" => self.schedule.at(Time::Continuous(f64::from(u) / 1000.0)).unwrap(),
-            _ => self.schedule.at(Time::Index(u as u32)).unwrap(),
-        };
-        let levels = Times::from(u.into_iter().map(point).collect::<Vec<_>>()).levels(&x.device());
+        assert!(u.iter().all(|other| *other == u[0]), "samples of one step are at one point");
+        let levels = point_of(self.schedule, self.objective, u[0]).levels(&x.device());
+        let x = x_t_of(self.objective, x, &levels);
         let mean: Tensor<4> = match condition {
             Condition::Class(classes) => classes.clone().float().reshape([-1, 1, 1, 1]) * 0.1 - 0.2,
             _ => Tensor::full([1, 1, 1, 1], MEAN, &x.device()),
@@ -93,7 +112,7 @@ fn sample(
     condition: &Condition,
 ) -> Tensor<4> {
     let sampler = Sampler::new(config, schedule, objective).unwrap();
-    let (mut predictor, mut noise) = (NetworkPredictor::new(network), noise);
+    let (mut predictor, mut noise) = (sampler.predictor(network), noise);
     sampler.sample(&mut predictor, &mut noise, shape, condition, &device(), |_| ()).unwrap()
 }
 
@@ -205,7 +224,7 @@ fn the_network_sees_the_times_of_the_grid_and_the_callback_the_levels_reached() 
         let mut reached = Vec::new();
         sampler
             .sample(
-                &mut NetworkPredictor::new(&network),
+                &mut sampler.predictor(&network),
                 &mut SeededNoise::new(0, 0),
                 [2, 1, 1, 1],
                 &Condition::None,
@@ -283,7 +302,7 @@ fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.
     for scale in [0.0, 1.0, 2.0] {
         let null = Some(Condition::classes(&[2], &device()));
-        let mut predictor = Guidance::new(NetworkPredictor::new(&network), scale, null).unwrap();
+        let mut predictor = Guidance::new(sampler.predictor(&network), scale, null).unwrap();
         let mut noise = SeededNoise::new(3, 0);
         let images = sampler
             .sample(&mut predictor, &mut noise, [1, 1, 64, 64], &condition, &device(), |_| ())
@@ -302,7 +321,7 @@ fn clipping_clamps_x0_and_recomputes_the_noise() {
     let run = |clip, to_see: &mut dyn FnMut(usize, f32)| {
         let config = SampleConfig { clip, ..config("euler", 2) };
         let sampler = Sampler::new(&config, &*schedule, &*objective).unwrap();
-        let (mut predictor, mut noise) = (NetworkPredictor::new(&network), SeededNoise::new(0, 0));
+        let (mut predictor, mut noise) = (sampler.predictor(&network), SeededNoise::new(0, 0));
         let see =
             |progress: immiscible_sample::Progress<'_>| to_see(progress.step, values(progress.x.clone())[0]);
         sampler.sample(&mut predictor, &mut noise, [1, 1, 1, 1], &Condition::None, &device(), see).unwrap();

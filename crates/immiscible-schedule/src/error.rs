@@ -58,6 +58,22 @@ pub enum ScheduleError {
         /// The most there may be.
         max: usize,
     },
+    /// The noise levels of a schedule are not in order.
+    #[error(
+        "schedule \"ve\" with sigma_min = {sigma_min}, sigma_max = {sigma_max}, rho = {rho}: give finite numbers with \
+         0 < sigma_min < sigma_max and 0 < rho (0.002, 80 and 7 are usual)"
+    )]
+    Sigmas {
+        /// The smallest.
+        sigma_min: f64,
+        /// The largest.
+        sigma_max: f64,
+        /// How they are spaced.
+        rho: f64,
+    },
+    /// The standard deviation of the data is not a positive number.
+    #[error("sigma_data = {0}: give a positive number, 0.5 for pixels, 1 for latents")]
+    SigmaData(f64),
     /// The time does not exist in the schedule.
     #[error("schedule \"{name}\" has no {time}; its times are {valid}")]
     Time {

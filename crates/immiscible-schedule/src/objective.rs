@@ -3,13 +3,15 @@
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Levels, NoiseSchedule, ScheduleError, error::lookup};
+use crate::{Levels, NoiseSchedule, Point, ScheduleError, error::lookup};
 
+mod edm;
 mod epsilon;
 mod flow_velocity;
 mod v;
 mod x0;
 
+pub use edm::Edm;
 pub use epsilon::Epsilon;
 pub use flow_velocity::FlowVelocity;
 pub use v::V;
@@ -60,6 +62,23 @@ pub trait Objective: Send + Sync {
     /// `output` and `x_t` are `[B, C, H, W]`.
     fn read(&self, output: Tensor<4>, x_t: &Tensor<4>, levels: &Levels) -> Estimate;
 
+    /// What the network is given for `x_t`: x_t itself, unless the objective brings it to unit variance first.
+    ///
+    /// # Shapes
+    /// `[B, C, H, W]` → the same
+    fn network_input(&self, x_t: Tensor<4>, _levels: &Levels) -> Tensor<4> {
+        x_t
+    }
+
+    /// The number that the network embeds at a point.
+    fn network_time(&self, point: Point) -> f32 {
+        point.time.network_time()
+    }
+
+    /// ‖x̂0 − x0‖² / ‖output − target‖² at the same x_t: what an error of the output is worth as one of x0. Weights, which the
+    /// literature defines for one target or the other, are converted by it.
+    fn x0_error(&self, point: Point) -> f64;
+
     /// Whether [`read`](Objective::read) is defined at alpha = 0, where x_t is pure noise.
     fn reads_pure_noise(&self) -> bool {
         true
@@ -67,24 +86,31 @@ pub trait Objective: Send + Sync {
 }
 
 /// Which objective.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ObjectiveConfig {
     /// A name in [`OBJECTIVES`].
     pub name: String,
+    /// Of `edm`: the standard deviation of the data; 0.5 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_data: Option<f64>,
 }
 
 impl ObjectiveConfig {
     /// The objective of this name.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into() }
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// Builds the objective.
     ///
     /// # Errors
-    /// If the name is unknown.
+    /// If the name is unknown or an option does not fit the objective.
     pub fn build(&self) -> Result<Box<dyn Objective>, ScheduleError> {
+        if self.sigma_data.is_some() && self.name != "edm" {
+            let name = self.name.clone();
+            return Err(ScheduleError::UnusedOption { kind: "objective", name, option: "sigma_data" });
+        }
         lookup("objective", OBJECTIVES, &self.name)?(self)
     }
 }
@@ -94,6 +120,7 @@ pub type BuildObjective = fn(&ObjectiveConfig) -> Result<Box<dyn Objective>, Sch
 
 /// Every objective by name.
 pub const OBJECTIVES: &[(&str, BuildObjective)] = &[
+    ("edm", |config| Ok(Box::new(Edm::new(config.sigma_data.unwrap_or(0.5))?))),
     ("epsilon", |_| Ok(Box::new(Epsilon))),
     ("flow_velocity", |_| Ok(Box::new(FlowVelocity))),
     ("v", |_| Ok(Box::new(V))),

@@ -11,6 +11,7 @@ pub mod flow;
 pub mod linear;
 pub mod scaled_linear;
 mod variance_preserving;
+pub mod ve;
 
 pub use variance_preserving::VariancePreserving;
 
@@ -80,7 +81,7 @@ pub trait NoiseSchedule: Send + Sync {
 const MAX_TIMESTEPS: usize = 100_000;
 
 /// Which noise schedule, and its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleConfig {
     /// A name in [`SCHEDULES`].
@@ -88,12 +89,21 @@ pub struct ScheduleConfig {
     /// Number T of training timesteps of a discrete schedule; 1000 if absent. Continuous schedules have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timesteps: Option<usize>,
+    /// Of `ve`: the smallest noise level; 0.002 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_min: Option<f64>,
+    /// Of `ve`: the largest noise level; 80 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigma_max: Option<f64>,
+    /// Of `ve`: how much closer small noise levels lie than large ones; 7 if absent, 1 for evenly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rho: Option<f64>,
 }
 
 impl ScheduleConfig {
     /// The schedule of this name with default options.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), timesteps: None }
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// Builds the schedule.
@@ -102,6 +112,15 @@ impl ScheduleConfig {
     /// If the name is unknown or an option does not fit the schedule.
     pub fn build(&self) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
         let build = lookup("schedule", SCHEDULES, &self.name)?;
+        let unused = [
+            ("timesteps", self.timesteps.is_some() && ["flow", "ve"].contains(&&*self.name)),
+            ("sigma_min", self.sigma_min.is_some() && self.name != "ve"),
+            ("sigma_max", self.sigma_max.is_some() && self.name != "ve"),
+            ("rho", self.rho.is_some() && self.name != "ve"),
+        ];
+        if let Some((option, _)) = unused.into_iter().find(|(_, unused)| *unused) {
+            return Err(ScheduleError::UnusedOption { kind: "schedule", name: self.name.clone(), option });
+        }
         match self.timesteps {
             Some(timesteps) if timesteps > MAX_TIMESTEPS => Err(ScheduleError::TooManyTimesteps {
                 name: self.name.clone(),
@@ -123,7 +142,8 @@ pub type BuildSchedule = fn(&ScheduleConfig) -> Result<Box<dyn NoiseSchedule>, S
 /// Every noise schedule by name.
 pub const SCHEDULES: &[(&str, BuildSchedule)] = &[
     ("cosine", |config| Ok(Box::new(cosine::cosine(config.timesteps())?))),
-    ("flow", flow::Flow::build),
+    ("flow", |_| Ok(Box::new(flow::Flow))),
     ("linear", |config| Ok(Box::new(linear::linear(config.timesteps())?))),
     ("scaled_linear", |config| Ok(Box::new(scaled_linear::scaled_linear(config.timesteps())?))),
+    ("ve", ve::Ve::build),
 ];

@@ -11,16 +11,20 @@ pub enum Time {
     Index(u32),
     /// A flow time in (0, 1], 1 is pure noise.
     Continuous(f64),
+    /// The noise level sigma itself, above 0, of a schedule that leaves the data as they are.
+    Sigma(f64),
 }
 
 impl Time {
     /// The number a network embeds: `i` for [`Index(i)`](Time::Index), `1000 t` for
     /// [`Continuous(t)`](Time::Continuous), so that one embedding serves both; 0 for [`Clean`](Time::Clean).
+    /// For [`Sigma`](Time::Sigma) it is ln(sigma)/4 (Karras et al. 2022, arXiv 2206.00364, table 1).
     pub fn network_time(self) -> f32 {
         match self {
             Time::Clean => 0.0,
             Time::Index(i) => i as f32,
             Time::Continuous(t) => (1000.0 * t) as f32,
+            Time::Sigma(sigma) => (sigma.ln() / 4.0) as f32,
         }
     }
 }
@@ -31,6 +35,7 @@ impl fmt::Display for Time {
             Time::Clean => write!(f, "clean time"),
             Time::Index(i) => write!(f, "timestep {i}"),
             Time::Continuous(t) => write!(f, "flow time {t}"),
+            Time::Sigma(sigma) => write!(f, "noise level {sigma}"),
         }
     }
 }
@@ -72,11 +77,6 @@ impl Times {
     /// Time, alpha and sigma of every sample.
     pub fn points(&self) -> &[Point] {
         &self.0
-    }
-
-    /// What the network embeds, one number per sample ([`Time::network_time`]).
-    pub fn network_times(&self) -> Vec<f32> {
-        self.0.iter().map(|point| point.time.network_time()).collect()
     }
 
     /// Uploads alpha and sigma.

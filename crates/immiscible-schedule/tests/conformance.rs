@@ -52,6 +52,10 @@ fn values(tensor: Tensor<4>) -> Vec<f32> {
     tensor.into_data().try_to_vec().unwrap()
 }
 
+fn network_times(times: &Times) -> Vec<f32> {
+    times.points().iter().map(|point| point.time.network_time()).collect()
+}
+
 #[track_caller]
 fn assert_close(actual: f64, expected: f64, tolerance: f64, what: &str) {
     assert!((actual - expected).abs() <= tolerance, "{what}: {actual}, expected {expected} ± {tolerance}");
@@ -80,11 +84,11 @@ fn unknown_names_are_answered_with_the_known_ones() {
     let message = |error: ScheduleError| error.to_string();
     assert_eq!(
         message(ScheduleConfig::new("linaer").build().err().unwrap()),
-        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear"
+        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear, ve"
     );
     assert_eq!(
         message(ObjectiveConfig::new("eps").build().err().unwrap()),
-        "there is no objective \"eps\"; choose one of epsilon, flow_velocity, v, x0"
+        "there is no objective \"eps\"; choose one of edm, epsilon, flow_velocity, v, x0"
     );
     assert_eq!(
         message(SamplerConfig::new("plms").build().err().unwrap()),
@@ -110,7 +114,7 @@ fn configs_read_their_options_and_refuse_others() {
     assert_eq!(sampler("ddim", None, Some(Variance::FixedSmall)), Some(unused("ddim", "variance")));
 
     let schedule = |name: &str, timesteps| {
-        ScheduleConfig { name: name.into(), timesteps: Some(timesteps) }.build().err()
+        ScheduleConfig { timesteps: Some(timesteps), ..ScheduleConfig::new(name) }.build().err()
     };
     assert!(matches!(schedule("flow", 1000), Some(ScheduleError::UnusedOption { option: "timesteps", .. })));
     assert_eq!(schedule("cosine", 0), Some(ScheduleError::NoTimesteps("cosine".into())));
@@ -131,12 +135,14 @@ fn noise_grows_from_nearly_nothing_to_nearly_everything() {
         let points = all_points(schedule);
         assert_eq!(points[0], Point::CLEAN);
         for pair in points.windows(2) {
-            assert!(pair[0].alpha > pair[1].alpha && pair[0].sigma < pair[1].sigma, "{name}: {pair:?}");
+            let falls = pair[0].alpha > pair[1].alpha || name == "ve" && pair[1].alpha == 1.0;
+            assert!(falls && pair[0].sigma < pair[1].sigma, "{name}: {pair:?}");
             assert_eq!(schedule.at(pair[1].time).unwrap(), pair[1], "{name}");
         }
         assert!(points[1].sigma < 0.03, "{name} starts at {:?}", points[1]);
         assert_eq!(points[1000], schedule.noisiest());
-        assert!(schedule.noisiest().alpha < 0.07, "{name} ends at {:?}", schedule.noisiest());
+        let end = schedule.noisiest();
+        assert!(end.alpha / end.sigma < 0.07, "{name} ends at {end:?}");
     }
 }
 
@@ -228,8 +234,11 @@ fn training_times_are_uniform_and_depend_on_the_key_and_position_alone() {
         for point in times.points() {
             assert_eq!(schedule.at(point.time).unwrap(), *point);
         }
+        if name == "ve" {
+            continue;
+        }
         // Uniform on (0, 1000] or 0..=999: mean 500 and standard deviation 289, standard error 2.
-        let network_times = times.network_times();
+        let network_times = network_times(&times);
         let mean = network_times.iter().map(|t| f64::from(*t)).sum::<f64>() / 20_000.0;
         assert_close(mean, 499.75, 8.0, name);
         let below = |limit: f32| network_times.iter().filter(|t| **t < limit).count() as f64 / 20_000.0;
@@ -241,7 +250,7 @@ fn training_times_are_uniform_and_depend_on_the_key_and_position_alone() {
     assert_eq!(Flow.sample_t(1, key).points()[0].time, Time::Continuous(first));
     let vp = cosine(3).unwrap().sample_t(300, key);
     for i in 0..3 {
-        assert!(vp.network_times().contains(&(i as f32)), "timestep {i} never occurs");
+        assert!(network_times(&vp).contains(&(i as f32)), "timestep {i} never occurs");
     }
 }
 
@@ -259,7 +268,8 @@ fn add_noise_mixes_each_sample_at_its_own_level() {
             assert_close(f64::from(actual), expected, 1e-6, schedule.name());
         }
         let prior = schedule.prior(noise.clone(), &ForwardCondition::default());
-        assert_eq!(values(prior), values(noise.clone()), "{}", schedule.name());
+        let scale = if schedule.name() == "ve" { 80.0 } else { 1.0 };
+        assert_eq!(values(prior), values(noise.clone() * scale), "{}", schedule.name());
     }
 }
 
@@ -269,7 +279,9 @@ fn add_noise_mixes_each_sample_at_its_own_level() {
 fn targets_have_their_definitions() {
     let point = Point { time: Time::Clean, alpha: 0.6, sigma: 0.8 };
     let levels = point.levels(&Device::flex());
-    let expected = [("epsilon", -1.0), ("flow_velocity", -3.0), ("v", -0.6 - 0.8 * 2.0), ("x0", 2.0)];
+    let edm = (0.8 * 2.0 / 0.5 + 0.6 * 0.5) / 0.8_f64.hypot(0.6 * 0.5);
+    let expected =
+        [("edm", edm), ("epsilon", -1.0), ("flow_velocity", -3.0), ("v", -0.6 - 0.8 * 2.0), ("x0", 2.0)];
     for (objective, (name, value)) in objectives().iter().zip(expected) {
         assert_eq!(objective.name(), name);
         let target = objective.target(&tensor(&[2.0]), &tensor(&[-1.0]), &levels);
@@ -298,7 +310,7 @@ fn a_perfect_network_is_read_as_x0_and_noise_on_every_schedule() {
                 let what = format!("{} on {} at {}", objective.name(), schedule.name(), point.time);
                 let (x0, noise) = round_trip(objective.as_ref(), 0.7, -1.3, point);
                 // In f32 the division by alpha or sigma amplifies the rounding of x_t.
-                assert_close(x0, 0.0, 4e-7 / point.alpha.max(1e-7) + 1e-6, &what);
+                assert_close(x0, 0.0, 4e-7 * point.sigma.max(1.0) / point.alpha.max(1e-7) + 1e-6, &what);
                 assert_close(noise, 0.0, 4e-7 / point.sigma + 1e-6, &what);
             }
         }
@@ -323,7 +335,7 @@ proptest! {
 fn only_epsilon_on_a_schedule_that_starts_from_pure_noise_is_incompatible() {
     for schedule in schedules() {
         for objective in objectives() {
-            let refused = schedule.name() == "flow" && objective.name() == "epsilon";
+            let refused = schedule.name() == "flow" && ["edm", "epsilon"].contains(&objective.name());
             assert_eq!(compatible(schedule.as_ref(), objective.as_ref()).is_err(), refused);
         }
     }
@@ -435,13 +447,14 @@ fn steps_of_a_perfect_network_keep_the_marginals() {
                 let (from, to) = (pair[0], pair[1]);
                 let step = affine(kernel, from, to, |x, p| known.denoise(x, p));
                 let what = format!("{} on {} to {}", kernel.name(), schedule.name(), to.time);
+                let tolerance = 1e-6 * from.sigma.max(1.0);
                 assert_close(
                     step.slope * from.alpha * known.mean + step.offset,
                     to.alpha * known.mean,
-                    1e-6,
+                    tolerance,
                     &what,
                 );
-                assert_close((step.slope * from.sigma).hypot(step.std), to.sigma, 1e-6, &what);
+                assert_close((step.slope * from.sigma).hypot(step.std), to.sigma, tolerance, &what);
             }
         }
     }
@@ -543,8 +556,9 @@ fn halving_the_step_halves_eulers_error_and_quarters_heuns() {
             let samples = sampled(kernel, &grid[..=steps], DATA, |x, p| DATA.denoise(x, p));
             (samples.std - (end.alpha * DATA.std).hypot(end.sigma)).abs()
         };
-        for steps in [5, 10] {
-            let name = schedule.name();
+        let name = schedule.name();
+        // Its steps are large where noise levels are, and the error is that of the method later.
+        for steps in if name == "ve" { [40, 80] } else { [5, 10] } {
             let euler = error(&Euler, steps) / error(&Euler, 2 * steps);
             let heun = error(&Heun, steps) / error(&Heun, 2 * steps);
             assert!(
@@ -605,6 +619,6 @@ fn gradients_pass_through_every_kernel() {
 #[test]
 fn network_times_share_one_scale() {
     let times: Times = vec![Point::CLEAN, linear(1000).unwrap().noisiest(), Flow.noisiest()].into();
-    assert_eq!(times.network_times(), [0.0, 999.0, 1000.0]);
+    assert_eq!(network_times(&times), [0.0, 999.0, 1000.0]);
     assert_close(Flow.at(Time::Continuous(0.2)).unwrap().snr(), 16.0, 1e-12, "snr");
 }

@@ -95,10 +95,12 @@ impl Diffusion {
         let levels = t.levels(device);
         let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
         let target = self.objective.target(&x0, &noise, &levels);
-        let time = TimeInput::of(&t.network_times(), device);
+        let times: Vec<f32> = t.points().iter().map(|point| self.objective.network_time(*point)).collect();
+        let time = TimeInput::of(&times, device);
         // Dropout draws from the device's generator, right after this.
         device.seed(key.stream(Stream::DROPOUT).device_seed());
-        let output = network.forward(x_t, time, &condition, Ctx::default()).pred;
+        let input = self.objective.network_input(x_t, &levels);
+        let output = network.forward(input, time, &condition, Ctx::default()).pred;
         Ok((mean_squared_error(output, target), statistics))
     }
 

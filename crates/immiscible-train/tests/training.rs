@@ -6,7 +6,7 @@ use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
-    ForwardCondition, Levels, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, SCHEDULES,
+    ForwardCondition, Levels, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SCHEDULES,
     ScheduleConfig, Time, Times,
 };
 use immiscible_train::{
@@ -86,17 +86,35 @@ struct Oracle<'a> {
     objective: &'a dyn Objective,
 }
 
+/// The point whose number the network was given.
+fn point_of(schedule: &dyn NoiseSchedule, objective: &dyn Objective, u: f32) -> Point {
+    let edm = objective.name() == "edm";
+    let ratio = f64::from(4.0 * u).exp();
+    match schedule.name() {
+        "flow" if edm => schedule.at(Time::Continuous(ratio / (1.0 + ratio))).unwrap(),
+        "flow" => schedule.at(Time::Continuous(f64::from(u) / 1000.0)).unwrap(),
+        "ve" => schedule.at(Time::Sigma(ratio)).unwrap(),
+        _ if edm => {
+            let off = |point: &Point| (objective.network_time(*point) - u).abs();
+            let points = schedule.grid(1000).unwrap().into_iter().filter(|point| *point != Point::CLEAN);
+            points.min_by(|a, b| off(a).total_cmp(&off(b))).unwrap()
+        }
+        _ => schedule.at(Time::Index(u as u32)).unwrap(),
+    }
+}
+
+/// x_t from what the network was given for it.
+fn x_t_of(objective: &dyn Objective, input: Tensor<4>, levels: &Levels) -> Tensor<4> {
+    let scale = objective.network_input(input.ones_like(), levels);
+    input / scale
+}
+
 impl Denoiser for Oracle<'_> {
     fn forward(&self, x: Tensor<4>, t: TimeInput, _condition: &Condition, _ctx: Ctx<'_>) -> Output {
         let times: Vec<f32> = t.u.into_data().try_into_vec_as().unwrap();
-        let points = times.iter().map(|&u| {
-            let time = match self.schedule.name() {
-                "flow" => Time::Continuous(f64::from(u) / 1000.0),
-                _ => Time::Index(u as u32),
-            };
-            self.schedule.at(time).unwrap()
-        });
+        let points = times.iter().map(|&u| point_of(self.schedule, self.objective, u));
         let levels: Levels = Times::from(points.collect::<Vec<_>>()).levels(&x.device());
+        let x = x_t_of(self.objective, x, &levels);
         let noise = (x - levels.alpha.clone() * self.x0.clone()) / levels.sigma.clone();
         Output {
             pred: self.objective.target(&self.x0, &noise, &levels),
@@ -157,7 +175,8 @@ fn the_plain_couplings_are_ordinary_diffusion_bit_for_bit() {
             let t = diffusion.schedule.sample_t(batch_size, key.stream(Stream::TIME));
             let x_t =
                 diffusion.schedule.add_noise(&x0, &noise, &t.levels(&device), &ForwardCondition::default());
-            let time = TimeInput::of(&t.network_times(), &device);
+            let times: Vec<f32> = t.points().iter().map(|point| point.time.network_time()).collect();
+            let time = TimeInput::of(&times, &device);
             device.seed(key.stream(Stream::DROPOUT).device_seed());
             let pred = network.forward(x_t, time, &Condition::None, Ctx::default()).pred;
             let expected: f32 = (pred - noise.clone()).powi_scalar(2).mean().into_scalar();

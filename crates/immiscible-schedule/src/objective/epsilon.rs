@@ -1,7 +1,7 @@
 use burn::prelude::*;
 
 use super::{Estimate, Objective};
-use crate::Levels;
+use crate::{Levels, Point};
 
 /// The network predicts the noise eps (Ho et al. 2020, arXiv 2006.11239, eq. 14).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +18,11 @@ impl Objective for Epsilon {
 
     fn read(&self, output: Tensor<4>, x_t: &Tensor<4>, levels: &Levels) -> Estimate {
         Estimate::from_noise(output, x_t, levels)
+    }
+
+    /// x0 = (x_t − sigma eps)/alpha
+    fn x0_error(&self, point: Point) -> f64 {
+        (point.sigma / point.alpha).powi(2)
     }
 
     fn reads_pure_noise(&self) -> bool {

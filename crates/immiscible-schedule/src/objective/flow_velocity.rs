@@ -1,7 +1,7 @@
 use burn::prelude::*;
 
 use super::{Estimate, Objective};
-use crate::Levels;
+use crate::{Levels, Point};
 
 /// The network predicts u = eps − x0, the velocity dx_t/dt of the straight path (Liu et al. 2023,
 /// arXiv 2209.03003, eq. 1, with time reversed).
@@ -24,5 +24,10 @@ impl Objective for FlowVelocity {
         let x0 = x_t.clone() - sigma.clone() * output.clone();
         let noise = x_t.clone() + alpha.clone() * output;
         Estimate { x0: x0 / sum.clone(), noise: noise / sum }
+    }
+
+    /// t² on the straight path
+    fn x0_error(&self, point: Point) -> f64 {
+        (point.sigma / (point.alpha + point.sigma)).powi(2)
     }
 }

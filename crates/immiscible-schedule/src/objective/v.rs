@@ -1,7 +1,7 @@
 use burn::prelude::*;
 
 use super::{Estimate, Objective};
-use crate::Levels;
+use crate::{Levels, Point};
 
 /// The network predicts v = alpha eps − sigma x0 (Salimans & Ho 2022, arXiv 2202.00512, appendix D).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,5 +23,11 @@ impl Objective for V {
         let x0 = alpha.clone() * x_t.clone() - sigma.clone() * output.clone();
         let noise = sigma.clone() * x_t.clone() + alpha.clone() * output;
         Estimate { x0: x0 / norm.clone(), noise: noise / norm }
+    }
+
+    /// sigma²/(alpha² + sigma²)², which is 1/(SNR + 1) where alpha² + sigma² = 1
+    fn x0_error(&self, point: Point) -> f64 {
+        let Point { alpha, sigma, .. } = point;
+        (sigma / (alpha * alpha + sigma * sigma)).powi(2)
     }
 }

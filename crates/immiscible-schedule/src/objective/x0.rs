@@ -1,7 +1,7 @@
 use burn::prelude::*;
 
 use super::{Estimate, Objective};
-use crate::Levels;
+use crate::{Levels, Point};
 
 /// The network predicts the data x0 (Salimans & Ho 2022, arXiv 2202.00512, §4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,5 +18,9 @@ impl Objective for X0 {
 
     fn read(&self, output: Tensor<4>, x_t: &Tensor<4>, levels: &Levels) -> Estimate {
         Estimate::from_x0(output, x_t, levels)
+    }
+
+    fn x0_error(&self, _point: Point) -> f64 {
+        1.0
     }
 }

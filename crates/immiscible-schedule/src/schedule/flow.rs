@@ -2,7 +2,7 @@
 
 use immiscible_random::Key;
 
-use super::{NoiseSchedule, ScheduleConfig};
+use super::NoiseSchedule;
 use crate::{Point, ScheduleError, Time, Times};
 
 /// x_t = (1 − t) x0 + t eps for t in (0, 1] (Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023,
@@ -14,17 +14,6 @@ pub struct Flow;
 const MAX_STEPS: usize = 100_000;
 
 impl Flow {
-    pub(super) fn build(config: &ScheduleConfig) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
-        if config.timesteps.is_some() {
-            return Err(ScheduleError::UnusedOption {
-                kind: "schedule",
-                name: config.name.clone(),
-                option: "timesteps",
-            });
-        }
-        Ok(Box::new(Flow))
-    }
-
     fn point(t: f64) -> Point {
         Point { time: Time::Continuous(t), alpha: 1.0 - t, sigma: t }
     }

@@ -52,7 +52,7 @@ impl NoiseSchedule for VariancePreserving {
         let found = match time {
             Time::Clean => Some(Point::CLEAN),
             Time::Index(i) => self.points.get(i as usize).copied(),
-            Time::Continuous(_) => None,
+            Time::Continuous(_) | Time::Sigma(_) => None,
         };
         found.ok_or_else(|| ScheduleError::Time {
             name: self.name.clone(),
