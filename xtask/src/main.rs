@@ -13,7 +13,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   train [OPTIONS]   train and sample; no options: the `digits` preset on the CPU
-                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
+                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|window|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run or a diffusers folder: every option of `immiscible sample`
   export RUN --to DIR  write a run's network as a folder that diffusers opens

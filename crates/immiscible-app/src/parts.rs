@@ -5,7 +5,7 @@ use crate::device;
 use crate::draw::Draw;
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
-use immiscible_coupling::{Coupling, CouplingError};
+use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
 use immiscible_data::Source;
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
@@ -81,6 +81,7 @@ impl Parts {
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);
         }
+        check_window(&config, &data, &*coupling)?;
         let classes = class_condition(&config, &data)?;
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
@@ -163,6 +164,21 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     for (key, value) in missing {
         insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
     }
+    Ok(())
+}
+
+/// Whether a coupling that looks ahead has whole batches to look at.
+fn check_window(config: &Config, data: &DataInfo, coupling: &dyn Coupling) -> Result<()> {
+    let Some(ahead) = coupling.host().and_then(HostCoupling::lookahead) else {
+        return Ok(());
+    };
+    let (rows, batch_size, samples) = (ahead.rows(), config.train.batch_size, data.samples);
+    ensure!(
+        rows.is_multiple_of(batch_size),
+        "coupling.window = {rows}: write a multiple of train.batch_size = {batch_size}"
+    );
+    let most = samples / batch_size * batch_size;
+    ensure!(rows <= samples, "coupling.window = {rows}: the data has {samples} images; write at most {most}");
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     };
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment", false) =
+    if let (Some(_), "assignment" | "window", false) =
         (parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
     {
         eprintln!(

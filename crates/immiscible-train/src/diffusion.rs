@@ -5,7 +5,7 @@ use immiscible_data::Batch;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective};
-use ndarray::Array2;
+use ndarray::{Array2, CowArray, Ix2};
 use std::sync::Arc;
 
 /// A batch as it leaves the loader's pipeline: images, and their noise where the coupling works on the host.
@@ -43,6 +43,12 @@ fn pairing(batch: &Batch) -> PairContext<'_> {
     PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), group: None }
 }
 
+/// The images as vectors, `[B, C·H·W]`.
+pub(crate) fn rows_of(batch: &Batch) -> CowArray<'_, f32, Ix2> {
+    let rows = batch.images.dim().0;
+    batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values")
+}
+
 /// The coupling's part that runs on host arrays in the loader's pipeline, a batch ahead of the step.
 ///
 /// `key` is the run's key; the step selects its part.
@@ -53,8 +59,7 @@ pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Re
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None });
     };
-    let rows = batch.images.dim().0;
-    let x0 = batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values");
+    let x0 = rows_of(&batch);
     let drawn = host
         .draw_host(x0.view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
         .map_err(|source| TrainError::Coupling { step, source })?;

@@ -10,6 +10,7 @@ mod parameters;
 mod record;
 mod step;
 mod trainer;
+mod window;
 
 pub use checkpoint::{Checkpoint, CheckpointStore, sha256_hex};
 pub use config::{CheckpointConfig, EmaConfig, OptimizerConfig, TrainConfig};

@@ -3,8 +3,9 @@ use crate::{
     checkpoint::{read_json, write_json},
     prepare,
     record::MetricsLog,
+    window,
 };
-use immiscible_coupling::Coupling;
+use immiscible_coupling::{Coupling, Lookahead};
 use immiscible_data::{Loader, prefetch};
 use immiscible_models::Network;
 use immiscible_random::Key;
@@ -108,9 +109,16 @@ impl Trainer {
 
         let key = self.key;
         let ahead = NonZeroUsize::new(self.train.prefetch).unwrap_or(NonZeroUsize::MIN);
-        let batches = prefetch(state.step..self.train.steps, ahead, move |step| {
-            prepare(&*coupling, loader.batch_at(step)?, key, step)
-        })?;
+        let steps = state.step..self.train.steps;
+        let batches = match window::lookahead(&*coupling).map(Lookahead::rows) {
+            Some(rows) => {
+                let mut batches = window::batches(coupling, rows, loader, key, state.step)?;
+                prefetch(steps, ahead, move |_| batches.next().expect("windows do not end"))?
+            }
+            None => {
+                prefetch(steps, ahead, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?
+            }
+        };
         let mut begin = Instant::now();
         for prepared in batches {
             let report = method.step(prepared?, state.step)?;
