@@ -84,7 +84,7 @@ fn unknown_names_are_answered_with_the_known_ones() {
     let message = |error: ScheduleError| error.to_string();
     assert_eq!(
         message(ScheduleConfig::new("linaer").build().err().unwrap()),
-        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear, ve"
+        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear, sigmoid, ve"
     );
     assert_eq!(
         message(ObjectiveConfig::new("eps").build().err().unwrap()),
