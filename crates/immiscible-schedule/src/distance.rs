@@ -28,15 +28,15 @@ pub trait Distance: Send + Sync {
 
 /// Which distance, and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct DistanceConfig {
     /// A name in [`DISTANCES`].
     pub name: String,
     /// Of `huber`: where it turns from square to linear; 1 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delta: Option<f64>,
     /// Of `pseudo_huber`: where it turns from square to linear; 0.00054 √D if absent, with D the elements of a sample.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub c: Option<f64>,
 }
 

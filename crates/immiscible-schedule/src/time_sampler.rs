@@ -34,18 +34,18 @@ pub trait TimeSampler: Send + Sync {
 
 /// Which distribution of training times, and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct TimeSamplerConfig {
     /// A name in [`TIME_SAMPLERS`].
     pub name: String,
     /// Of `log_normal`: mean of ln(sigma/alpha), −1.2 if absent. Of `logit_normal`: mean of ln(t/(1 − t)), 0 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<f64>,
     /// Of `log_normal`, 1.2 if absent, and of `logit_normal`, 1 if absent: the standard deviation of the same.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<f64>,
     /// Of `mode`: how strongly middle times are preferred; 1.29 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub scale: Option<f64>,
 }
 

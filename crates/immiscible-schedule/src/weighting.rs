@@ -34,19 +34,19 @@ pub trait Weighting: Send + Sync {
 
 /// Which weighting, and its options.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct WeightingConfig {
     /// A name in [`WEIGHTINGS`].
     pub name: String,
     /// Of `min_snr`: the largest weight, 5 if absent. Of `p2`: how strongly large signal-to-noise ratios are weighed down,
     /// 1 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub gamma: Option<f64>,
     /// Of `p2`: the signal-to-noise ratio from which it weighs down; 1 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<f64>,
     /// Of `edm` and `soft_min_snr`: the standard deviation of the data; 0.5 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub sigma_data: Option<f64>,
 }
 

@@ -58,10 +58,9 @@ pub enum TrainError {
     },
     /// Too many steps in a row had a loss or gradient that is not finite. The checkpoints are from before the first of them.
     #[error(
-        "step {step} is the {}th in a row that had to be skipped (train.max_skipped): the loss is {loss}, the gradient norm \
-         {gradient_norm}; {}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run \
+        "{skipped} steps in a row, up to step {step}, had to be skipped (train.max_skipped): the loss is {loss}, the gradient \
+         norm {gradient_norm}; {}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run \
          again",
-        skipped,
         match kept {
             Some(step) => format!("the checkpoint of step {step} is unharmed"),
             None => "there is no checkpoint yet".into(),
