@@ -101,7 +101,7 @@ impl TimeSamplerConfig {
             value,
             valid,
         };
-        if !(mean.abs() <= 20.0) {
+        if !(-20.0..=20.0).contains(&mean) {
             return Err(refuse("mean", mean, "a number in [-20, 20]"));
         }
         if !(std > 0.0 && std <= 10.0) {

@@ -433,6 +433,28 @@ fn samplers_reproduce_gaussian_data_on_every_schedule_with_every_objective() {
     }
 }
 
+/// The same in 1000 steps where schedules end in pure noise, or have other times than by default.
+#[test]
+fn samplers_reproduce_gaussian_data_on_schedules_with_options() {
+    for toml in [
+        "name = 'cosine'\nzero_terminal_snr = true",
+        "name = 'linear'\nzero_terminal_snr = true",
+        "name = 'scaled_linear'\nbeta_start = 0.0015\nbeta_end = 0.0195\nzero_terminal_snr = true",
+        "name = 'sigmoid'\nstart = 0.0\ntau = 0.7",
+        "name = 'flow'\nshift = 3.0",
+    ] {
+        let schedule = toml::from_str::<ScheduleConfig>(toml).unwrap().build().unwrap();
+        let grid = schedule.grid(1000).unwrap();
+        for kernel in samplers() {
+            let objective = ObjectiveConfig::new("v").build().unwrap();
+            let samples = sampled(kernel.as_ref(), &grid, DATA, |x, p| DATA.denoise_with(&*objective, x, p));
+            let what = format!("{} on {toml}", kernel.name());
+            assert_close(samples.mean, DATA.mean, 0.01, &what);
+            assert_close(samples.std, DATA.std, 0.02, &what);
+        }
+    }
+}
+
 /// With x0 known, a step carries the distribution of x_t into that of x_s, whatever the size of the step. The
 /// large variance is the one that is not made for it.
 #[test]
