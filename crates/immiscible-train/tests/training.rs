@@ -681,6 +681,29 @@ fn a_step_that_is_not_finite_changes_nothing() {
 }
 
 #[test]
+fn a_finite_loss_whose_gradient_is_not_is_refused_too() {
+    let _alone = alone();
+    // All times at the least noise of the schedule, where the weight is 6e8: the loss of an error of 1e14 is below the
+    // largest number there is, and the square of its gradient is not.
+    let time = TimeSamplerConfig { mean: Some(-8.0), std: Some(0.1), ..TimeSamplerConfig::new("log_normal") };
+    let loss = LossConfig { weighting: WeightingConfig::new("sigma_sqrt"), ..LossConfig::default() };
+    let coupling = coupling("independent", 1);
+    let diffusion = with_loss("cosine", "x0", coupling.clone(), &time, &loss).unwrap();
+    let (optimizer, ema) = (OptimizerConfig::default(), EmaConfig::default());
+    let mut method =
+        DiffusionStep::new(diffusion, tiny_network(None), &optimizer, &ema, KEY, &Device::flex()).unwrap();
+    let mut batch = loader(8).batch_at(0).unwrap();
+    batch.images[[0, 0, 0, 0]] = 1e14;
+    let prepared = prepare(&*coupling, batch, KEY, 0).unwrap();
+    match method.step(prepared, 0) {
+        Err(TrainError::NonFinite { loss, gradient_norm, .. }) => {
+            assert!(loss.is_finite() && !gradient_norm.is_finite(), "{loss}, {gradient_norm}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn steps_that_are_not_finite_are_skipped_and_counted_also_after_a_resume() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
