@@ -5,8 +5,8 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::CouplingConfig;
 use immiscible_data::{DataOptions, Split};
 use immiscible_models::NetworkConfig;
-use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, Variance};
-use immiscible_train::{CheckpointConfig, EmaConfig, OptimizerConfig, TrainConfig};
+use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, TimeSamplerConfig, Variance};
+use immiscible_train::{CheckpointConfig, EmaConfig, LossConfig, OptimizerConfig, TrainConfig};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -25,6 +25,12 @@ pub(crate) struct Config {
     pub(crate) model: NetworkConfig,
     pub(crate) schedule: ScheduleConfig,
     pub(crate) objective: ObjectiveConfig,
+    /// Which times are trained on; uniform ones if absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) time: TimeSamplerConfig,
+    /// What an output costs; the mean squared error if absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) loss: LossConfig,
     #[serde(default)]
     pub(crate) coupling: CouplingConfig,
     #[serde(default)]
@@ -36,6 +42,11 @@ pub(crate) struct Config {
     #[serde(default)]
     pub(crate) checkpoint: CheckpointConfig,
     pub(crate) sample: SampleConfig,
+}
+
+/// A table at its default is not written down, so that the runs of versions without it go on.
+fn is_default<T: Default + PartialEq>(table: &T) -> bool {
+    *table == T::default()
 }
 
 fn flex() -> String {
@@ -240,7 +251,7 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
     for (section, keys) in [
         // The data may have moved; whether they are still the same is checked against data.toml.
         ("data", &["path"][..]),
-        ("train", &["steps", "log_every", "prefetch"]),
+        ("train", &["steps", "log_every", "max_skipped", "prefetch"]),
         // What a run that diverged is mended with.
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
     ] {
@@ -296,9 +307,37 @@ mod tests {
     }
 
     #[test]
+    fn times_and_loss_survive_being_written_down_and_defaults_are_not_written() {
+        let plain = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
+        assert!(!plain.contains_key("time") && !plain.contains_key("loss"));
+        let mut table = preset("digits").unwrap();
+        for assignment in [
+            "schedule.name=scaled_linear",
+            "schedule.zero_terminal_snr=true",
+            "schedule.beta_end=0.013",
+            "time.name=log_normal",
+            "time.mean=-0.4",
+            "loss.vlb_weight=0.001",
+            "loss.distance.name=pseudo_huber",
+            "loss.distance.c=0.03",
+            "loss.weighting.name=p2",
+            "loss.weighting.gamma=0.5",
+        ] {
+            set(&mut table, assignment).unwrap();
+        }
+        let config = parse(table).unwrap();
+        assert_eq!((config.time.mean, config.loss.vlb_weight), (Some(-0.4), Some(0.001)));
+        assert_eq!(parse(toml::to_string(&config).unwrap().parse().unwrap()).unwrap(), config);
+        let changed = structure(&config).unwrap();
+        assert!(difference(&plain, &changed).is_some());
+    }
+
+    #[test]
     fn a_typo_is_named_with_its_table_and_a_suggestion() {
         for (assignment, words) in [
             ("optimizer.lerning_rate=1", ["lerning_rate", "optimizer", "did you mean `learning_rate`?"]),
+            ("loss.weighting.gama=5", ["gama", "weighting", "did you mean `gamma`?"]),
+            ("time.stdd=1", ["stdd", "time", "did you mean `std`?"]),
             ("coupling.knd=knn", ["knd", "coupling", "did you mean `kind`?"]),
             (
                 "model.block_out_chanels=[8]",

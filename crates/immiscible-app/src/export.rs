@@ -35,13 +35,7 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
         ensure!(!arguments.last, "--last: {} is no run; leave it out", run.display());
         (Pipeline::from_pretrained(run, &device::by_name("flex")?)?, run.display().to_string())
     } else {
-        let (parts, step, network) = open_run(run, on_the_cpu, arguments.last)?;
-        let config = &parts.config;
-        let sample = config.sample.sampling();
-        let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
-        let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
-        let classes = parts.data.classes.iter().flatten();
-        pipeline.labels = (0..).zip(classes.cloned()).collect();
+        let (pipeline, step) = of_run(run, arguments.last)?;
         (pipeline, format!("step {step}"))
     };
     if let Some(folder) = &arguments.vae {
@@ -56,6 +50,28 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
         pipeline.vae = Some(vae);
     }
     Ok((pipeline, of))
+}
+
+/// A run's network with its scheduler, and the step that its weights are from.
+fn of_run(run: &Path, last: bool) -> Result<(Pipeline, u64)> {
+    let (parts, step, network) = open_run(run, on_the_cpu, last)?;
+    let config = &parts.config;
+    let schedule = &config.schedule;
+    for (key, set) in [
+        ("schedule.beta_start", schedule.beta_start.is_some()),
+        ("schedule.beta_end", schedule.beta_end.is_some()),
+        ("schedule.zero_terminal_snr", schedule.zero_terminal_snr),
+        ("schedule.shift", schedule.shift.is_some_and(|shift| shift != 1.0)),
+        ("loss.vlb_weight", config.loss.vlb_weight.is_some()),
+    ] {
+        ensure!(!set, "{key}: a run that sets it cannot be exported; sample it with `immiscible sample`");
+    }
+    let sample = config.sample.sampling();
+    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
+    let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
+    let classes = parts.data.classes.iter().flatten();
+    pipeline.labels = (0..).zip(classes.cloned()).collect();
+    Ok((pipeline, step))
 }
 
 /// Whether a folder has diffusers' layout, and is not that of a run.

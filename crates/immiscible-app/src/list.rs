@@ -15,6 +15,9 @@ pub(crate) fn print() {
     section("model.size", &sizes);
     section("schedule.name", immiscible_schedule::SCHEDULES);
     section("objective.name", immiscible_schedule::OBJECTIVES);
+    section("time.name", immiscible_schedule::TIME_SAMPLERS);
+    section("loss.distance.name", immiscible_schedule::DISTANCES);
+    section("loss.weighting.name", immiscible_schedule::WEIGHTINGS);
     section("coupling.kind", immiscible_coupling::COUPLINGS);
     section("coupling.assigner", immiscible_assign::ASSIGNERS);
     section("optimizer.kind", immiscible_train::OPTIMIZERS);

@@ -54,7 +54,7 @@ impl Parts {
             shape: source.shape(),
             classes: source.classes().map(<[String]>::to_vec),
         };
-        fit_model_to_data(&mut table, &data)?;
+        fit_model_to_data(&mut table, &data, out_channels(&config, data.shape[0]))?;
         Ok((Self::new(parse(table)?, data)?, source))
     }
 
@@ -70,12 +70,15 @@ impl Parts {
         let [channels, height, width] = data.shape;
         config.model.validate()?;
         config.model.accepts(channels, height, width)?;
-        let out = config.model.out_channels();
+        let (out, expected) = (config.model.out_channels(), out_channels(&config, channels));
+        let also = if expected == channels { "" } else { ", and loss.vlb_weight needs as many again" };
         ensure!(
-            out == channels,
-            "model.out_channels = {out}: the images have {channels} channels; set it to that"
+            out == expected,
+            "model.out_channels = {out}: the images have {channels} channels{also}; set it to {expected}"
         );
         let (schedule, objective) = (config.schedule.build()?, config.objective.build()?);
+        config.time.build_for(&*schedule)?;
+        config.loss.build(&*schedule, &*objective)?;
         Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
@@ -101,9 +104,12 @@ impl Parts {
 
     /// What is trained.
     pub(crate) fn diffusion(&self) -> Result<Diffusion> {
+        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective.build()?);
         Ok(Diffusion {
-            schedule: self.config.schedule.build()?,
-            objective: self.config.objective.build()?,
+            time: self.config.time.build_for(&*schedule)?,
+            loss: self.config.loss.build(&*schedule, &*objective)?,
+            schedule,
+            objective,
             coupling: self.coupling.clone(),
             classes: self.classes,
         })
@@ -146,14 +152,19 @@ impl Parts {
     }
 }
 
+/// The channels of the network's output for images with this many: twice as many where it also learns a variance.
+fn out_channels(config: &Config, channels: usize) -> usize {
+    if config.loss.vlb_weight.is_some() { 2 * channels } else { channels }
+}
+
 /// The image's shape and the number of classes, where the config leaves them open.
-fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
+fn fit_model_to_data(table: &mut Table, data: &DataInfo, out_channels: usize) -> Result<()> {
     let [channels, height, width] = data.shape;
     let Some(Value::Table(model)) = table.get("model") else {
         return Ok(());
     };
     let dit = model.get("kind").and_then(Value::as_str) == Some("dit");
-    let mut open = vec![("in_channels", channels), ("out_channels", channels)];
+    let mut open = vec![("in_channels", channels), ("out_channels", out_channels)];
     if height == width {
         open.push(("sample_size", height));
     }

@@ -73,6 +73,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.coupling_share_percent(),
         if parts.coupling.host().is_some() { ", a batch ahead in the loader" } else { "" }
     );
+    if total.skipped > 0 {
+        println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);
+    }
     for line in quality {
         println!("quality   {line}");
     }

@@ -260,7 +260,7 @@ impl Scheduler {
             }
             Settings::Flow(flow) => {
                 flow.validate()?;
-                (Box::new(Flow), "flow_velocity")
+                (Box::new(Flow::default()), "flow_velocity")
             }
         };
         match &settings {

@@ -84,7 +84,7 @@ fn unknown_names_are_answered_with_the_known_ones() {
     let message = |error: ScheduleError| error.to_string();
     assert_eq!(
         message(ScheduleConfig::new("linaer").build().err().unwrap()),
-        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear, ve"
+        "there is no schedule \"linaer\"; choose one of cosine, flow, linear, scaled_linear, sigmoid, ve"
     );
     assert_eq!(
         message(ObjectiveConfig::new("eps").build().err().unwrap()),
@@ -178,7 +178,7 @@ fn discrete_schedules_have_the_published_values() {
 
 #[test]
 fn the_flow_path_is_straight() {
-    for point in all_points(&Flow) {
+    for point in all_points(&Flow::default()) {
         let t = match point.time {
             Time::Continuous(t) => t,
             _ => 0.0,
@@ -196,7 +196,7 @@ fn times_outside_a_schedule_are_refused() {
     );
     assert!(vp.at(Time::Continuous(0.5)).is_err());
     for time in [Time::Index(3), Time::Continuous(0.0), Time::Continuous(1.01), Time::Continuous(f64::NAN)] {
-        assert!(Flow.at(time).is_err(), "{time}");
+        assert!(Flow::default().at(time).is_err(), "{time}");
     }
 }
 
@@ -220,7 +220,7 @@ fn grids_walk_from_the_noisiest_point_to_clean_data() {
     assert_eq!(indices(3), [999.0, 666.0, 332.0]);
     // Multiples of 62.5: halves are rounded to even, as in diffusers.
     assert_eq!(indices(16)[..4], [999.0, 937.0, 874.0, 811.0]);
-    assert_eq!(Flow.grid(4).unwrap()[1], Flow.at(Time::Continuous(0.75)).unwrap());
+    assert_eq!(Flow::default().grid(4).unwrap()[1], Flow::default().at(Time::Continuous(0.75)).unwrap());
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn training_times_are_uniform_and_depend_on_the_key_and_position_alone() {
     }
     // 1 − u, because u may be 0 and a flow time may not.
     let first = 1.0 - key.uniform(0);
-    assert_eq!(Flow.sample_t(1, key).points()[0].time, Time::Continuous(first));
+    assert_eq!(Flow::default().sample_t(1, key).points()[0].time, Time::Continuous(first));
     let vp = cosine(3).unwrap().sample_t(300, key);
     for i in 0..3 {
         assert!(network_times(&vp).contains(&(i as f32)), "timestep {i} never occurs");
@@ -340,7 +340,7 @@ fn only_epsilon_on_a_schedule_that_starts_from_pure_noise_is_incompatible() {
         }
     }
     assert_eq!(
-        compatible(&Flow, &Epsilon).unwrap_err().to_string(),
+        compatible(&Flow::default(), &Epsilon).unwrap_err().to_string(),
         "objective \"epsilon\" cannot be sampled on schedule \"flow\", which starts from pure noise (alpha = 0); \
          use one of flow_velocity, v, x0"
     );
@@ -429,6 +429,28 @@ fn samplers_reproduce_gaussian_data_on_every_schedule_with_every_objective() {
                 assert_close(samples.mean, DATA.mean, 0.01, &what);
                 assert_close(samples.std, DATA.std, 0.02, &what);
             }
+        }
+    }
+}
+
+/// The same in 1000 steps where schedules end in pure noise, or have other times than by default.
+#[test]
+fn samplers_reproduce_gaussian_data_on_schedules_with_options() {
+    for toml in [
+        "name = 'cosine'\nzero_terminal_snr = true",
+        "name = 'linear'\nzero_terminal_snr = true",
+        "name = 'scaled_linear'\nbeta_start = 0.0015\nbeta_end = 0.0195\nzero_terminal_snr = true",
+        "name = 'sigmoid'\nstart = 0.0\ntau = 0.7",
+        "name = 'flow'\nshift = 3.0",
+    ] {
+        let schedule = toml::from_str::<ScheduleConfig>(toml).unwrap().build().unwrap();
+        let grid = schedule.grid(1000).unwrap();
+        for kernel in samplers() {
+            let objective = ObjectiveConfig::new("v").build().unwrap();
+            let samples = sampled(kernel.as_ref(), &grid, DATA, |x, p| DATA.denoise_with(&*objective, x, p));
+            let what = format!("{} on {toml}", kernel.name());
+            assert_close(samples.mean, DATA.mean, 0.01, &what);
+            assert_close(samples.std, DATA.std, 0.02, &what);
         }
     }
 }
@@ -535,7 +557,7 @@ fn euler_and_heun_integrate_the_flow_velocity() {
         FlowVelocity.read(x.clone() * -0.4 + (TAU * point.sigma).sin(), x, &levels)
     };
     let (t, s, x) = (0.8, 0.5, 1.0);
-    let [from, to] = [t, s].map(|t| Flow.at(Time::Continuous(t)).unwrap());
+    let [from, to] = [t, s].map(|t| Flow::default().at(Time::Continuous(t)).unwrap());
     let run = |kernel: &dyn StepKernel| {
         let step = affine(kernel, from, to, network);
         step.slope * x + step.offset
@@ -579,7 +601,7 @@ fn halving_the_step_halves_eulers_error_and_quarters_heuns() {
 fn kernels_call_the_network_as_often_as_they_say() {
     for kernel in samplers() {
         let mut calls = 0;
-        for pair in Flow.grid(6).unwrap().windows(2) {
+        for pair in Flow::default().grid(6).unwrap().windows(2) {
             let mut visited = Vec::new();
             let transition = kernel.step(&tensor(&[0.4]), pair[0], pair[1], &mut |x, point| {
                 visited.push(point);
@@ -618,7 +640,8 @@ fn gradients_pass_through_every_kernel() {
 
 #[test]
 fn network_times_share_one_scale() {
-    let times: Times = vec![Point::CLEAN, linear(1000).unwrap().noisiest(), Flow.noisiest()].into();
+    let times: Times =
+        vec![Point::CLEAN, linear(1000).unwrap().noisiest(), Flow::default().noisiest()].into();
     assert_eq!(network_times(&times), [0.0, 999.0, 1000.0]);
-    assert_close(Flow.at(Time::Continuous(0.2)).unwrap().snr(), 16.0, 1e-12, "snr");
+    assert_close(Flow::default().at(Time::Continuous(0.2)).unwrap().snr(), 16.0, 1e-12, "snr");
 }

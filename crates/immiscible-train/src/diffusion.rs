@@ -1,10 +1,10 @@
-use crate::TrainError;
+use crate::{Loss, TrainError, loss::Noised};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
 use immiscible_data::Batch;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective};
+use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler};
 use ndarray::{Array2, CowArray, Ix2};
 use std::sync::Arc;
 
@@ -26,12 +26,16 @@ pub struct ClassCondition {
     pub dropout: f64,
 }
 
-/// What is trained: the forward process, what the network regresses, and how noise meets image.
+/// What is trained: the forward process, what the network regresses, when and at what cost, and how noise meets image.
 pub struct Diffusion {
     /// x_t = α_t x₀ + σ_t ε.
     pub schedule: Box<dyn NoiseSchedule>,
     /// What the network regresses.
     pub objective: Box<dyn Objective>,
+    /// Which times are trained on.
+    pub time: Box<dyn TimeSampler>,
+    /// What an output costs.
+    pub loss: Loss,
     /// Which noise goes with which image.
     pub coupling: Arc<dyn Coupling>,
     /// Present when the network takes labels.
@@ -68,12 +72,13 @@ pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Re
 }
 
 impl Diffusion {
-    /// The training step's loss: the mean squared error of the network on a batch, `[1]`, and what the coupling did.
+    /// The training step's loss on a batch, `[1]`, and what the coupling did.
     ///
     /// `device` is a plain device; the network may live on its autodiff side.
     ///
     /// # Errors
-    /// When the coupling refuses the batch.
+    /// When the coupling refuses the batch, the times are not those of the schedule, or the output has not the channels that
+    /// the loss needs.
     pub fn loss(
         &self,
         network: &impl Denoiser,
@@ -96,7 +101,7 @@ impl Diffusion {
                 .map_err(|source| TrainError::Coupling { step, source })?,
         };
         let condition = self.condition(&batch, key, device);
-        let t = self.schedule.sample_t(rows, key.stream(Stream::TIME));
+        let t = self.time.sample(&*self.schedule, rows, key.stream(Stream::TIME))?;
         let levels = t.levels(device);
         let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
         let target = self.objective.target(&x0, &noise, &levels);
@@ -104,9 +109,10 @@ impl Diffusion {
         let time = TimeInput::of(&times, device);
         // Dropout draws from the device's generator, right after this.
         device.seed(key.stream(Stream::DROPOUT).device_seed());
-        let input = self.objective.network_input(x_t, &levels);
+        let input = self.objective.network_input(x_t.clone(), &levels);
         let output = network.forward(input, time, &condition, Ctx::default()).pred;
-        Ok((mean_squared_error(output, target), statistics))
+        let noised = Noised { x0: &x0, x_t: &x_t, target, times: &t, levels: &levels };
+        Ok((self.loss.of(&*self.objective, output, noised)?, statistics))
     }
 
     fn condition(&self, batch: &Batch, key: Key, device: &Device) -> Condition {
@@ -120,9 +126,4 @@ impl Diffusion {
             .collect();
         Condition::classes(&labels, device)
     }
-}
-
-/// Mean over the elements of every sample, then over the samples.
-fn mean_squared_error(output: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
-    (output - target).powi_scalar(2).mean()
 }

@@ -37,6 +37,25 @@ impl VariancePreserving {
         Ok(Self { name, points })
     }
 
+    /// The same schedule with sqrt(alpha_bar) moved and stretched so that it is 0 at the last timestep and unchanged at the
+    /// first (Lin et al. 2024, arXiv 2305.08891, algorithm 1): training then sees the pure noise that sampling starts from.
+    ///
+    /// # Errors
+    /// [`ScheduleError::OneTimestep`] if there is no other timestep than the last.
+    pub fn zero_terminal_snr(self) -> Result<Self, ScheduleError> {
+        let Self { name, mut points } = self;
+        let (first, last) = (points[0].alpha, points[points.len() - 1].alpha);
+        if points.len() < 2 {
+            return Err(ScheduleError::OneTimestep(name));
+        }
+        let scale = first / (first - last);
+        for point in &mut points {
+            point.alpha = (point.alpha - last) * scale;
+            point.sigma = (1.0 - point.alpha * point.alpha).sqrt();
+        }
+        Ok(Self { name, points })
+    }
+
     /// The points of the timesteps 0 to T − 1.
     pub fn points(&self) -> &[Point] {
         &self.points
@@ -61,8 +80,23 @@ impl NoiseSchedule for VariancePreserving {
         })
     }
 
+    /// The nearest timestep on the scale of ln(sigma/alpha).
+    fn nearest(&self, ratio: f64) -> Point {
+        let noise = |point: &Point| (point.sigma / point.alpha).ln();
+        let wanted = ratio.ln();
+        let above = self.points.partition_point(|point| noise(point) < wanted).min(self.points.len() - 1);
+        let below = above.saturating_sub(1);
+        let nearer = wanted - noise(&self.points[below]) < noise(&self.points[above]) - wanted;
+        self.points[if nearer { below } else { above }]
+    }
+
     fn noisiest(&self) -> Point {
         self.points[self.points.len() - 1]
+    }
+
+    fn quantile(&self, u: f64) -> Point {
+        let above = (u * self.points.len() as f64).ceil() as usize;
+        self.points[above.clamp(1, self.points.len()) - 1]
     }
 
     /// Uniform timesteps 0 to T − 1.
@@ -88,6 +122,19 @@ impl NoiseSchedule for VariancePreserving {
         let points = (1..=steps).rev().map(|left| self.points[index(left)]);
         Ok(points.chain([Point::CLEAN]).collect())
     }
+}
+
+/// # Errors
+/// [`ScheduleError::Betas`] unless 0 < `beta_start` ≤ `beta_end` < 1.
+pub(super) fn betas_in_order(
+    name: &'static str,
+    beta_start: f64,
+    beta_end: f64,
+) -> Result<(), ScheduleError> {
+    if 0.0 < beta_start && beta_start <= beta_end && beta_end < 1.0 {
+        return Ok(());
+    }
+    Err(ScheduleError::Betas { name, beta_start, beta_end })
 }
 
 /// `n` evenly spaced values from `first` to `last`, both included.
