@@ -11,6 +11,6 @@ mod time;
 
 pub use error::ScheduleError;
 pub use objective::{Estimate, OBJECTIVES, Objective, ObjectiveConfig, compatible};
-pub use sampler::{SAMPLERS, SamplerConfig, StepKernel, Transition, Variance};
+pub use sampler::{SAMPLERS, SamplerConfig, Spread, StepKernel, Steps, Transition, Variance};
 pub use schedule::{ForwardCondition, NoiseSchedule, SCHEDULES, ScheduleConfig, VariancePreserving};
 pub use time::{Levels, Point, Time, Times};
