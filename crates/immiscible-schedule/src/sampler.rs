@@ -217,7 +217,10 @@ pub const SAMPLERS: &[(&str, BuildSampler)] = &[
     ("euler_ancestral", |config| Ok(Box::new(EulerAncestral::new(config.eta.unwrap_or(1.0))?))),
     ("heun", |_| Ok(Box::new(Heun::default()))),
     ("midpoint", |_| Ok(Box::new(Midpoint))),
-    ("pndm", |config| Ok(Box::new(Pndm { skip_prk_steps: config.skip_prk_steps.unwrap_or(true) }))),
+    ("pndm", |config| {
+        let skip_prk_steps = config.skip_prk_steps.unwrap_or(true);
+        Ok(Box::new(Pndm { skip_prk_steps, coordinates: Coordinates::Path }))
+    }),
     ("unipc", |config| Ok(Box::new(UniPc::new(config.order())?))),
 ];
 

@@ -1,4 +1,4 @@
-use immiscible_schedule::sampler::Pndm;
+use immiscible_schedule::sampler::{Coordinates, Pndm};
 use immiscible_schedule::{NoiseSchedule, Point, Time};
 
 use super::discrete::{self, BETAS, Spacing, Timesteps};
@@ -21,7 +21,7 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
         return Err(refuse("timestep_spacing", "linspace", remedy));
     }
     let last = if fields.take("set_alpha_to_one", false)? { Point::CLEAN } else { schedule.at(Time::Index(0))? };
-    let kernel = Pndm { skip_prk_steps: fields.take("skip_prk_steps", false)? };
+    let kernel = Pndm { skip_prk_steps: fields.take("skip_prk_steps", false)?, coordinates: Coordinates::Scaled };
     // Outputs are combined before they are read, which makes a difference for v.
     let objective = discrete::prediction(fields, &["epsilon"])?;
     let class = Box::new(PndmScheduler { timesteps, last, kernel });

@@ -110,16 +110,19 @@ impl Steps for Run<'_> {
                 break;
             }
             let size = self.size.unwrap_or_else(|| self.first_size(&x, &first, at, end));
-            let next = if size >= left { end } else { self.between(at, end, size / left)? };
+            // What rounding would leave over is no step.
+            let reaches = size >= left * (1.0 - 1e-6);
+            let next = if reaches { end } else { self.between(at, end, size / left)? };
             let (ahead, last, error) = self.try_step(&x, &first, at, next, denoise)?;
+            // Hairer et al., eq. II.4.13. A step that was cut short says nothing against a longer one.
+            let grown = size.min(left) * (0.9 * error.max(1e-10).powf(-0.2)).clamp(0.2, 10.0);
             if error <= 1.0 {
                 (x, first, at) = (ahead, last, next);
-            }
-            // Hairer et al., eq. II.4.13. A step that was cut short by the end of the interval says nothing against a longer one.
-            let grown = size.min(left) * (0.9 * error.max(1e-10).powf(-0.2)).clamp(0.2, 10.0);
-            self.size = Some(if error <= 1.0 && size > left { grown.max(size) } else { grown });
-            if !error.is_finite() || grown < 1e-6 * at.sigma {
-                return Err(ScheduleError::StepSize { sampler: "dopri5", sigma: at.sigma });
+                self.size = Some(if reaches { grown.max(size) } else { grown });
+            } else if error.is_finite() && grown > 1e-6 * at.sigma {
+                self.size = Some(grown);
+            } else {
+                break;
             }
         }
         if at != end {

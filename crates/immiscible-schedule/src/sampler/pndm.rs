@@ -7,13 +7,14 @@ use crate::{Estimate, NoiseSchedule, Point, ScheduleError, Time};
 /// Pseudo linear multistep: an Adams-Bashforth combination of the last four estimates takes the place of the one in DDIM's step
 /// (Liu et al. 2022, arXiv 2202.09778, eq. 9 and 12, algorithm 2). For even grids; of second order.
 ///
-/// On a discrete schedule the steps are those of the paper, in [`Coordinates::Scaled`]; with a continuous time they are
-/// those of the plain Adams-Bashforth method, in [`Coordinates::Path`].
+/// [`Coordinates::Path`] make it the plain Adams-Bashforth method of the straight path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pndm {
     /// Start with combinations of fewer estimates, after one step that is corrected (PLMS, as in Stable Diffusion), in place of
     /// three Runge-Kutta steps of four evaluations each (F-PNDM, the paper's).
     pub skip_prk_steps: bool,
+    /// The coordinates of the steps; the paper's are [`Coordinates::Scaled`], which are of no use where alpha is nearly 0.
+    pub coordinates: Coordinates,
 }
 
 /// Runge-Kutta steps at the start.
@@ -33,11 +34,8 @@ impl StepKernel for Pndm {
             let (steps, least) = (path.len(), PRK_STEPS + 1);
             return Err(ScheduleError::TooFewSteps { sampler: self.name(), steps, least });
         }
-        let discrete = path.iter().any(|(from, _)| matches!(from.time, Time::Index(_) | Time::Between(_)));
-        let pure_noise = path.iter().any(|(from, _)| from.alpha == 0.0);
-        let coordinates = if discrete && !pure_noise { Coordinates::Scaled } else { Coordinates::Path };
         let runge_kutta = if self.skip_prk_steps { 0 } else { PRK_STEPS };
-        Ok(Box::new(Run { schedule, coordinates, runge_kutta, last: Vec::new() }))
+        Ok(Box::new(Run { schedule, coordinates: self.coordinates, runge_kutta, last: Vec::new() }))
     }
 
     fn evaluations(&self, steps: usize) -> Option<usize> {
