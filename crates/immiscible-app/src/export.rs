@@ -31,8 +31,7 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
     }
     let (parts, step, network) = open_run(&arguments.run, on_the_cpu, arguments.last)?;
     let config = &parts.config;
-    let sample = config.sample.sampling();
-    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
+    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &config.sample.sampling())?;
     let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
     let classes = parts.data.classes.iter().flatten();
     pipeline.labels = (0..).zip(classes.cloned()).collect();

@@ -19,7 +19,9 @@ pub enum SampleError {
     )]
     NoNull(f64),
     /// The range of noise levels with guidance is empty.
-    #[error("guidance_interval = [{low}, {high}]: give two levels of noise sigma/alpha with 0 <= low < high, such as [0.2, 5]")]
+    #[error(
+        "guidance_interval = [{low}, {high}]: give two levels of noise sigma/alpha with 0 <= low < high, such as [0.2, 5]"
+    )]
     GuidanceInterval {
         /// Its lower end.
         low: f64,
@@ -33,7 +35,9 @@ pub enum SampleError {
     #[error("threshold = {0} is a way to clip, and clip = false: set clip = true, or leave out threshold")]
     ThresholdWithoutClip(f64),
     /// A way to space noise levels that the schedule does not have.
-    #[error("spacing = {spacing:?} is not possible on schedule \"{schedule}\"; leave it out, or use karras or exponential")]
+    #[error(
+        "spacing = {spacing:?} is not possible on schedule \"{schedule}\"; leave it out, or use karras or exponential"
+    )]
     Spacing {
         /// How they were to be spaced.
         spacing: Spacing,

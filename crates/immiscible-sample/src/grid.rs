@@ -44,7 +44,8 @@ pub(crate) fn grid(
         Spacing::Exponential => Some(exponential(most, least, steps)),
         _ => None,
     };
-    let at = |times: Vec<Time>| times.into_iter().map(|time| schedule.at(time)).collect::<Result<Vec<_>, _>>();
+    let at =
+        |times: Vec<Time>| times.into_iter().map(|time| schedule.at(time)).collect::<Result<Vec<_>, _>>();
     let refused = || SampleError::Spacing { spacing, schedule: schedule.name().into() };
     let mut points = match noisiest.time {
         Time::Index(last) => {
@@ -96,7 +97,8 @@ pub(crate) fn linspace(timesteps: usize, steps: usize) -> Vec<usize> {
 }
 
 fn quadratic(timesteps: usize, steps: usize) -> Vec<usize> {
-    let squares = evenly(0.0, ((timesteps - 1) as f64).sqrt(), steps).map(|root| (root * root).round() as usize);
+    let squares =
+        evenly(0.0, ((timesteps - 1) as f64).sqrt(), steps).map(|root| (root * root).round() as usize);
     // Where the squares are closer than timesteps, one timestep after the other is taken.
     let distinct = squares.scan(None, |before: &mut Option<usize>, t| {
         *before = Some(before.map_or(t, |before| t.max(before + 1)));

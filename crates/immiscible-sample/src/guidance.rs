@@ -16,8 +16,8 @@ pub struct Guidance<P> {
     inner: P,
     scale: f64,
     null: Option<Condition>,
-    /// The levels of noise sigma/alpha with guidance.
-    interval: [f64; 2],
+    /// The levels of noise sigma/alpha with guidance; all if there is none.
+    interval: Option<[f64; 2]>,
 }
 
 impl<P: Predictor> Guidance<P> {
@@ -33,28 +33,32 @@ impl<P: Predictor> Guidance<P> {
         if scale != 1.0 && null.is_none() {
             return Err(SampleError::NoNull(scale));
         }
-        Ok(Self { inner, scale, null, interval: [0.0, f64::INFINITY] })
+        Ok(Self { inner, scale, null, interval: None })
     }
 
-    /// Guides only where sigma/alpha is above `low` and up to `high`; elsewhere the network is conditional, for one evaluation
+    /// Guides only where sigma/alpha is above the first and up to the second number of `interval`; elsewhere the network is conditional, for one evaluation
     /// (Kynkäänniemi et al. 2024, arXiv 2404.07724, eq. 6).
     ///
     /// # Errors
-    /// [`SampleError::GuidanceInterval`] unless 0 ≤ `low` < `high`.
-    pub fn within(self, [low, high]: [f64; 2]) -> Result<Self, SampleError> {
-        if !(0.0 <= low && low < high) {
-            return Err(SampleError::GuidanceInterval { low, high });
-        }
-        Ok(Self { interval: [low, high], ..self })
+    /// [`SampleError::GuidanceInterval`] unless the first is below the second and not below 0.
+    pub fn within(self, interval: [f64; 2]) -> Result<Self, SampleError> {
+        Ok(Self { interval: Some(valid_interval(interval)?), ..self })
     }
+}
+
+pub(crate) fn valid_interval([low, high]: [f64; 2]) -> Result<[f64; 2], SampleError> {
+    if 0.0 <= low && low < high {
+        return Ok([low, high]);
+    }
+    Err(SampleError::GuidanceInterval { low, high })
 }
 
 impl<P: Predictor> Predictor for Guidance<P> {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
-        let [low, high] = self.interval;
         let noise = point.sigma / point.alpha;
+        let guided = self.interval.is_none_or(|[low, high]| low < noise && noise <= high);
         let null = match (condition, &self.null) {
-            _ if !(low < noise && noise <= high) => return self.inner.predict(x_t, point, condition),
+            _ if !guided => return self.inner.predict(x_t, point, condition),
             (_, None) | (Condition::None, _) => return self.inner.predict(x_t, point, condition),
             _ if self.scale == 1.0 => return self.inner.predict(x_t, point, condition),
             (_, Some(null)) => null,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clip::{Clip, Range};
 use crate::grid::grid;
+use crate::guidance::valid_interval;
 use crate::predictor::split_variance;
 use crate::{NetworkPredictor, NoiseSource, Predictor, SampleError, Spacing};
 
@@ -105,8 +106,10 @@ impl<'a> Sampler<'a> {
         schedule: &'a dyn NoiseSchedule,
         objective: &'a dyn Objective,
     ) -> Result<Self, SampleError> {
+        config.guidance_interval.map(valid_interval).transpose()?;
         let kernel = config.sampler.build()?;
-        let path = grid(schedule, config.spacing, config.steps)?.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let path =
+            grid(schedule, config.spacing, config.steps)?.windows(2).map(|pair| (pair[0], pair[1])).collect();
         Self::planned(schedule, objective, Plan { kernel, path, clip: config.clip()?, prior: None })
     }
 

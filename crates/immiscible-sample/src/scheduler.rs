@@ -47,7 +47,12 @@ struct Model {
 /// How a class of the package goes from noise to data.
 trait Class: Send + Sync {
     /// The way in this number of steps. `sampler` names the one that is asked for in place of the class's own.
-    fn plan(&self, schedule: &dyn NoiseSchedule, steps: usize, sampler: Option<&str>) -> Result<Plan, SampleError>;
+    fn plan(
+        &self,
+        schedule: &dyn NoiseSchedule,
+        steps: usize,
+        sampler: Option<&str>,
+    ) -> Result<Plan, SampleError>;
 }
 
 /// Reads the fields of a class.
@@ -224,13 +229,20 @@ fn of_discrete(
     let has = |classes: &[&str]| classes.contains(&&*sampler.name);
     let solver = has(&["dpmpp_2m", "dpmpp_2m_sde", "unipc"]);
     let levels = solver || has(&["euler", "heun"]);
-    let (karras, exponential) = (sample.spacing == Some(Spacing::Karras), sample.spacing == Some(Spacing::Exponential));
+    let (karras, exponential) =
+        (sample.spacing == Some(Spacing::Karras), sample.spacing == Some(Spacing::Exponential));
     let spacing = match sample.spacing {
         None | Some(Spacing::Trailing) => "trailing",
         Some(Spacing::Karras | Spacing::Exponential) if levels => "trailing",
         Some(Spacing::Leading) if !solver => "leading",
         Some(Spacing::Linspace) if has(&["ddim", "ddpm"]) => "linspace",
-        Some(_) => return Err(refuse("sample.spacing", &sample.spacing, "diffusers has no such grid for this sampler")),
+        Some(_) => {
+            return Err(refuse(
+                "sample.spacing",
+                &sample.spacing,
+                "diffusers has no such grid for this sampler",
+            ));
+        }
     };
     let threshold = sample.threshold.filter(|_| has(&["ddim", "ddpm"]) || solver);
     Ok(json!({
@@ -294,17 +306,26 @@ mod tests {
                 r#"{"_class_name": "DDIMScheduler", "dynamic_thresholding_ratio": 0}"#,
                 ["dynamic_thresholding_ratio", "above 0"],
             ),
-            (r#"{"_class_name": "PNDMScheduler", "timestep_spacing": "linspace"}"#, ["timestep_spacing", "leading"]),
+            (
+                r#"{"_class_name": "PNDMScheduler", "timestep_spacing": "linspace"}"#,
+                ["timestep_spacing", "leading"],
+            ),
             (
                 r#"{"_class_name": "PNDMScheduler", "prediction_type": "v_prediction"}"#,
                 ["prediction_type", "epsilon"],
             ),
-            (r#"{"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": true}"#, ["use_beta_sigmas", "false"]),
+            (
+                r#"{"_class_name": "EulerDiscreteScheduler", "use_beta_sigmas": true}"#,
+                ["use_beta_sigmas", "false"],
+            ),
             (
                 r#"{"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}"#,
                 ["timestep_type", "discrete"],
             ),
-            (r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#, ["solver_order", "1 and 2"]),
+            (
+                r#"{"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}"#,
+                ["solver_order", "1 and 2"],
+            ),
             (
                 r#"{"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}"#,
                 ["algorithm_type", "dpmsolver++"],
@@ -313,7 +334,10 @@ mod tests {
                 r#"{"_class_name": "UniPCMultistepScheduler", "lower_order_final": false}"#,
                 ["lower_order_final", "sigma_min"],
             ),
-            (r#"{"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}"#, ["prediction_type", "epsilon"]),
+            (
+                r#"{"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}"#,
+                ["prediction_type", "epsilon"],
+            ),
             (
                 r#"{"_class_name": "DDIMScheduler", "prediction_type": "flow"}"#,
                 ["prediction_type", "v_prediction"],

@@ -227,8 +227,11 @@ fn seeded_noise_is_the_table_of_its_image_numbers() {
     Key::new(4).step(6).stream(Stream::SAMPLER).fill_normals(10, 8, &mut expected);
     assert_eq!(values(noise.step(6, 0, shape, &device())), expected);
     assert_ne!(values(noise.step(6, 1, shape, &device())), expected, "another draw of the same step");
-    let draws =
-        [noise.prior(shape, &device()), noise.step(0, 0, shape, &device()), noise.step(1, 0, shape, &device())];
+    let draws = [
+        noise.prior(shape, &device()),
+        noise.step(0, 0, shape, &device()),
+        noise.step(1, 0, shape, &device()),
+    ];
     let [prior, first, second] = draws.map(values);
     assert!(prior != first && first != second && prior != second);
 }
@@ -409,7 +412,15 @@ fn a_learned_variance_is_passed_on() {
     // Other samplers take the mean.
     let ddim = |network: &dyn Denoiser| {
         let noise = SeededNoise::new(5, 0);
-        values(sample(&config("ddim", 4), schedule, objective, network, noise, [2, 1, 4, 4], &Condition::None))
+        values(sample(
+            &config("ddim", 4),
+            schedule,
+            objective,
+            network,
+            noise,
+            [2, 1, 4, 4],
+            &Condition::None,
+        ))
     };
     assert_eq!(ddim(&Learned { inner: network(), place: 0.3 }), ddim(&network()));
 
@@ -459,8 +470,8 @@ fn spacings_choose_the_timesteps_of_their_papers() {
     assert!(times("linear", Spacing::Leading, 1001).is_err());
 }
 
-const KARRAS: [f32; 4] = [0.0; 4];
-const EXPONENTIAL: [f32; 4] = [0.0; 4];
+const KARRAS: [f32; 4] = [999.0, 775.134, 300.990, 0.0];
+const EXPONENTIAL: [f32; 4] = [999.0, 602.770, 72.802, 0.0];
 
 // ---- clipping ----
 

@@ -109,7 +109,8 @@ fn every_scheduler_walks_as_the_packages() {
     let mut failures = Vec::new();
     for case in cases {
         let config = &case["config"];
-        let scheduler = Scheduler::from_json(&config.to_string()).unwrap_or_else(|error| panic!("{config}: {error}"));
+        let scheduler =
+            Scheduler::from_json(&config.to_string()).unwrap_or_else(|error| panic!("{config}: {error}"));
         let eta = case["arguments"]["eta"].as_f64();
         let sampler = eta.map(|eta| SamplerConfig { eta: Some(eta), ..SamplerConfig::new("ddim") });
         for (steps, path) in case["runs"].as_object().unwrap() {
@@ -123,7 +124,9 @@ fn every_scheduler_walks_as_the_packages() {
             let path: Vec<Vec<f32>> = path.as_array().unwrap().iter().map(numbers).collect();
             assert_eq!(walked.len(), path.len(), "{config}, {steps} steps");
             let largest = path.iter().flatten().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            let off = |(a, b): (&Vec<f32>, &Vec<f32>)| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let off = |(a, b): (&Vec<f32>, &Vec<f32>)| {
+                a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+            };
             let errors: Vec<f32> = walked.iter().zip(&path).map(off).map(|error| error / largest).collect();
             let worst = errors.iter().copied().fold(0.0, f32::max);
             if !(worst < 1e-5) {

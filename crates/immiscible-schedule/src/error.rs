@@ -132,7 +132,9 @@ pub enum ScheduleError {
     #[error("tolerance = {0}: give a number from 1e-7 to below 1 (1e-5 is usual)")]
     Tolerance(f64),
     /// Fewer steps than the start of a multistep method takes.
-    #[error("sampler \"{sampler}\" cannot go in {steps} steps: give at least {least}, or set skip_prk_steps = true")]
+    #[error(
+        "sampler \"{sampler}\" cannot go in {steps} steps: give at least {least}, or set skip_prk_steps = true"
+    )]
     TooFewSteps {
         /// Name of the sampler.
         sampler: &'static str,

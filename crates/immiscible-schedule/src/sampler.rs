@@ -209,7 +209,9 @@ pub type BuildSampler = fn(&SamplerConfig) -> Result<Box<dyn StepKernel>, Schedu
 /// Every sampler by name.
 pub const SAMPLERS: &[(&str, BuildSampler)] = &[
     ("ddim", |config| Ok(Box::new(Ddim::new(config.eta.unwrap_or(0.0))?))),
-    ("ddpm", |config| Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default(), ..Ddpm::default() }))),
+    ("ddpm", |config| {
+        Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default(), ..Ddpm::default() }))
+    }),
     ("dopri5", |config| Ok(Box::new(Dopri5::new(config.tolerance.unwrap_or(1e-5))?))),
     ("dpmpp_2m", |config| Ok(Box::new(DpmPp2m::new(config.order())?))),
     ("dpmpp_2m_sde", |config| Ok(Box::new(DpmPp2mSde::new(config.order())?))),

@@ -7,8 +7,8 @@ use immiscible_schedule::schedule::{
     cosine::cosine, flow::Flow, linear::linear, scaled_linear::scaled_linear,
 };
 use immiscible_schedule::{
-    ForwardCondition, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SCHEDULES, ScheduleConfig,
-    ScheduleError, Time, Times, VariancePreserving, compatible,
+    ForwardCondition, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SCHEDULES,
+    ScheduleConfig, ScheduleError, Time, Times, VariancePreserving, compatible,
 };
 use proptest::prelude::*;
 

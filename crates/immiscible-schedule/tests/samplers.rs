@@ -146,11 +146,7 @@ fn affine(
     let mut run = kernel.begin(schedule, &path).unwrap();
     let transition = run.step(&tensor(&[0.0, 1.0]), from, to, &mut |x, point| denoise(x, point)).unwrap();
     let mean = values(transition.mean);
-    Affine {
-        slope: f64::from(mean[1] - mean[0]),
-        offset: f64::from(mean[0]),
-        std: uniform(&transition.std),
-    }
+    Affine { slope: f64::from(mean[1] - mean[0]), offset: f64::from(mean[0]), std: uniform(&transition.std) }
 }
 
 /// Mean and standard deviation after the first `steps` steps, starting from the exact distribution of x_T. Row 0 of the batch
@@ -225,9 +221,9 @@ fn configs_read_their_options_and_refuse_others() {
         ("tolerance", "1e-4", &["dopri5"]),
     ] {
         for (name, _) in SAMPLERS {
-            let config: SamplerConfig = toml::from_str(&format!("name = '{name}'\n{option} = {value}")).unwrap();
-            let unused =
-                ScheduleError::UnusedOption { kind: "sampler", name: (*name).into(), option };
+            let config: SamplerConfig =
+                toml::from_str(&format!("name = '{name}'\n{option} = {value}")).unwrap();
+            let unused = ScheduleError::UnusedOption { kind: "sampler", name: (*name).into(), option };
             let expected = if of.contains(name) { None } else { Some(unused) };
             assert_eq!(config.build().err(), expected);
         }
@@ -246,7 +242,10 @@ fn what_a_sampler_cannot_do_is_said_before_it_begins() {
     let path = path(&vp.grid(3).unwrap());
     for kernel in [&Midpoint as &dyn StepKernel, &Dopri5::new(1e-5).unwrap()] {
         let error = kernel.begin(&vp, &path).err().unwrap().to_string();
-        assert!(error.contains(kernel.name()) && error.contains("linear") && error.contains("heun"), "{error}");
+        assert!(
+            error.contains(kernel.name()) && error.contains("linear") && error.contains("heun"),
+            "{error}"
+        );
     }
     let error = pndm(false).begin(&vp, &path).err().unwrap();
     assert!(matches!(error, ScheduleError::TooFewSteps { steps: 3, least: 4, .. }));
@@ -349,9 +348,8 @@ fn a_learned_variance_lies_between_the_small_and_the_large_one() {
     let learned = |variance, value: f64| {
         let kernel = Ddpm { variance, ..Ddpm::default() };
         assert!(kernel.needs_variance());
-        let denoise = &mut |x: &Tensor<4>, p| {
-            Estimate { variance: Some(x.zeros_like() + value), ..DATA.denoise(x, p) }
-        };
+        let denoise =
+            &mut |x: &Tensor<4>, p| Estimate { variance: Some(x.zeros_like() + value), ..DATA.denoise(x, p) };
         let path = [(from, to)];
         let transition = kernel.begin(&vp, &path).unwrap().step(&tensor(&[0.7]), from, to, denoise).unwrap();
         match transition.std {
@@ -376,9 +374,8 @@ fn a_learned_variance_lies_between_the_small_and_the_large_one() {
 fn noise_at_the_end_spares_timestep_0() {
     let vp = linear(1000).unwrap();
     let kernel = Ddpm { variance: Variance::FixedLarge, noise_at_the_end: true };
-    let std = |i| {
-        affine(&kernel, &vp, vp.at(Time::Index(i)).unwrap(), Point::CLEAN, |x, p| DATA.denoise(x, p)).std
-    };
+    let std =
+        |i| affine(&kernel, &vp, vp.at(Time::Index(i)).unwrap(), Point::CLEAN, |x, p| DATA.denoise(x, p)).std;
     assert_eq!(std(0), 0.0);
     assert!(std(19) > 0.0);
 }
@@ -391,11 +388,8 @@ fn ddpm_is_the_published_posterior() {
     for i in [1, 10, 500, 999] {
         let (to, from) = (vp.at(Time::Index(i - 1)).unwrap(), vp.at(Time::Index(i)).unwrap());
         let (bar_s, bar_t) = (to.alpha.powi(2), from.alpha.powi(2));
-        let known = |x: &Tensor<4>, _| Estimate {
-            x0: x.zeros_like() + 0.7,
-            noise: x.zeros_like(),
-            variance: None,
-        };
+        let known =
+            |x: &Tensor<4>, _| Estimate { x0: x.zeros_like() + 0.7, noise: x.zeros_like(), variance: None };
         let step = affine(&Ddpm::default(), &vp, from, to, known);
         assert_close(step.offset, bar_s.sqrt() * beta(i) / (1.0 - bar_t) * 0.7, 1e-6, "x0 coefficient");
         assert_close(
@@ -469,7 +463,8 @@ impl Steps for Halves<'_> {
         to: Point,
         denoise: &mut Denoise<'_>,
     ) -> Result<Transition, ScheduleError> {
-        let (t, s) = (f64::from(from.time.network_time()) / 1000.0, f64::from(to.time.network_time()) / 1000.0);
+        let (t, s) =
+            (f64::from(from.time.network_time()) / 1000.0, f64::from(to.time.network_time()) / 1000.0);
         let middle = self.schedule.at(Time::Continuous((t + s) / 2.0))?;
         self.halfway = !self.halfway;
         let (from, to) = if self.halfway { (from, middle) } else { (middle, to) };
@@ -513,7 +508,16 @@ fn ode_methods_integrate_the_flow_velocity() {
     // By variation of constants, with the integral by Simpson's rule.
     let constant = |r: f64| (-0.4 * (s - r)).exp() * (TAU * r).sin();
     let n = 1000;
-    let node = |i: usize| constant(t + h * i as f64 / n as f64) * if i == 0 || i == n { 1.0 } else if i % 2 == 1 { 4.0 } else { 2.0 };
+    let node = |i: usize| {
+        constant(t + h * i as f64 / n as f64)
+            * if i == 0 || i == n {
+                1.0
+            } else if i % 2 == 1 {
+                4.0
+            } else {
+                2.0
+            }
+    };
     let exact = x * (-0.4 * h).exp() + h / (3.0 * n as f64) * (0..=n).map(node).sum::<f64>();
     assert_close(run(&Dopri5::new(1e-6).unwrap()), exact, 5e-6, "dopri5");
 }
@@ -592,7 +596,8 @@ fn the_adaptive_method_keeps_its_tolerance_and_reuses_its_last_evaluation() {
     let kernel = Dopri5::new(1e-5).unwrap();
     let path = path(&Flow.grid(1).unwrap());
     let mut run = kernel.begin(&Flow, &path).unwrap();
-    let error = run.step(&tensor(&[0.4]), path[0].0, path[0].1, &mut |x, p| DATA.denoise(&(x.clone() * f64::NAN), p));
+    let error =
+        run.step(&tensor(&[0.4]), path[0].0, path[0].1, &mut |x, p| DATA.denoise(&(x.clone() * f64::NAN), p));
     assert!(matches!(error, Err(ScheduleError::StepSize { sampler: "dopri5", .. })));
 }
 
@@ -617,7 +622,11 @@ fn kernels_call_the_network_as_often_as_they_say() {
                     })
                     .unwrap();
                 assert!(visited.iter().all(|point| point.sigma > 0.0));
-                assert!(to != Point::CLEAN || uniform(&transition.std) == 0.0, "{} adds noise at the end", kernel.name());
+                assert!(
+                    to != Point::CLEAN || uniform(&transition.std) == 0.0,
+                    "{} adds noise at the end",
+                    kernel.name()
+                );
                 calls += visited.len();
                 x = transition.mean;
             }

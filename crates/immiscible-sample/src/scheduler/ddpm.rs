@@ -38,7 +38,12 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
 }
 
 impl Class for DdpmScheduler {
-    fn plan(&self, schedule: &dyn NoiseSchedule, steps: usize, sampler: Option<&str>) -> Result<Plan, SampleError> {
+    fn plan(
+        &self,
+        schedule: &dyn NoiseSchedule,
+        steps: usize,
+        sampler: Option<&str>,
+    ) -> Result<Plan, SampleError> {
         let path = self.timesteps.path(schedule, steps, Point::CLEAN, sampler != Some("ddim"))?;
         let kernel = Box::new(Ddpm { variance: self.variance, noise_at_the_end: true });
         Ok(Plan { kernel, path, clip: self.clip, prior: None })

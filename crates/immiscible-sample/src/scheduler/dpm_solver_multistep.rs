@@ -32,7 +32,9 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
     let sde = match &*algorithm {
         "dpmsolver++" => false,
         "sde-dpmsolver++" => true,
-        _ => return Err(refuse("algorithm_type", &algorithm, "dpmsolver++ and sde-dpmsolver++ are supported")),
+        _ => {
+            return Err(refuse("algorithm_type", &algorithm, "dpmsolver++ and sde-dpmsolver++ are supported"));
+        }
     };
     fields.only("solver_type", "midpoint")?;
     let lower_order_final = fields.take("lower_order_final", true)?;
@@ -55,7 +57,14 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
     Ok(Model {
         objective: discrete::prediction(fields, discrete::ALL)?,
         schedule: Box::new(schedule),
-        class: Box::new(DpmSolverMultistepScheduler { way, order, sde, lower_order_final, euler_at_final, clip }),
+        class: Box::new(DpmSolverMultistepScheduler {
+            way,
+            order,
+            sde,
+            lower_order_final,
+            euler_at_final,
+            clip,
+        }),
     })
 }
 

@@ -48,7 +48,11 @@ pub(super) fn read_shift(fields: &mut Fields) -> Result<f64, SampleError> {
 
 impl FlowWay {
     /// Evenly from t = 1 to the smallest time of training, shifted, then to the data.
-    pub(super) fn path(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<(Point, Point)>, SampleError> {
+    pub(super) fn path(
+        &self,
+        schedule: &dyn NoiseSchedule,
+        steps: usize,
+    ) -> Result<Vec<(Point, Point)>, SampleError> {
         if !(1..=MOST_TIMESTEPS).contains(&steps) {
             return Err(refuse("steps", &steps, format!("use 1 to {MOST_TIMESTEPS}")));
         }

@@ -116,11 +116,16 @@ pub(super) struct Solver {
 }
 
 impl Solver {
-    pub(super) fn path(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Vec<(Point, Point)>, SampleError> {
+    pub(super) fn path(
+        &self,
+        schedule: &dyn NoiseSchedule,
+        steps: usize,
+    ) -> Result<Vec<(Point, Point)>, SampleError> {
         let Timesteps { total, spacing, offset } = self.timesteps;
         self.timesteps.check(steps)?;
         let ratios = Ratios::of(schedule, total)?;
-        let whole = |t: f64| Time::Index(if self.rounds_down { t as u32 } else { t.round_ties_even() as u32 });
+        let whole =
+            |t: f64| Time::Index(if self.rounds_down { t as u32 } else { t.round_ties_even() as u32 });
         let mut points = match self.curve {
             Some(curve) => {
                 let levels = curve.levels(ratios.most(), ratios.least(), steps);
@@ -130,9 +135,10 @@ impl Solver {
                 let times = match spacing {
                     Spacing::Trailing => self.timesteps.whole(steps)?,
                     // One more than is taken; the one at 0 is left out.
-                    Spacing::Linspace => {
-                        evenly(0.0, (total - 1) as f64, steps + 1).map(|t| t.round_ties_even() as usize).rev().collect()
-                    }
+                    Spacing::Linspace => evenly(0.0, (total - 1) as f64, steps + 1)
+                        .map(|t| t.round_ties_even() as usize)
+                        .rev()
+                        .collect(),
                     Spacing::Leading => {
                         let step = total / (steps + 1);
                         (0..=steps).rev().map(|i| i * step + offset).collect()

@@ -20,8 +20,10 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
         let remedy = "its steps do not join there; leading and trailing are supported";
         return Err(refuse("timestep_spacing", "linspace", remedy));
     }
-    let last = if fields.take("set_alpha_to_one", false)? { Point::CLEAN } else { schedule.at(Time::Index(0))? };
-    let kernel = Pndm { skip_prk_steps: fields.take("skip_prk_steps", false)?, coordinates: Coordinates::Scaled };
+    let last =
+        if fields.take("set_alpha_to_one", false)? { Point::CLEAN } else { schedule.at(Time::Index(0))? };
+    let kernel =
+        Pndm { skip_prk_steps: fields.take("skip_prk_steps", false)?, coordinates: Coordinates::Scaled };
     // Outputs are combined before they are read, which makes a difference for v.
     let objective = discrete::prediction(fields, &["epsilon"])?;
     let class = Box::new(PndmScheduler { timesteps, last, kernel });

@@ -74,15 +74,8 @@ const WEIGHTS: [&[f64]; 6] = [
     &[35.0 / 384.0, 0.0, 500.0 / 1113.0, 125.0 / 192.0, -2187.0 / 6784.0, 11.0 / 84.0],
 ];
 /// Order 5 less order 4.
-const ERROR: [f64; 7] = [
-    71.0 / 57600.0,
-    0.0,
-    -71.0 / 16695.0,
-    71.0 / 1920.0,
-    -17253.0 / 339200.0,
-    22.0 / 525.0,
-    -1.0 / 40.0,
-];
+const ERROR: [f64; 7] =
+    [71.0 / 57600.0, 0.0, -71.0 / 16695.0, 71.0 / 1920.0, -17253.0 / 339200.0, 22.0 / 525.0, -1.0 / 40.0];
 
 impl Steps for Run<'_> {
     fn step(
@@ -169,7 +162,8 @@ impl Run<'_> {
     /// A hundredth of the way on which x changes by its own size (Hairer et al., §II.4, algorithm a).
     fn first_size(&self, x: &Tensor<4>, first: &Estimate, from: Point, end: Point) -> f64 {
         let left = from.sigma - end.sigma;
-        let norm = |tensor: Tensor<4>| -> f64 { f64::from(tensor.square().mean().sqrt().into_scalar::<f32>()) };
+        let norm =
+            |tensor: Tensor<4>| -> f64 { f64::from(tensor.square().mean().sqrt().into_scalar::<f32>()) };
         let way = norm(displacement(first.clone(), from, end));
         let share = 0.01 * norm(x.clone()) / way;
         if share.is_finite() { left * share.clamp(1e-4, 1.0) } else { left * 0.01 }

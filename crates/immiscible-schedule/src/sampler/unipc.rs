@@ -167,9 +167,11 @@ impl Run {
     fn combine(&self, step: &LastStep, terms: &Terms, weights: &[f64]) -> Tensor<4> {
         let LastStep { from, to, .. } = *step;
         let kept = decay(from, to);
-        let base = step.x.clone() * (to.sigma / from.sigma) + self.newest().x0.clone() * (to.alpha * (1.0 - kept));
+        let base =
+            step.x.clone() * (to.sigma / from.sigma) + self.newest().x0.clone() * (to.alpha * (1.0 - kept));
         let differences = terms.differences.iter().zip(weights);
-        differences.fold(base, |sum, (difference, weight)| sum - difference.clone() * (to.alpha * terms.b * weight))
+        differences
+            .fold(base, |sum, (difference, weight)| sum - difference.clone() * (to.alpha * terms.b * weight))
     }
 }
 

@@ -51,9 +51,11 @@ impl VariancePreserving {
         let (first, end) = (self.points[0].alpha, self.noisiest().alpha);
         let count = self.points.len();
         let scale = if count == 1 { 0.0 } else { first / (first - end) };
-        let alpha_bars = self.points.iter().enumerate().map(|(i, point)| {
-            if i + 1 == count { last } else { ((point.alpha - end) * scale).powi(2) }
-        });
+        let alpha_bars = self
+            .points
+            .iter()
+            .enumerate()
+            .map(|(i, point)| if i + 1 == count { last } else { ((point.alpha - end) * scale).powi(2) });
         Self::of_alpha_bars(self.name.clone(), alpha_bars)
     }
 
