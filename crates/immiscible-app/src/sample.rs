@@ -91,7 +91,7 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
         );
         ensure!(
             out == 2 * shape[0] || !needs_variance,
-            "{}: the scheduler takes a variance from the network, which predicts none; write --sampler ddpm",
+            "{}: the scheduler takes a variance from the network, which predicts none; write --sampler ddim",
             folder.display()
         );
 

@@ -151,7 +151,9 @@ impl Scheduler {
     pub fn sampler(&self, sampler: Option<&SamplerConfig>, steps: usize) -> Result<Sampler<'_>, SampleError> {
         let Model { schedule, objective, class } = &self.model;
         let mut plan = class.plan(&**schedule, steps, sampler.map(|config| &*config.name))?;
-        if let Some(config) = sampler {
+        // The class's own sampler keeps the options that the class gives it, unless others are given.
+        let own = SamplerConfig::new(plan.kernel.name());
+        if let Some(config) = sampler.filter(|config| **config != own) {
             plan.kernel = config.build()?;
         }
         Sampler::planned(&**schedule, &**objective, plan)
@@ -343,10 +345,6 @@ mod tests {
                 ["prediction_type", "v_prediction"],
             ),
             (r#"{"_class_name": "DDIMScheduler", "beta_schedule": "sigmoid"}"#, ["beta_schedule", "sigmoid"]),
-            (
-                r#"{"_class_name": "DDIMScheduler", "variance_type": "fixed_small"}"#,
-                ["variance_type", "unknown field"],
-            ),
             (r#"{"_class_name": "DDIMScheduler", "num_train_timesteps": 0}"#, ["num_train_timesteps", "0"]),
             (
                 r#"{"_class_name": "DDIMScheduler", "trained_betas": [0.1]}"#,
@@ -373,6 +371,29 @@ mod tests {
             let error = Scheduler::from_json(json).err().expect(json).to_string();
             assert!(words.iter().all(|word| error.contains(word)), "{json}: {error}");
         }
+    }
+
+    /// The files of Stable Diffusion 1.5 and XL, with fields that their classes do not have.
+    #[test]
+    fn fields_of_other_classes_are_kept_and_ignored() {
+        for file in [
+            r#"{"_class_name": "PNDMScheduler", "_diffusers_version": "0.6.0", "beta_end": 0.012,
+                "beta_schedule": "scaled_linear", "beta_start": 0.00085, "num_train_timesteps": 1000,
+                "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1, "trained_betas": null,
+                "clip_sample": false}"#,
+            r#"{"_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+                "beta_start": 0.00085, "clip_sample": false, "interpolation_type": "linear",
+                "num_train_timesteps": 1000, "prediction_type": "epsilon", "sample_max_value": 1.0,
+                "set_alpha_to_one": false, "skip_prk_steps": true, "steps_offset": 1,
+                "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false}"#,
+        ] {
+            let scheduler = Scheduler::from_json(file).unwrap();
+            assert!(scheduler.to_json().contains("\"clip_sample\": false"));
+            assert!(scheduler.sampler(None, 20).is_ok());
+        }
+        // Python writes what JSON does not have.
+        let infinite = r#"{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": -Infinity}"#;
+        assert!(!Scheduler::from_json(infinite).unwrap().to_json().contains("lambda_min_clipped"));
     }
 
     #[test]

@@ -33,7 +33,11 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
         "dpmsolver++" => false,
         "sde-dpmsolver++" => true,
         _ => {
-            return Err(refuse("algorithm_type", &algorithm, "dpmsolver++ and sde-dpmsolver++ are supported"));
+            return Err(refuse(
+                "algorithm_type",
+                &algorithm,
+                "dpmsolver++ and sde-dpmsolver++ are supported",
+            ));
         }
     };
     fields.only("solver_type", "midpoint")?;

@@ -62,14 +62,40 @@ impl Fields {
         }
     }
 
-    /// All fields, if none is left.
-    pub(super) fn finish(self) -> Result<Map<String, Value>, SampleError> {
-        match self.given.keys().next() {
-            Some(field) => Err(SampleError::SchedulerFile(format!("unknown field `{field}`"))),
-            None => Ok(self.taken),
+    /// All fields, if none is left but those that the class ignores.
+    pub(super) fn finish(mut self) -> Result<Map<String, Value>, SampleError> {
+        if let Some(field) = self.given.keys().find(|field| !OF_OTHERS.contains(&&***field)) {
+            return Err(SampleError::SchedulerFile(format!("unknown field `{field}`")));
         }
+        self.taken.append(&mut self.given);
+        Ok(self.taken)
     }
 }
+
+/// Fields of some classes, which files of other classes have as well: a pipeline that was given another scheduler keeps them. The
+/// package ignores them there.
+const OF_OTHERS: [&str; 20] = [
+    "algorithm_type",
+    "clip_sample",
+    "clip_sample_range",
+    "dynamic_thresholding_ratio",
+    "euler_at_final",
+    "final_sigmas_type",
+    "interpolation_type",
+    "lower_order_final",
+    "rescale_betas_zero_snr",
+    "sample_max_value",
+    "set_alpha_to_one",
+    "skip_prk_steps",
+    "solver_order",
+    "solver_type",
+    "thresholding",
+    "timestep_type",
+    "use_exponential_sigmas",
+    "use_karras_sigmas",
+    "use_lu_lambdas",
+    "variance_type",
+];
 
 pub(super) fn refuse(
     field: &'static str,
