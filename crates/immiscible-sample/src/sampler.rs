@@ -85,11 +85,13 @@ pub struct Sampler<'a> {
     plan: Plan,
 }
 
+/// Where each step starts and ends.
+pub(crate) type Path = Vec<(Point, Point)>;
+
 /// What is decided before a run.
 pub(crate) struct Plan {
     pub(crate) kernel: Box<dyn StepKernel>,
-    /// Where each step starts and ends.
-    pub(crate) path: Vec<(Point, Point)>,
+    pub(crate) path: Path,
     pub(crate) clip: Option<Clip>,
     /// Standard deviation of x_T, if it is not that of the schedule.
     pub(crate) prior: Option<f64>,

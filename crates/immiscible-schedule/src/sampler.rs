@@ -43,6 +43,7 @@ pub struct Transition {
 
 /// Standard deviation of a [`Transition`].
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time")]
 pub enum Spread {
     /// None: the mean is what is reached.
     None,

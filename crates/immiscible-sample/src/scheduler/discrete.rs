@@ -8,6 +8,7 @@ use super::fields::{Fields, refuse};
 use crate::SampleError;
 use crate::clip::{Clip, Range};
 use crate::grid::{evenly, leading, linspace, trailing};
+use crate::sampler::Path;
 
 /// Names of objectives here and of prediction types there.
 pub(super) const PREDICTION_TYPES: [(&str, &str); 3] =
@@ -139,7 +140,7 @@ impl Timesteps {
         steps: usize,
         last: Point,
         join: bool,
-    ) -> Result<Vec<(Point, Point)>, SampleError> {
+    ) -> Result<Path, SampleError> {
         let from = self.whole(steps)?;
         let point = |t: usize| schedule.at(Time::Index(t as u32));
         let pairs = from.iter().enumerate().map(|(i, &t)| {

@@ -9,7 +9,7 @@ use super::levels::Curve;
 use super::{Class, Model};
 use crate::SampleError;
 use crate::grid::evenly;
-use crate::sampler::Plan;
+use crate::sampler::{Path, Plan};
 
 struct FlowMatchEulerDiscreteScheduler {
     way: FlowWay,
@@ -48,11 +48,7 @@ pub(super) fn read_shift(fields: &mut Fields) -> Result<f64, SampleError> {
 
 impl FlowWay {
     /// Evenly from t = 1 to the smallest time of training, shifted, then to the data.
-    pub(super) fn path(
-        &self,
-        schedule: &dyn NoiseSchedule,
-        steps: usize,
-    ) -> Result<Vec<(Point, Point)>, SampleError> {
+    pub(super) fn path(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Path, SampleError> {
         if !(1..=MOST_TIMESTEPS).contains(&steps) {
             return Err(refuse("steps", &steps, format!("use 1 to {MOST_TIMESTEPS}")));
         }

@@ -6,6 +6,7 @@ use super::discrete::{Spacing, Timesteps};
 use super::fields::{Fields, refuse};
 use crate::SampleError;
 use crate::grid::{Ratios, evenly, exponential, karras, preserving, time_at};
+use crate::sampler::Path;
 
 /// How noise levels follow each other, if not as the timesteps do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +70,7 @@ impl Scaled {
         &self,
         schedule: &dyn NoiseSchedule,
         steps: usize,
-    ) -> Result<(Vec<(Point, Point)>, Option<f64>), SampleError> {
+    ) -> Result<(Path, Option<f64>), SampleError> {
         let Timesteps { total, spacing, .. } = self.timesteps;
         let ratios = Ratios::of(schedule, total)?;
         let times: Vec<f64> = match spacing {
@@ -116,11 +117,7 @@ pub(super) struct Solver {
 }
 
 impl Solver {
-    pub(super) fn path(
-        &self,
-        schedule: &dyn NoiseSchedule,
-        steps: usize,
-    ) -> Result<Vec<(Point, Point)>, SampleError> {
+    pub(super) fn path(&self, schedule: &dyn NoiseSchedule, steps: usize) -> Result<Path, SampleError> {
         let Timesteps { total, spacing, offset } = self.timesteps;
         self.timesteps.check(steps)?;
         let ratios = Ratios::of(schedule, total)?;
