@@ -5,6 +5,7 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::CouplingConfig;
 use immiscible_data::{DataOptions, Split};
 use immiscible_models::NetworkConfig;
+use immiscible_sample::Spacing;
 use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, TimeSamplerConfig, Variance};
 use immiscible_train::{CheckpointConfig, EmaConfig, LossConfig, OptimizerConfig, TrainConfig};
 use serde::{Deserialize, Serialize};
@@ -91,10 +92,23 @@ pub(crate) struct SampleConfig {
     /// Clamp the estimate of the image to [−1, 1] at every step; right for pixels.
     #[serde(default = "yes")]
     pub(crate) clip: bool,
-    /// η of `ddim`.
+    /// Levels of noise σ/α with guidance, above the first and up to the second number; all if absent.
+    pub(crate) guidance_interval: Option<[f64; 2]>,
+    /// With `clip`: the quantile of dynamic thresholding, such as 0.995, in place of clamping.
+    pub(crate) threshold: Option<f64>,
+    /// How noise levels are spaced: `trailing`, `leading`, `linspace`, `quadratic`, `karras` or `exponential`; the schedule's
+    /// own way if absent.
+    pub(crate) spacing: Option<Spacing>,
+    /// η of `ddim` and `euler_ancestral`.
     pub(crate) eta: Option<f64>,
     /// Variance of `ddpm`.
     pub(crate) variance: Option<Variance>,
+    /// Order of `dpmpp_2m`, `dpmpp_2m_sde` and `unipc`.
+    pub(crate) order: Option<usize>,
+    /// Whether `pndm` starts without Runge-Kutta steps.
+    pub(crate) skip_prk_steps: Option<bool>,
+    /// Error that a step of `dopri5` may have.
+    pub(crate) tolerance: Option<f64>,
     /// Images in a grid.
     #[serde(default = "grid_images")]
     pub(crate) n: usize,
@@ -120,14 +134,26 @@ fn grid_every() -> u64 {
 }
 
 impl SampleConfig {
+    /// The keys that belong to some samplers only.
+    pub(crate) const OF_SAMPLER: [&str; 5] = ["eta", "variance", "order", "skip_prk_steps", "tolerance"];
+
     /// The part that the sampler itself reads.
     pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
-        let sampler = SamplerConfig { name: self.sampler.clone(), eta: self.eta, variance: self.variance };
         immiscible_sample::SampleConfig {
-            sampler,
+            sampler: SamplerConfig {
+                name: self.sampler.clone(),
+                eta: self.eta,
+                variance: self.variance,
+                order: self.order,
+                skip_prk_steps: self.skip_prk_steps,
+                tolerance: self.tolerance,
+            },
             steps: self.steps,
+            spacing: self.spacing,
             guidance: self.guidance,
+            guidance_interval: self.guidance_interval,
             clip: self.clip,
+            threshold: self.threshold,
         }
     }
 }

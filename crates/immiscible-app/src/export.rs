@@ -56,18 +56,11 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
 fn of_run(run: &Path, last: bool) -> Result<(Pipeline, u64)> {
     let (parts, step, network) = open_run(run, on_the_cpu, last)?;
     let config = &parts.config;
-    let schedule = &config.schedule;
-    for (key, set) in [
-        ("schedule.beta_start", schedule.beta_start.is_some()),
-        ("schedule.beta_end", schedule.beta_end.is_some()),
-        ("schedule.zero_terminal_snr", schedule.zero_terminal_snr),
-        ("schedule.shift", schedule.shift.is_some_and(|shift| shift != 1.0)),
-        ("loss.vlb_weight", config.loss.vlb_weight.is_some()),
-    ] {
-        ensure!(!set, "{key}: a run that sets it cannot be exported; sample it with `immiscible sample`");
-    }
-    let sample = config.sample.sampling();
-    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &sample.sampler, sample.clip)?;
+    ensure!(
+        config.loss.vlb_weight.is_none(),
+        "loss.vlb_weight: a run with a learned variance cannot be exported; sample it with `immiscible sample`"
+    );
+    let scheduler = Scheduler::of_run(&config.schedule, &config.objective, &config.sample.sampling())?;
     let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
     let classes = parts.data.classes.iter().flatten();
     pipeline.labels = (0..).zip(classes.cloned()).collect();

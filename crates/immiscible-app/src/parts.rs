@@ -79,7 +79,11 @@ impl Parts {
         let (schedule, objective) = (config.schedule.build()?, config.objective.build()?);
         config.time.build_for(&*schedule)?;
         config.loss.build(&*schedule, &*objective)?;
-        Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
+        let sampler = Sampler::new(&config.sample.sampling(), &*schedule, &*objective)?;
+        ensure!(
+            out == 2 * channels || !sampler.needs_variance(),
+            "sample.variance: the network predicts no variance; write \"fixed_small\" or \"fixed_large\""
+        );
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);
@@ -138,6 +142,7 @@ impl Parts {
             network,
             condition: condition.unwrap_or_default(),
             guidance: config.guidance,
+            guidance_interval: config.guidance_interval,
             null: self.classes.map(|classes| Condition::classes(&[classes.null], &self.device)),
             shape: self.data.shape,
             vae: None,

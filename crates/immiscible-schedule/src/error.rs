@@ -188,6 +188,62 @@ pub enum ScheduleError {
         /// The objectives that work, separated by commas.
         alternatives: String,
     },
+    /// A method that evaluates the network at times of its own, on a schedule that has timesteps only.
+    #[error(
+        "sampler \"{sampler}\" needs a continuous time, and schedule \"{schedule}\" has timesteps; use another sampler \
+         (heun, dpmpp_2m), or train on flow or ve"
+    )]
+    DiscreteTime {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// Name of the schedule.
+        schedule: String,
+    },
+    /// The order of a method is not one that it has.
+    #[error("sampler \"{sampler}\" with order = {order}: give 1 to {most}")]
+    Order {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// The order that was asked for.
+        order: usize,
+        /// The highest that there is.
+        most: usize,
+    },
+    /// A tolerance that no step can have, or that is none.
+    #[error("tolerance = {0}: give a number from 1e-7 to below 1 (1e-5 is usual)")]
+    Tolerance(f64),
+    /// Fewer steps than the start of a multistep method takes.
+    #[error(
+        "sampler \"{sampler}\" cannot go in {steps} steps: give at least {least}, or set skip_prk_steps = true"
+    )]
+    TooFewSteps {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// The number of steps.
+        steps: usize,
+        /// The least there may be.
+        least: usize,
+    },
+    /// A method that chooses its steps cannot go on.
+    #[error(
+        "sampler \"{sampler}\" is stuck at noise level {sigma}: the network's output is not finite, or changes too fast \
+         for its tolerance; give a larger one, or use another sampler"
+    )]
+    StepSize {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// sigma where it got stuck.
+        sigma: f64,
+    },
+    /// A method that needs the network's variance, with a network that predicts none.
+    #[error(
+        "sampler \"{sampler}\" with a learned variance needs a network with twice the channels; use fixed_small or \
+         fixed_large"
+    )]
+    NoVariance {
+        /// Name of the sampler.
+        sampler: &'static str,
+    },
 }
 
 /// The entry of a registry with this name.

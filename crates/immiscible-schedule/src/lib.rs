@@ -17,7 +17,7 @@ pub use distance::{DISTANCES, Distance, DistanceConfig};
 pub use error::ScheduleError;
 pub use learned_variance::LearnedVariance;
 pub use objective::{Estimate, OBJECTIVES, Objective, ObjectiveConfig, compatible};
-pub use sampler::{SAMPLERS, SamplerConfig, StepKernel, Transition, Variance};
+pub use sampler::{SAMPLERS, SamplerConfig, Spread, StepKernel, Steps, Transition, Variance};
 pub use schedule::{ForwardCondition, NoiseSchedule, SCHEDULES, ScheduleConfig, VariancePreserving};
 pub use time::{Levels, Point, Time, Times};
 pub use time_sampler::{TIME_SAMPLERS, TimeSampler, TimeSamplerConfig};

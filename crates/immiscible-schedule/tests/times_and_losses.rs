@@ -6,8 +6,8 @@ use immiscible_schedule::distance::PseudoHuber;
 use immiscible_schedule::schedule::linear::linear;
 use immiscible_schedule::{
     DISTANCES, Distance, DistanceConfig, Estimate, LearnedVariance, NoiseSchedule, OBJECTIVES, Objective,
-    ObjectiveConfig, Point, SCHEDULES, ScheduleConfig, ScheduleError, StepKernel, TIME_SAMPLERS, Time,
-    TimeSamplerConfig, Times, Variance, WEIGHTINGS, WeightingConfig, compatible, sampler::Ddpm,
+    ObjectiveConfig, Point, SCHEDULES, ScheduleConfig, ScheduleError, Spread, StepKernel, TIME_SAMPLERS,
+    Time, TimeSamplerConfig, Times, Variance, WEIGHTINGS, WeightingConfig, compatible, sampler::Ddpm,
 };
 
 const KEY: Key = Key::new(5).stream(Stream::TIME);
@@ -362,7 +362,7 @@ fn every_pair_of_objectives_agrees_on_the_same_network() {
             let levels = point.levels(&Device::flex());
             for (from, _) in OBJECTIVES {
                 let output = column(&[0.3, -0.7, 1.1]);
-                let Estimate { x0, noise } = objective(from).read(output, &x_t, &levels);
+                let Estimate { x0, noise, .. } = objective(from).read(output, &x_t, &levels);
                 for (to, _) in OBJECTIVES {
                     let to = objective(to);
                     let again = to.read(to.target(&x0, &noise, &levels), &x_t, &levels);
@@ -595,8 +595,11 @@ fn the_learned_variance_lies_between_those_of_the_sampler() {
             let (to, from) = (schedule.at(Time::Index(i - 1)).unwrap(), schedule.at(Time::Index(i)).unwrap());
             for (v, variance) in [(-1.0, Variance::FixedSmall), (1.0, Variance::FixedLarge)] {
                 let zeros = column(&[0.0]);
-                let mut denoise = |x: &Tensor<4>, _: Point| Estimate { x0: x.clone(), noise: x.clone() };
-                let std = Ddpm { variance }.step(&zeros, from, to, &mut denoise).std;
+                let mut denoise =
+                    |x: &Tensor<4>, _: Point| Estimate { x0: x.clone(), noise: x.clone(), variance: None };
+                let (kernel, path) = (Ddpm { variance, ..Ddpm::default() }, [(from, to)]);
+                let step = kernel.begin(&*schedule, &path).unwrap().step(&zeros, from, to, &mut denoise);
+                let Spread::Same(std) = step.unwrap().std else { panic!("the same everywhere") };
                 let log = values(learned.log_variance(column(&[v]), &vec![from].into()))[0];
                 assert_close(log, 2.0 * std.ln(), 2e-6 * log.abs(), &format!("{name}, {i}, {v}"));
             }

@@ -29,12 +29,34 @@ impl VariancePreserving {
         if let Some(index) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
             return Err(ScheduleError::Beta { name, timesteps: betas.len(), index, beta: betas[index] });
         }
-        let points = betas.iter().zip(0..).scan(1.0, |alpha_bar: &mut f64, (beta, i)| {
+        let alpha_bars = betas.iter().scan(1.0, |alpha_bar: &mut f64, beta| {
             *alpha_bar *= 1.0 - beta; // DDPM eq. 4
-            Some(Point { time: Time::Index(i), alpha: alpha_bar.sqrt(), sigma: (1.0 - *alpha_bar).sqrt() })
+            Some(*alpha_bar)
         });
-        let points = points.collect();
-        Ok(Self { name, points })
+        Ok(Self::of_alpha_bars(name, alpha_bars))
+    }
+
+    fn of_alpha_bars(name: String, alpha_bars: impl Iterator<Item = f64>) -> Self {
+        let points = alpha_bars.zip(0..).map(|(alpha_bar, i)| Point {
+            time: Time::Index(i),
+            alpha: alpha_bar.sqrt(),
+            sigma: (1.0 - alpha_bar).sqrt(),
+        });
+        Self { name, points: points.collect() }
+    }
+
+    /// The same schedule with alphas shifted and scaled so that the last one is 0 and the first one stays (Lin et al. 2024,
+    /// arXiv 2305.08891, algorithm 1). `last` is what alpha² is in place of 0, for methods that divide by it.
+    pub fn with_zero_terminal_snr(self, last: f64) -> Self {
+        let (first, end) = (self.points[0].alpha, self.noisiest().alpha);
+        let count = self.points.len();
+        let scale = if count == 1 { 0.0 } else { first / (first - end) };
+        let alpha_bars = self
+            .points
+            .iter()
+            .enumerate()
+            .map(|(i, point)| if i + 1 == count { last } else { ((point.alpha - end) * scale).powi(2) });
+        Self::of_alpha_bars(self.name.clone(), alpha_bars)
     }
 
     /// The same schedule with sqrt(alpha_bar) moved and stretched so that it is 0 at the last timestep and unchanged at the
@@ -71,7 +93,7 @@ impl NoiseSchedule for VariancePreserving {
         let found = match time {
             Time::Clean => Some(Point::CLEAN),
             Time::Index(i) => self.points.get(i as usize).copied(),
-            Time::Continuous(_) | Time::Sigma(_) => None,
+            Time::Between(_) | Time::Continuous(_) | Time::Sigma(_) => None,
         };
         found.ok_or_else(|| ScheduleError::Time {
             name: self.name.clone(),
