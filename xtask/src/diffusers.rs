@@ -2,12 +2,20 @@
 //! the same images. It installs torch and diffusers, several gigabytes; where they cannot be had, it says so and passes.
 
 use crate::{Outcome, cargo, layers, python};
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 const PACKAGES: &[&str] = &["torch", "diffusers", "transformers", "safetensors", "numpy"];
 
+/// The Python of the environment with the packages.
+///
+/// # Errors
+/// One line: why it cannot be had.
+pub(crate) fn environment() -> Result<PathBuf, String> {
+    python::environment(&layers::target_folder().join("diffusers/venv"), PACKAGES)
+}
+
 pub(crate) fn check() -> Outcome {
-    let python = match python::environment(&layers::target_folder().join("diffusers/venv"), PACKAGES) {
+    let python = match environment() {
         Ok(python) => python,
         Err(reason) => {
             println!("skipped: {reason}");

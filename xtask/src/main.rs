@@ -2,6 +2,7 @@
 
 mod bench;
 mod diffusers;
+mod golden;
 mod layers;
 mod python;
 mod test;
@@ -12,7 +13,7 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   train [OPTIONS]   train and sample; no options: the `digits` preset on the CPU
-                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|knn
+                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|window|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run or a diffusers folder: every option of `immiscible sample`
   export RUN --to DIR  write a run's network as a folder that diffusers opens
@@ -23,6 +24,8 @@ cargo xtask COMMAND
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
+  golden            makes what the networks are tested against anew, with diffusers and transformers (installs torch)
+                    --check: elsewhere, and compares it with what is committed
 ";
 
 /// Why a command did not succeed: the exit status to pass on, after the reason was printed.
@@ -36,6 +39,8 @@ fn main() -> ExitCode {
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
+        Some("golden") if arguments.len() == 1 => golden::run(false),
+        Some("golden") if arguments[1..] == ["--check"] => golden::run(true),
         Some("help" | "--help" | "-h") => {
             print!("{HELP}");
             Ok(())

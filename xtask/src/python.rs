@@ -106,7 +106,8 @@ fn quietly(command: &mut Command) -> Result<(), String> {
     }
 }
 
-fn emptied(folder: &Path) -> io::Result<()> {
+/// Makes the folder, or removes what is in it.
+pub(crate) fn emptied(folder: &Path) -> io::Result<()> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
@@ -118,7 +119,8 @@ fn only_file(folder: &Path) -> io::Result<PathBuf> {
     Ok(file?.path())
 }
 
-fn failed(path: &Path, error: &io::Error) -> u8 {
+/// Prints what went wrong with a path; the exit status.
+pub(crate) fn failed(path: &Path, error: &io::Error) -> u8 {
     eprintln!("xtask: {}: {error}", path.display());
     1
 }

@@ -36,7 +36,7 @@ pub(crate) struct Train {
     /// flex (the CPU), wgpu or cuda; short for --set device=…
     #[arg(long)]
     pub(crate) device: Option<String>,
-    /// independent, assignment or knn; short for --set coupling.kind=…
+    /// independent, assignment, window or knn; short for --set coupling.kind=…
     #[arg(long)]
     pub(crate) coupling: Option<String>,
     /// Change one key of the config; may be repeated.
@@ -107,7 +107,8 @@ pub(crate) struct Sample {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// A run directory, such as runs/digits.
+    /// A run directory, such as runs/digits, or a folder in diffusers' layout, which is written anew: as safetensors in one
+    /// file, with today's names.
     pub(crate) run: PathBuf,
     /// The folder to write; it must not hold anything yet.
     #[arg(long)]

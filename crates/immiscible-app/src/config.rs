@@ -6,9 +6,13 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::CouplingConfig;
 use immiscible_data::{DataOptions, Split};
 use immiscible_models::NetworkConfig;
-use immiscible_schedule::Objective;
-use immiscible_schedule::{ObjectiveConfig, SamplerConfig, ScheduleConfig, Variance};
-use immiscible_train::{CheckpointConfig, EmaConfig, MethodConfig, OptimizerConfig, TrainConfig, TrainError};
+use immiscible_sample::Spacing;
+use immiscible_schedule::{
+    Objective, ObjectiveConfig, SamplerConfig, ScheduleConfig, TimeSamplerConfig, Variance,
+};
+use immiscible_train::{
+    CheckpointConfig, EmaConfig, LossConfig, MethodConfig, OptimizerConfig, TrainConfig, TrainError,
+};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
@@ -30,11 +34,17 @@ pub(crate) struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) objective: Option<ObjectiveConfig>,
     /// How a step learns.
-    #[serde(default, skip_serializing_if = "is_diffusion")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub(crate) method: MethodConfig,
     /// Train on latents and not on pixels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) latent: Option<LatentConfig>,
+    /// Which times are trained on; uniform ones if absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) time: TimeSamplerConfig,
+    /// What an output costs; the mean squared error if absent.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) loss: LossConfig,
     #[serde(default)]
     pub(crate) coupling: CouplingConfig,
     #[serde(default)]
@@ -48,9 +58,9 @@ pub(crate) struct Config {
     pub(crate) sample: SampleConfig,
 }
 
-/// Configs from before there was a choice stay what they were.
-fn is_diffusion(method: &MethodConfig) -> bool {
-    *method == MethodConfig::default()
+/// A table at its default is not written down, so that the runs of versions without it go on.
+fn is_default<T: Default + PartialEq>(table: &T) -> bool {
+    *table == T::default()
 }
 
 impl Config {
@@ -111,10 +121,23 @@ pub(crate) struct SampleConfig {
     /// Clamp the estimate of the image to [−1, 1] at every step; right for pixels.
     #[serde(default = "yes")]
     pub(crate) clip: bool,
-    /// η of `ddim`.
+    /// Levels of noise σ/α with guidance, above the first and up to the second number; all if absent.
+    pub(crate) guidance_interval: Option<[f64; 2]>,
+    /// With `clip`: the quantile of dynamic thresholding, such as 0.995, in place of clamping.
+    pub(crate) threshold: Option<f64>,
+    /// How noise levels are spaced: `trailing`, `leading`, `linspace`, `quadratic`, `karras` or `exponential`; the schedule's
+    /// own way if absent.
+    pub(crate) spacing: Option<Spacing>,
+    /// η of `ddim` and `euler_ancestral`.
     pub(crate) eta: Option<f64>,
     /// Variance of `ddpm`.
     pub(crate) variance: Option<Variance>,
+    /// Order of `dpmpp_2m`, `dpmpp_2m_sde` and `unipc`.
+    pub(crate) order: Option<usize>,
+    /// Whether `pndm` starts without Runge-Kutta steps.
+    pub(crate) skip_prk_steps: Option<bool>,
+    /// Error that a step of `dopri5` may have.
+    pub(crate) tolerance: Option<f64>,
     /// Images in a grid.
     #[serde(default = "grid_images")]
     pub(crate) n: usize,
@@ -140,18 +163,27 @@ fn grid_every() -> u64 {
 }
 
 impl SampleConfig {
+    /// The keys that belong to some samplers only.
+    pub(crate) const OF_SAMPLER: [&str; 5] = ["eta", "variance", "order", "skip_prk_steps", "tolerance"];
+
     /// The part that the sampler itself reads.
     fn sampling(&self) -> immiscible_sample::SampleConfig {
-        let sampler = SamplerConfig {
-            eta: self.eta,
-            variance: self.variance,
-            ..SamplerConfig::new(self.sampler.as_str())
-        };
         immiscible_sample::SampleConfig {
-            sampler,
+            sampler: SamplerConfig {
+                name: self.sampler.clone(),
+                eta: self.eta,
+                variance: self.variance,
+                order: self.order,
+                skip_prk_steps: self.skip_prk_steps,
+                tolerance: self.tolerance,
+                sigma_min: None,
+            },
             steps: self.steps,
+            spacing: self.spacing,
             guidance: self.guidance,
+            guidance_interval: self.guidance_interval,
             clip: self.clip,
+            threshold: self.threshold,
         }
     }
 }
@@ -280,7 +312,7 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
     for (section, keys) in [
         // The data may have moved; whether they are still the same is checked against data.toml.
         ("data", &["path"][..]),
-        ("train", &["steps", "log_every", "prefetch"]),
+        ("train", &["steps", "log_every", "max_skipped", "prefetch"]),
         // What a run that diverged is mended with.
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
     ] {
@@ -343,9 +375,37 @@ mod tests {
     }
 
     #[test]
+    fn times_and_loss_survive_being_written_down_and_defaults_are_not_written() {
+        let plain = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
+        assert!(!plain.contains_key("time") && !plain.contains_key("loss"));
+        let mut table = preset("digits").unwrap();
+        for assignment in [
+            "schedule.name=scaled_linear",
+            "schedule.zero_terminal_snr=true",
+            "schedule.beta_end=0.013",
+            "time.name=log_normal",
+            "time.mean=-0.4",
+            "loss.vlb_weight=0.001",
+            "loss.distance.name=pseudo_huber",
+            "loss.distance.c=0.03",
+            "loss.weighting.name=p2",
+            "loss.weighting.gamma=0.5",
+        ] {
+            set(&mut table, assignment).unwrap();
+        }
+        let config = parse(table).unwrap();
+        assert_eq!((config.time.mean, config.loss.vlb_weight), (Some(-0.4), Some(0.001)));
+        assert_eq!(parse(toml::to_string(&config).unwrap().parse().unwrap()).unwrap(), config);
+        let changed = structure(&config).unwrap();
+        assert!(difference(&plain, &changed).is_some());
+    }
+
+    #[test]
     fn a_typo_is_named_with_its_table_and_a_suggestion() {
         for (assignment, words) in [
             ("optimizer.lerning_rate=1", ["lerning_rate", "optimizer", "did you mean `learning_rate`?"]),
+            ("loss.weighting.gama=5", ["gama", "weighting", "did you mean `gamma`?"]),
+            ("time.stdd=1", ["stdd", "time", "did you mean `std`?"]),
             ("coupling.knd=knn", ["knd", "coupling", "did you mean `kind`?"]),
             (
                 "model.block_out_chanels=[8]",

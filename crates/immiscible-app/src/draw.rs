@@ -18,6 +18,8 @@ pub(crate) struct Draw<'a> {
     pub(crate) condition: Condition,
     /// Classifier-free guidance weight, 1 for none.
     pub(crate) guidance: f64,
+    /// Levels of noise with guidance; all if absent.
+    pub(crate) guidance_interval: Option<[f64; 2]>,
     /// What stands for no condition, one row, if the network has such a thing.
     pub(crate) null: Option<Condition>,
     /// `[C, H, W]` of what the network works on.
@@ -53,6 +55,9 @@ impl Draw<'_> {
         let [channels, height, width] = self.shape;
         let mut predictor =
             Guidance::new(self.sampler.predictor(self.network), self.guidance, self.null.clone())?;
+        if let Some(interval) = self.guidance_interval {
+            predictor = predictor.within(interval)?;
+        }
         let factor = self.vae.map_or(1, |(_, factor)| factor * factor);
         let chunk = (CHUNK_NUMBERS / (channels * height * width * factor)).clamp(1, CHUNK);
         let mut batches = Vec::new();

@@ -2,19 +2,20 @@
 
 use crate::config::insert;
 use crate::sample::open_run;
-use crate::{Failure, cli};
+use crate::{Failure, cli, device};
 use anyhow::{Context, Result, bail, ensure};
 use immiscible_models::{AutoencoderKLConfig, Pretrained};
 use immiscible_sample::{Pipeline, Scheduler};
+use std::path::Path;
 use toml::{Table, Value};
 
-/// Writes a run's averaged weights as a folder that the Python package `diffusers` opens.
+/// Writes a run's averaged weights as a folder that the Python package `diffusers` opens, or such a folder anew.
 pub(crate) fn run(arguments: &cli::Export) -> Result<(), Failure> {
-    let (pipeline, step) = open(arguments).map_err(Failure::usage)?;
+    let (pipeline, of) = open(arguments).map_err(Failure::usage)?;
     let to = &arguments.to;
     pipeline.save_pretrained(to).map_err(Failure::run)?;
     let what = pipeline.class_name().unwrap_or(pipeline.model.config.class_name());
-    println!("{what} with the weights of step {step}: {}", to.display());
+    println!("{what} with the weights of {of}: {}", to.display());
     Ok(())
 }
 
@@ -23,32 +24,29 @@ fn on_the_cpu(config: &mut Table) -> Result<()> {
     insert(config, "device", Value::String("flex".into()))
 }
 
-fn open(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
-    let to = &arguments.to;
+/// What is written, and where its weights are from.
+fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
+    let (run, to) = (&arguments.run, &arguments.to);
     if to.exists() {
         let mut entries = std::fs::read_dir(to).with_context(|| to.display().to_string())?;
         ensure!(entries.next().is_none(), "--to {}: the folder is not empty; name another", to.display());
     }
-    let (parts, step, network) = open_run(&arguments.run, on_the_cpu, arguments.last)?;
-    let config = &parts.config;
-    let Some(objective) = config.objective.as_ref().filter(|_| !config.method.jumps()) else {
-        bail!("method.kind = {:?}: only runs of diffusion can be exported", config.method.kind);
+    let (mut pipeline, of) = if is_folder_of_models(run) {
+        ensure!(!arguments.last, "--last: {} is no run; leave it out", run.display());
+        (Pipeline::from_pretrained(run, &device::by_name("flex")?)?, run.display().to_string())
+    } else {
+        let (pipeline, step) = of_run(run, arguments.last)?;
+        (pipeline, format!("step {step}"))
     };
-    let sample = config.sampling();
-    let scheduler = Scheduler::of_run(&config.schedule, objective, &sample.sampler, sample.clip)?;
-    let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
-    let classes = parts.data.classes.iter().flatten();
-    pipeline.labels = (0..).zip(classes.cloned()).collect();
-    if let (Some(folder), Some(_)) = (&arguments.vae, &parts.latent) {
-        bail!("--vae {}: the run has its own autoencoder; leave it out", folder.display());
-    }
-    if let Some(latent) = parts.latent {
-        (pipeline.vae, pipeline.text) = (Some(latent.vae), latent.text);
-    }
     if let Some(folder) = &arguments.vae {
-        let vae = Pretrained::<AutoencoderKLConfig>::from_pretrained(folder, &parts.device)
+        ensure!(
+            pipeline.vae.is_none(),
+            "--vae {}: there is an autoencoder already; leave it out",
+            folder.display()
+        );
+        let vae = Pretrained::<AutoencoderKLConfig>::from_pretrained(folder, &device::by_name("flex")?)
             .with_context(|| format!("--vae {}", folder.display()))?;
-        let (latents, channels) = (vae.config.latent_channels, config.model.in_channels());
+        let (latents, channels) = (vae.config.latent_channels, pipeline.model.config.in_channels());
         ensure!(
             latents == channels,
             "--vae {}: it makes {latents} channels, and the network takes {channels}",
@@ -56,5 +54,31 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
         );
         pipeline.vae = Some(vae);
     }
+    Ok((pipeline, of))
+}
+
+/// A run's network with its scheduler, and the step that its weights are from.
+fn of_run(run: &Path, last: bool) -> Result<(Pipeline, u64)> {
+    let (parts, step, network) = open_run(run, on_the_cpu, last)?;
+    let config = &parts.config;
+    let Some(objective) = config.objective.as_ref().filter(|_| !config.method.jumps()) else {
+        bail!("method.kind = {:?}: only runs of diffusion can be exported", config.method.kind);
+    };
+    ensure!(
+        config.loss.vlb_weight.is_none(),
+        "loss.vlb_weight: a run with a learned variance cannot be exported; sample it with `immiscible sample`"
+    );
+    let scheduler = Scheduler::of_run(&config.schedule, objective, &config.sampling())?;
+    let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
+    let classes = parts.data.classes.iter().flatten();
+    pipeline.labels = (0..).zip(classes.cloned()).collect();
+    if let Some(latent) = parts.latent {
+        (pipeline.vae, pipeline.text) = (Some(latent.vae), latent.text);
+    }
     Ok((pipeline, step))
+}
+
+/// Whether a folder has diffusers' layout, and is not that of a run.
+fn is_folder_of_models(folder: &Path) -> bool {
+    ["model_index.json", "config.json"].iter().any(|file| folder.join(file).is_file())
 }

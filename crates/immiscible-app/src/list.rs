@@ -17,6 +17,9 @@ pub(crate) fn print() {
     section("objective.name", immiscible_schedule::OBJECTIVES);
     section("method.kind", immiscible_train::METHODS);
     section("method.distance", immiscible_train::DISTANCES);
+    section("time.name", immiscible_schedule::TIME_SAMPLERS);
+    section("loss.distance.name", immiscible_schedule::DISTANCES);
+    section("loss.weighting.name", immiscible_schedule::WEIGHTINGS);
     section("coupling.kind", immiscible_coupling::COUPLINGS);
     section("coupling.assigner", immiscible_assign::ASSIGNERS);
     section("optimizer.kind", immiscible_train::OPTIMIZERS);

@@ -6,7 +6,7 @@ use crate::draw::Draw;
 use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
-use immiscible_coupling::{Coupling, CouplingError};
+use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
 use immiscible_data::Source;
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
@@ -59,7 +59,8 @@ impl Parts {
             classes: source.classes().map(<[String]>::to_vec),
         };
         let plan = config.latent.as_ref().map(|latent| latent.plan(data.shape)).transpose()?;
-        fit_model_to_data(&mut table, &data, plan.as_ref())?;
+        let channels = plan.as_ref().map_or(data.shape, |plan| plan.shape)[0];
+        fit_model_to_data(&mut table, &data, plan.as_ref(), out_channels(&config, channels))?;
         if let Some(latent) = &config.latent {
             table.insert("latent".into(), Value::try_from(latent.absolute()?)?);
         }
@@ -80,22 +81,30 @@ impl Parts {
         let [channels, height, width] = shape;
         config.model.validate()?;
         config.model.accepts(channels, height, width)?;
-        let out = config.model.out_channels();
+        let (out, expected) = (config.model.out_channels(), out_channels(&config, channels));
         let what = if plan.is_some() { "latents" } else { "images" };
+        let also = if expected == channels { "" } else { ", and loss.vlb_weight needs as many again" };
         ensure!(
-            out == channels,
-            "model.out_channels = {out}: the {what} have {channels} channels; set it to that"
+            out == expected,
+            "model.out_channels = {out}: the {what} have {channels} channels{also}; set it to {expected}"
         );
         if let Some(plan) = &plan {
             check_latents(&config, &data, plan)?;
         }
         let (schedule, objective) = (config.schedule.build()?, config.objective()?);
-        Sampler::new(&config.sampling(), &*schedule, &*objective)?;
+        config.time.build_for(&*schedule)?;
+        config.loss.build(&*schedule, &*objective)?;
+        let sampler = Sampler::new(&config.sampling(), &*schedule, &*objective)?;
+        ensure!(
+            out == 2 * channels || !sampler.needs_variance(),
+            "sample.variance: the network predicts no variance; write \"fixed_small\" or \"fixed_large\""
+        );
         check_sampler(&config)?;
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);
         }
+        check_window(&config, &data, &*coupling)?;
         let texts = plan.is_some_and(|plan| plan.text_channels.is_some());
         let mut classes = class_condition(&config, &data, texts)?;
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
@@ -122,9 +131,12 @@ impl Parts {
 
     /// What is trained.
     pub(crate) fn diffusion(&self) -> Result<Diffusion> {
+        let (schedule, objective) = (self.config.schedule.build()?, self.config.objective()?);
         Ok(Diffusion {
-            schedule: self.config.schedule.build()?,
-            objective: self.config.objective()?,
+            time: self.config.time.build_for(&*schedule)?,
+            loss: self.config.loss.build(&*schedule, &*objective)?,
+            schedule,
+            objective,
             coupling: self.coupling.clone(),
             classes: self.classes.clone(),
         })
@@ -176,6 +188,7 @@ impl Parts {
             network,
             condition: self.condition(&all),
             guidance: config.guidance,
+            guidance_interval: config.guidance_interval,
             null: self.classes.as_ref().map(|classes| classes.of(&[classes.null], &self.device)),
             shape: self.shape,
             vae: self.latent.as_ref().map(|latent| (&latent.vae.network, latent.factor())),
@@ -195,15 +208,25 @@ impl Parts {
     }
 }
 
+/// The channels of the network's output for images with this many: twice as many where it also learns a variance.
+fn out_channels(config: &Config, channels: usize) -> usize {
+    if config.loss.vlb_weight.is_some() { 2 * channels } else { channels }
+}
+
 /// The image's shape and the number of classes, where the config leaves them open.
-fn fit_model_to_data(table: &mut Table, data: &DataInfo, latent: Option<&LatentPlan>) -> Result<()> {
+fn fit_model_to_data(
+    table: &mut Table,
+    data: &DataInfo,
+    latent: Option<&LatentPlan>,
+    out_channels: usize,
+) -> Result<()> {
     let [channels, height, width] = latent.map_or(data.shape, |plan| plan.shape);
     let Some(Value::Table(model)) = table.get_mut("model") else {
         return Ok(());
     };
     let kind = model.get("kind").and_then(Value::as_str);
     let (dit, attends) = (kind == Some("dit"), kind == Some("unet-condition"));
-    let mut open = vec![("in_channels", channels), ("out_channels", channels)];
+    let mut open = vec![("in_channels", channels), ("out_channels", out_channels)];
     if height == width {
         open.push(("sample_size", height));
     }
@@ -264,6 +287,26 @@ fn check_sampler(config: &Config) -> Result<()> {
         false => "the sampler needs a consistency function; write another, such as ddim",
     };
     bail!("sample.sampler = {:?} does not go with method.kind = {:?}: {remedy}", sampler.name, method.kind)
+}
+
+/// Whether a coupling that looks ahead has whole batches to look at.
+fn check_window(config: &Config, data: &DataInfo, coupling: &dyn Coupling) -> Result<()> {
+    let Some(ahead) = coupling.host().and_then(HostCoupling::lookahead) else {
+        return Ok(());
+    };
+    ensure!(
+        config.latent.is_none(),
+        "coupling.kind = {:?} looks ahead at images, and latents are encoded a batch at a time; write \"assignment\"",
+        config.coupling.kind
+    );
+    let (rows, batch_size, samples) = (ahead.rows(), config.train.batch_size, data.samples);
+    ensure!(
+        rows.is_multiple_of(batch_size),
+        "coupling.window = {rows}: write a multiple of train.batch_size = {batch_size}"
+    );
+    let most = samples / batch_size * batch_size;
+    ensure!(rows <= samples, "coupling.window = {rows}: the data has {samples} images; write at most {most}");
+    Ok(())
 }
 
 /// How labels enter the network, if it takes any; as the texts of their classes, if `texts`.

@@ -19,6 +19,7 @@ pub(crate) struct Progress<'a> {
     first_step: u64,
     started: Instant,
     last_line: Instant,
+    last_skip: Option<Instant>,
     /// The newest grid.
     pub(crate) grid: Option<PathBuf>,
 }
@@ -27,7 +28,16 @@ impl<'a> Progress<'a> {
     /// Grids go to the folder `samples`.
     pub(crate) fn new(parts: &'a Parts, samples: PathBuf) -> Self {
         let now = Instant::now();
-        Self { parts, samples, bar: None, first_step: 0, started: now, last_line: now, grid: None }
+        Self {
+            parts,
+            samples,
+            bar: None,
+            first_step: 0,
+            started: now,
+            last_line: now,
+            last_skip: None,
+            grid: None,
+        }
     }
 
     fn say(&self, line: String) {
@@ -99,6 +109,17 @@ impl Observer for Progress<'_> {
                 eprintln!("step {step}/{steps}  ETA {left:.0} s  {}", self.numbers(report, total));
             }
             None => {}
+        }
+    }
+
+    fn skipped(&mut self, step: u64, reason: &TrainError) {
+        // The number of them stands in metrics.jsonl and at the end.
+        if self.last_skip.is_none_or(|last| last.elapsed() >= LINE) {
+            self.last_skip = Some(Instant::now());
+            self.say(format!("warning: {reason}; the step is skipped"));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(step);
         }
     }
 

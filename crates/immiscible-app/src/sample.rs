@@ -87,7 +87,7 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
         }
         // Whatever the settings tell is checked before weights are read, which can be gigabytes.
         let config = Pipeline::config(folder)?;
-        Pipeline::scheduler(folder)?.sampler(sampler.as_ref(), steps)?;
+        let needs_variance = Pipeline::scheduler(folder)?.sampler(sampler.as_ref(), steps)?.needs_variance();
         let labels = folder_labels(arguments, &given, &config)?;
         let null = null_class(arguments, &config, labels.is_some())?;
         ensure!(
@@ -107,6 +107,11 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
              variance, can be sampled",
             folder.display(),
             shape[0]
+        );
+        ensure!(
+            out == 2 * shape[0] || !needs_variance,
+            "{}: the scheduler takes a variance from the network, which predicts none; write --sampler ddim",
+            folder.display()
         );
 
         let pipeline = Pipeline::from_pretrained(folder, &device)?;
@@ -135,6 +140,7 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
         network: &pipeline.model.network,
         condition,
         guidance,
+        guidance_interval: None,
         null,
         shape,
         vae: pipeline.vae.as_ref().map(|vae| (&vae.network, vae.config.downsampling())),
@@ -288,8 +294,7 @@ fn change(table: &mut Table, arguments: &cli::Sample) -> Result<()> {
         changes.push(("sample.sampler", Value::String(sampler.clone())));
         // The config's options belong to the config's sampler.
         if let Some(Value::Table(sample)) = table.get_mut("sample") {
-            sample.remove("eta");
-            sample.remove("variance");
+            config::SampleConfig::OF_SAMPLER.iter().for_each(|option| drop(sample.remove(*option)));
         }
     }
     if let Some(guidance) = arguments.guidance {

@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment", false) =
+    if let (Some(_), "assignment" | "window", false) =
         (&parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
     {
         eprintln!(
@@ -74,6 +74,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
             ""
         }
     );
+    if total.skipped > 0 {
+        println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);
+    }
     for line in quality {
         println!("quality   {line}");
     }

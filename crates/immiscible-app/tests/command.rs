@@ -69,6 +69,31 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (with("model.norm_num_groups=7"), &["norm_num_groups", "7"]),
         (with("objective.name=epsilon"), &["epsilon", "flow"]),
         (with("schedule.name=cosin"), &["cosin", "cosine"]),
+        (with("schedule.zero_terminal_snr=true"), &["flow", "zero_terminal_snr"]),
+        (with("schedule.shift=-3"), &["shift = -3", "1 for none"]),
+        (with("time.name=lognormal"), &["lognormal", "log_normal"]),
+        (with("time.mean=0.5"), &["uniform", "mean"]),
+        (with("loss.weighting.name=min_snr_5"), &["min_snr_5", "min_snr"]),
+        (with("loss.distance.name=l1"), &["l1", "mse"]),
+        (with("loss.vlb_weight=0.001"), &["flow", "loss.vlb_weight"]),
+        (with("train.max_skipped=0"), &["train.max_skipped = 0", "10"]),
+        (
+            refused(folder, &[
+                &["train", "--set", "schedule.name=linear", "--set", "schedule.zero_terminal_snr=true"][..],
+                &["--set", "objective.name=epsilon", "--set", "sample.sampler=ddim"],
+            ].concat()),
+            &["epsilon", "linear", "alpha = 0"],
+        ),
+        (
+            refused(folder, &["train", "--set", "schedule.name=linear", "--set", "time.name=logit_normal"]),
+            &["logit_normal", "linear"],
+        ),
+        (
+            refused(folder, &[
+                &["train", "--set", "objective.name=x0", "--set", "loss.weighting.name=sigma_sqrt"][..],
+            ].concat()),
+            &["sigma_sqrt", "x0", "flow"],
+        ),
         (with("sample.steps=0"), &["0", "steps"]),
         (with("sample.guidance=2"), &["sample.guidance = 2", "num_class_embeds"]),
         (with("model.num_class_embeds=3"), &["num_class_embeds = 3", "11"]),
@@ -124,6 +149,33 @@ fn bad_data_is_one_line_before_anything_happens() {
     std::fs::write(folder.join("folder.toml"), config).unwrap();
     let message = refused(folder, &["train", "--config", "folder.toml", "--set", "data.path=pictures"]);
     assert!(message.contains("b.png") && message.contains("24") && message.contains("16"), "{message}");
+}
+
+#[test]
+fn times_weights_and_a_learned_variance_are_trained_and_sampled() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let settings = [
+        "train.steps=2",
+        "schedule.name=cosine",
+        "schedule.zero_terminal_snr=true",
+        "objective.name=v",
+        "sample.sampler=ddpm",
+        "time.name=stratified",
+        "loss.vlb_weight=0.001",
+        "loss.weighting.name=min_snr",
+        "loss.distance.name=huber",
+    ];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let trained = train(folder, &settings);
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    let config = std::fs::read_to_string(folder.join("runs/digits/config.toml")).unwrap();
+    for line in ["out_channels = 2", "vlb_weight = 0.001", "name = \"stratified\""] {
+        assert!(config.contains(line), "no {line:?} in {config}");
+    }
+    succeed(folder, &["sample", "--checkpoint", "runs/digits", "--n", "2", "--out", "grid.png"]);
+    let exported = immiscible(folder, &["export", "runs/digits", "--to", "folder"]);
+    assert!(text(&exported.stderr).contains("schedule.zero_terminal_snr"), "{}", text(&exported.stderr));
 }
 
 #[test]
@@ -219,6 +271,11 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     assert_eq!(from_run, from_folder);
     assert_ne!(from_folder, drawn(&["--model", "model", "--sampler", "heun"], "c.npy"));
 
+    // A folder goes out as it came in.
+    let again = succeed(folder, &["export", "model", "--to", "model-again"]);
+    assert!(again.contains("DDIMPipeline") && again.contains("weights of model"), "{again}");
+    assert_eq!(from_folder, drawn(&["--model", "model-again"], "e.npy"));
+
     // A run that starts from it and learns next to nothing draws next to the same.
     let started = immiscible(
         folder,
@@ -248,6 +305,7 @@ fn a_run_becomes_a_folder_that_samples_alike_and_starts_another_run() {
     };
     bad(&["export", "runs/digits", "--to", "model"], &["model", "not empty"]);
     bad(&["export", "runs", "--to", "other"], &["config.toml"]);
+    bad(&["export", "model", "--to", "other", "--last"], &["--last", "no run"]);
     assert!(!folder.join("other").exists());
     bad(&["sample", "--model", "runs"], &["runs", "model_index.json"]);
     bad(&["sample", "--model", "model", "--labels", "x_T.npy"], &["x_T.npy"]);

@@ -1,6 +1,9 @@
 use ndarray::ArrayView2;
 
-use crate::{AssignError, Matched, OneToOneSolver, exact::within};
+use crate::{
+    AssignError, Matched, OneToOneSolver, Products,
+    exact::{within, within_products},
+};
 
 /// The auction of [`Exact`](crate::Exact), stopped as soon as its prices prove that no more than `percent` of the gain
 /// over a random pairing is missing; what is really missing is far less. Where the proof does not come in
@@ -23,5 +26,9 @@ impl OneToOneSolver for Approximate {
 
     fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError> {
         within(cost, self.percent / 100.0)
+    }
+
+    fn solve_products(&self, costs: &Products) -> Option<Result<Matched, AssignError>> {
+        within_products(costs, self.percent / 100.0).transpose()
     }
 }

@@ -1,7 +1,7 @@
 use ndarray::ArrayView2;
 
 use crate::{
-    AssignError, Entry, Matched, OneToOneSolver,
+    AssignError, Entry, Matched, OneToOneSolver, Products,
     auction::{self, Matching, NotFinite},
 };
 
@@ -19,6 +19,10 @@ impl OneToOneSolver for Exact {
     fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError> {
         within(cost, 0.0)
     }
+
+    fn solve_products(&self, costs: &Products) -> Option<Result<Matched, AssignError>> {
+        within_products(costs, 0.0).transpose()
+    }
 }
 
 /// The list auction, stopped when it provably lacks no more than `tolerance` of the gain.
@@ -28,6 +32,17 @@ pub(crate) fn within(cost: ArrayView2<f32>, tolerance: f64) -> Result<Matched, A
     })?;
     let lower_bound = Some(matching.lower_bound());
     Ok(Matched { column_of: matching.column_of, lower_bound })
+}
+
+/// [`within`] without the matrix; none if the costs must be scaled first.
+pub(crate) fn within_products(costs: &Products, tolerance: f64) -> Result<Option<Matched>, AssignError> {
+    let matching = auction::solve_costs(costs, tolerance).map_err(|NotFinite { row, column }| {
+        AssignError::NonFinite { what: "cost", row, column, value: costs.cost(row, column) }
+    })?;
+    Ok(matching.map(|matching| {
+        let lower_bound = Some(matching.lower_bound());
+        Matched { column_of: matching.column_of, lower_bound }
+    }))
 }
 
 /// The cheapest way to pair rows and columns, all of those of which there are fewer, and the prices that prove it.
@@ -78,4 +93,72 @@ pub fn linear_sum_assignment<T: Entry>(cost: ArrayView2<T>) -> Result<Solution, 
     let cost = rows.iter().zip(&columns).map(|(&i, &j)| cost[(i as usize, j as usize)].into()).sum();
     let (u, v) = if transposed { (v, u) } else { (u, v) };
     Ok(Solution { rows, columns, cost, u, v })
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array2, Axis};
+
+    use super::*;
+    use crate::{Assigner, Candidates, Precision, Problem, normals::normals};
+
+    /// Images that are treated in different ways: of every kind and size, with equal ones, and with nothing in them.
+    fn images(seed: u64, rows: usize, dimension: usize) -> Vec<Array2<f32>> {
+        let noise = normals(seed, rows, dimension);
+        let smooth = Array2::from_shape_fn(noise.dim(), |(i, d)| noise[(i, d / 4 * 4)] + noise[(0, d)]);
+        let twins = Array2::from_shape_fn(noise.dim(), |(i, d)| noise[(i / 3, d)]);
+        let mut dark = noise.clone();
+        dark.slice_axis_mut(Axis(0), (..rows / 2).into()).fill(0.0);
+        vec![smooth, twins, dark, Array2::zeros(noise.dim()), noise]
+    }
+
+    #[test]
+    fn costs_that_are_no_matrix_have_the_same_optimum() {
+        for (seed, (rows, columns)) in
+            [(1, 1), (1, 7), (9, 9), (40, 90), (300, 300), (700, 700), (500, 1_000)].into_iter().enumerate()
+        {
+            let noise = normals(100 + seed as u64, columns, 24);
+            for (kind, images) in images(seed as u64, rows, 24).iter().enumerate() {
+                let products = Products::new(-1.0, images.view(), noise.view()).unwrap();
+                let without = within_products(&products, 0.0).unwrap().unwrap();
+                let mut problem = Problem::new(images.view(), Candidates::Shared(noise.view()));
+                problem.precision = Precision::Int8;
+                let matrix = problem.cost_matrix().unwrap();
+                let with = within(matrix.view(), 0.0).unwrap();
+                let total = |matched: &Matched| -> f64 {
+                    let pairs = matched.column_of.iter().enumerate();
+                    pairs.map(|(i, &j)| f64::from(matrix[(i, j as usize)])).sum()
+                };
+                let (a, b, bound) = (total(&without), total(&with), without.lower_bound.unwrap());
+                let size = matrix.iter().fold(0.0, |size: f32, c| size.max(c.abs()));
+                let rounding = 1e-9 * f64::from(size) * rows as f64;
+                assert!((a - b).abs() <= rounding, "{rows}x{columns}, {kind}: {a}, {b}");
+                assert!((a - bound).abs() <= rounding, "{rows}x{columns}, {kind}: {a}, at least {bound}");
+            }
+        }
+    }
+
+    #[test]
+    fn many_images_are_assigned_without_a_matrix() {
+        let (images, noise) = (normals(5, 4_200, 6), normals(6, 4_200, 6));
+        let mut problem = Problem::new(images.view(), Candidates::Shared(noise.view()));
+        problem.precision = Precision::Int8;
+        assert!(problem.products().is_some());
+        let found = Exact.assign(&problem).unwrap();
+        let expected = Exact.solve(problem.cost_matrix().unwrap().view(), None).unwrap();
+        assert_eq!(found.identity_cost, expected.identity_cost);
+        assert!((found.cost - expected.cost).abs() < 1e-6 * expected.cost.abs(), "{found:?}");
+        assert!(found.cost - found.lower_bound.unwrap() < 1e-6 * expected.cost.abs());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_found_without_a_matrix() {
+        let (mut images, noise) = (normals(1, 50, 8), normals(2, 50, 8));
+        images[(7, 3)] = f32::NAN;
+        let products = Products::new(-1.0, images.view(), noise.view()).unwrap();
+        assert!(matches!(
+            within_products(&products, 0.0),
+            Err(AssignError::NonFinite { what: "cost", row: 7, .. })
+        ));
+    }
 }

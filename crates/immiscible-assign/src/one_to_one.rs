@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ndarray::{Array2, ArrayView2, Axis};
 use rayon::prelude::*;
 
-use crate::{AssignError, Assigner, Assignment, Candidates, Problem, cost::all_finite};
+use crate::{AssignError, Assigner, Assignment, Candidates, Problem, Products, cost::all_finite};
 
 /// A solver of the assignment problem, which makes it an [`Assigner`].
 pub trait OneToOneSolver: Send + Sync {
@@ -21,6 +21,14 @@ pub trait OneToOneSolver: Send + Sync {
     /// # Errors
     /// [`AssignError::NonFinite`] if an entry is not finite, [`AssignError::Solver`] if the solver gives up.
     fn solve_matrix(&self, cost: ArrayView2<f32>) -> Result<Matched, AssignError>;
+
+    /// The same for costs that are computed when they are asked for; none if this solver wants them in a matrix.
+    ///
+    /// # Errors
+    /// As for [`solve_matrix`](Self::solve_matrix).
+    fn solve_products(&self, _costs: &Products) -> Option<Result<Matched, AssignError>> {
+        None
+    }
 }
 
 /// A solver's answer.
@@ -47,7 +55,7 @@ impl<S: OneToOneSolver> Assigner for S {
         };
         let (images, noises) = (problem.images.nrows(), noise.nrows());
         in_groups::<S>(images, noises, problem.groups, |part| match part {
-            None => solve_block(self, problem.cost_matrix()?.view()),
+            None => solve_problem(self, problem),
             Some(Part { rows, columns }) => {
                 let images = problem.images.select(Axis(0), rows);
                 let noise = noise.select(Axis(0), columns);
@@ -58,7 +66,7 @@ impl<S: OneToOneSolver> Assigner for S {
                     mask: mask.as_ref().map(|mask| mask.view()),
                     ..*problem
                 };
-                solve_block(self, part.cost_matrix()?.view())
+                solve_problem(self, &part)
             }
         })
     }
@@ -132,20 +140,41 @@ fn in_groups<S: OneToOneSolver>(
     Ok(whole)
 }
 
-/// One block, with the identity where the solver has found nothing better.
+/// A block of images and noises, whose costs need not be in a matrix if they are many and the solver can do without.
+fn solve_problem<S: OneToOneSolver>(solver: &S, problem: &Problem) -> Result<Assignment, AssignError> {
+    if let Some(products) = problem.products()
+        && let Some(matched) = solver.solve_products(&products)
+    {
+        // What is not finite in the costs comes from the images or the noises, which are looked at only then.
+        let matched = matched.map_err(|error| problem.all_finite().err().unwrap_or(error))?;
+        return settle(solver, products.dim(), |i, j| products.cost(i, j), matched);
+    }
+    solve_block(solver, problem.cost_matrix()?.view())
+}
+
+/// One block of costs.
 fn solve_block<S: OneToOneSolver>(solver: &S, cost: ArrayView2<f32>) -> Result<Assignment, AssignError> {
     let (rows, columns) = cost.dim();
-    let total = |column_of: &[u32]| -> f64 {
-        column_of.iter().enumerate().map(|(i, &j)| f64::from(cost[(i, j as usize)])).sum()
-    };
-    let identity: Vec<u32> = (0..rows as u32).collect();
-    let identity_cost = total(&identity);
-    if rows == 0 || columns == 1 {
+    let matched = if rows == 0 || columns == 1 {
         all_finite(cost, "cost")?;
-        let lower_bound = Some(identity_cost);
-        return Ok(Assignment { noise_of: identity, cost: identity_cost, identity_cost, lower_bound });
-    }
-    let Matched { column_of, lower_bound } = solver.solve_matrix(cost)?;
+        let only = if rows == 0 { 0.0 } else { f64::from(cost[(0, 0)]) };
+        Matched { column_of: (0..rows as u32).collect(), lower_bound: Some(only) }
+    } else {
+        solver.solve_matrix(cost)?
+    };
+    settle(solver, (rows, columns), |i, j| cost[(i, j)], matched)
+}
+
+/// A solver's answer, checked, or the identity where it is nothing better.
+fn settle<S: OneToOneSolver>(
+    _solver: &S,
+    (rows, columns): (usize, usize),
+    cost: impl Fn(usize, usize) -> f32,
+    Matched { column_of, lower_bound }: Matched,
+) -> Result<Assignment, AssignError> {
+    let total = |column_of: &[u32]| -> f64 {
+        column_of.iter().enumerate().map(|(i, &j)| f64::from(cost(i, j as usize))).sum()
+    };
     let mut taken = vec![false; columns];
     let distinct =
         column_of.iter().all(|&j| taken.get_mut(j as usize).is_some_and(|t| !std::mem::replace(t, true)));
@@ -155,7 +184,8 @@ fn solve_block<S: OneToOneSolver>(solver: &S, cost: ArrayView2<f32>) -> Result<A
             reason: "its answer gives a noise to two images".into(),
         });
     }
-    let solved = total(&column_of);
+    let identity: Vec<u32> = (0..rows as u32).collect();
+    let (identity_cost, solved) = (total(&identity), total(&column_of));
     let (noise_of, cost) =
         if solved < identity_cost { (column_of, solved) } else { (identity, identity_cost) };
     // Rounding can put a bound above what it bounds.

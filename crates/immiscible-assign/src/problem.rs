@@ -1,7 +1,10 @@
 use ndarray::{Array2, ArrayView2, ArrayView3};
 use serde::{Deserialize, Serialize};
 
-use crate::{AssignError, Cost};
+use crate::{AssignError, Cost, Products, cost::all_finite};
+
+/// Noises from which on the costs of 8 bits are no matrix any more.
+const MATRIX: usize = 4096;
 
 /// The noises that images may take.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +65,26 @@ impl<'a> Problem<'a> {
         match self.candidates {
             Candidates::Shared(noise) => self.cost.of_all(self.images, noise, self.mask, self.precision),
             Candidates::PerImage(noise) => self.cost.of_own(self.images, noise, self.mask),
+        }
+    }
+
+    /// The costs without their matrix, where they are simple and many.
+    pub(crate) fn products(&self) -> Option<Products> {
+        let Candidates::Shared(noise) = self.candidates else {
+            return None;
+        };
+        let simple = self.cost == Cost::Dot && self.precision == Precision::Int8 && self.mask.is_none();
+        let fits = self.images.ncols() == noise.ncols() && noise.nrows() >= MATRIX;
+        if simple && fits { Products::new(-1.0, self.images, noise) } else { None }
+    }
+
+    /// # Errors
+    /// [`AssignError::NonFinite`] with the first value that is not finite.
+    pub(crate) fn all_finite(&self) -> Result<(), AssignError> {
+        all_finite(self.images, "images")?;
+        match self.candidates {
+            Candidates::Shared(noise) => all_finite(noise, "candidates"),
+            Candidates::PerImage(_) => Ok(()),
         }
     }
 

@@ -2,9 +2,9 @@ use crate::{
     Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise,
 };
 use burn::tensor::Tensor;
-use immiscible_assign::{Assigner, Candidates, Cost, Problem};
+use immiscible_assign::{Assigner, Candidates, Cost, Precision, Problem};
 use immiscible_random::Key;
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Axis};
 use std::{collections::BTreeMap, time::Instant};
 
 /// Linear assignment (arXiv 2406.12303, Algorithm 1): the noises of the batch are permuted so that their total
@@ -19,9 +19,28 @@ pub struct Assignment {
     pub cost: Cost,
     /// Whether noises move inside each label only, which keeps them independent of the label.
     pub class_wise: bool,
+    /// The precision of the distances.
+    pub precision: Precision,
 }
 
 impl Assignment {
+    /// Which of the drawn noises each image takes.
+    pub(crate) fn choose(
+        &self,
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        pairing: &PairContext,
+    ) -> Result<Vec<u32>, CouplingError> {
+        let groups = self.groups(x0.nrows(), pairing)?;
+        let problem = Problem {
+            cost: self.cost,
+            groups: groups.as_deref(),
+            precision: self.precision,
+            ..Problem::new(x0, Candidates::Shared(drawn))
+        };
+        Ok(self.assigner.assign(&problem)?.noise_of)
+    }
+
     /// Group number of every row, from the labels (if class-wise) and the context's own groups.
     fn groups(&self, rows: usize, pairing: &PairContext) -> Result<Option<Vec<u32>>, CouplingError> {
         let labels = match (self.class_wise, pairing.labels) {
@@ -80,12 +99,11 @@ impl HostCoupling for Assignment {
         pairing: &PairContext,
         key: Key,
     ) -> Result<Draw<Array2<f32>>, CouplingError> {
-        let groups = self.groups(x0.nrows(), pairing)?;
         let drawn = fresh_noise(x0.nrows(), x0.ncols(), key);
         let start = Instant::now();
-        let candidates = Candidates::Shared(drawn.view());
-        let problem = Problem { cost: self.cost, groups: groups.as_deref(), ..Problem::new(x0, candidates) };
-        let noise = self.assigner.assign(&problem)?.gather(&candidates)?;
+        let noise_of = self.choose(x0, drawn.view(), pairing)?;
+        let rows: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
+        let noise = drawn.select(Axis(0), &rows);
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;
         Ok(Draw { noise, statistics })

@@ -7,6 +7,7 @@ mod error;
 mod independent;
 mod knn;
 mod statistics;
+mod window;
 
 pub use assignment::Assignment;
 pub use config::{COUPLINGS, CouplingConfig};
@@ -15,6 +16,7 @@ pub use error::CouplingError;
 pub use independent::Independent;
 pub use knn::Knn;
 pub use statistics::Statistics;
+pub use window::Window;
 
 use burn::tensor::{Tensor, TensorData};
 use immiscible_random::Key;
@@ -68,6 +70,57 @@ pub trait HostCoupling: Send + Sync {
         pairing: &PairContext,
         key: Key,
     ) -> Result<Draw<Array2<f32>>, CouplingError>;
+
+    /// The part that pairs the rows of several coming batches at once, where the coupling has one. A trainer that knows
+    /// those batches runs it in place of [`draw_host`](Self::draw_host), and hands the noise out by [`hand_out`].
+    fn lookahead(&self) -> Option<&dyn Lookahead> {
+        None
+    }
+}
+
+/// Pairs a window: the rows of the coming batches, one after the other.
+pub trait Lookahead: Send + Sync {
+    /// Rows of a window.
+    fn rows(&self) -> usize;
+
+    /// Which noise each row takes, of those with the numbers of the rows under `key`. No noise is taken twice.
+    ///
+    /// # Shapes
+    /// `x0` is `[W, D]`; W entries, each below W.
+    ///
+    /// # Errors
+    /// As [`Coupling::draw`].
+    fn pair(&self, x0: ArrayView2<f32>, pairing: &PairContext, key: Key) -> Result<Vec<u32>, CouplingError>;
+}
+
+/// The noise of a batch whose window was paired: `noise_of` are the numbers of its rows' noises under `key`, and `first` is the
+/// number of its first row, which tells what it would have had without a pairing. `milliseconds` is its share of the time.
+///
+/// # Shapes
+/// `x0` and the noise are `[B, D]`.
+///
+/// # Errors
+/// [`CouplingError::Assign`] if there is not one number for each row.
+pub fn hand_out(
+    x0: ArrayView2<f32>,
+    noise_of: &[u32],
+    first: u64,
+    milliseconds: f64,
+    key: Key,
+) -> Result<Draw<Array2<f32>>, CouplingError> {
+    let (rows, dimensions) = x0.dim();
+    let (mut drawn, mut noise) =
+        (Array2::zeros((rows, dimensions)), Array2::zeros((noise_of.len(), dimensions)));
+    if let Some(values) = drawn.as_slice_mut() {
+        key.fill_normals(first, dimensions, values);
+    }
+    for (mut noise, &j) in noise.rows_mut().into_iter().zip(noise_of) {
+        if let Some(values) = noise.as_slice_mut() {
+            key.fill_normals(u64::from(j), dimensions, values);
+        }
+    }
+    let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;
+    Ok(Draw { noise, statistics })
 }
 
 /// Independent standard normal rows `0..rows`, the noise that every coupling starts from.

@@ -133,6 +133,10 @@ fn one_candidate_or_one_image_is_ordinary_training_bit_for_bit() {
         rows(&independent_noise(key(9)))
     );
 
+    let alone = CouplingConfig { window: 1, ..config("window") };
+    assert_eq!(rows(&draw_with(&alone, &images(6), &nothing, key(9)).0), rows(&independent_noise(key(9))));
+    assert!(alone.build().unwrap().host().unwrap().lookahead().is_none());
+
     let coupling = config("assignment").build().unwrap();
     let one = Array2::from_shape_vec((1, D), images(6)[..D].to_vec()).unwrap();
     let drawn = coupling.host().unwrap().draw_host(one.view(), &nothing, key(9)).unwrap();
@@ -179,7 +183,7 @@ fn bad_input_is_one_line_with_a_remedy() {
     let error = |config: CouplingConfig| config.build().err().unwrap().to_string();
     assert_eq!(
         error(config("assignmnt")),
-        "unknown coupling `assignmnt`; known: assignment, independent, knn"
+        "unknown coupling `assignmnt`; known: assignment, independent, knn, window"
     );
     assert!(
         error(CouplingConfig { assigner: "hungry".into(), ..config("assignment") }).contains("exact, greedy")

@@ -31,6 +31,16 @@ impl Order {
         Ok(Self { seed, len, batch_size, recent: Mutex::new(None) })
     }
 
+    /// Number of samples.
+    pub fn samples(&self) -> usize {
+        self.len
+    }
+
+    /// Samples in a batch.
+    pub fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
     /// Number of steps in an epoch.
     pub fn steps_per_epoch(&self) -> u64 {
         (self.len / self.batch_size) as u64

@@ -169,11 +169,10 @@ mod tests {
             config.validate().unwrap();
             let mut count = parameters(&config);
             if let NetworkConfig::DiTTransformer2DModel(dit) = &config {
-                let (width, patches) = (dit.width(), (dit.sample_size / dit.patch_size).pow(2));
+                let width = dit.width();
                 let embedding =
                     (256 + 1) * width + (width + 1) * width + (dit.num_embeds_ada_norm + 1) * width;
-                // The paper counts the table of positions, which is not trained.
-                count = count - (dit.num_layers - 1) * embedding + patches * width;
+                count -= (dit.num_layers - 1) * embedding;
             }
             let digit = if size.millions.fract() == 0.0 { 0.5 } else { 0.05 };
             let error = count as f64 / 1e6 - size.millions;

@@ -1,6 +1,8 @@
 use immiscible_schedule::ScheduleError;
 use thiserror::Error;
 
+use crate::Spacing;
+
 /// Why nothing can be sampled.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub enum SampleError {
@@ -16,6 +18,32 @@ pub enum SampleError {
          guidance = 1, or train one that drops the class now and then"
     )]
     NoNull(f64),
+    /// The range of noise levels with guidance is empty.
+    #[error(
+        "guidance_interval = [{low}, {high}]: give two levels of noise sigma/alpha with 0 <= low < high, such as [0.2, 5]"
+    )]
+    GuidanceInterval {
+        /// Its lower end.
+        low: f64,
+        /// Its upper end.
+        high: f64,
+    },
+    /// The quantile of dynamic thresholding is none.
+    #[error("threshold = {0}: give the share of pixels to keep, above 0 and up to 1 (0.995 is usual)")]
+    Threshold(f64),
+    /// Dynamic thresholding of estimates that are not kept in range.
+    #[error("threshold = {0} is a way to clip, and clip = false: set clip = true, or leave out threshold")]
+    ThresholdWithoutClip(f64),
+    /// A way to space noise levels that the schedule does not have.
+    #[error(
+        "spacing = {spacing:?} is not possible on schedule \"{schedule}\"; leave it out, or use karras or exponential"
+    )]
+    Spacing {
+        /// How they were to be spaced.
+        spacing: Spacing,
+        /// Name of the schedule.
+        schedule: String,
+    },
     /// A `scheduler_config.json` is not JSON, or holds a field or a value that no supported scheduler has.
     #[error("cannot read the scheduler's settings: {0}")]
     SchedulerFile(String),

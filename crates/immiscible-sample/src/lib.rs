@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod clip;
 mod error;
+mod grid;
 mod guidance;
 mod noise;
 mod pipeline;
@@ -9,6 +11,7 @@ mod sampler;
 mod scheduler;
 
 pub use error::SampleError;
+pub use grid::Spacing;
 pub use guidance::Guidance;
 pub use noise::{GivenNoise, NoiseSource, SeededNoise};
 pub use pipeline::{Pipeline, PipelineError};

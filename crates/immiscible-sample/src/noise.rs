@@ -10,12 +10,15 @@ pub trait NoiseSource {
     /// `shape` is `[B, C, H, W]`.
     fn prior(&mut self, shape: [usize; 4], device: &Device) -> Tensor<4>;
 
-    /// What step number `step` (0 is the noisiest) adds, if its kernel adds noise.
+    /// What step number `step` (0 is the noisiest) adds, if its kernel adds noise; `draw` counts from 0 if it adds several.
     ///
     /// # Shapes
     /// `shape` is `[B, C, H, W]`.
-    fn step(&mut self, step: usize, shape: [usize; 4], device: &Device) -> Tensor<4>;
+    fn step(&mut self, step: usize, draw: usize, shape: [usize; 4], device: &Device) -> Tensor<4>;
 }
+
+/// Steps are counted in these many bits of a key's step, draws in those above.
+const DRAW_BITS: u32 = 32;
 
 /// Noise that depends on the seed and the number of the image alone: an image is the same in whatever
 /// batch, process or order it is made.
@@ -44,8 +47,9 @@ impl NoiseSource for SeededNoise {
         self.normals(Key::new(self.seed).stream(Stream::PRIOR), shape, device)
     }
 
-    fn step(&mut self, step: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
-        self.normals(Key::new(self.seed).step(step as u64).stream(Stream::SAMPLER), shape, device)
+    fn step(&mut self, step: usize, draw: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
+        let address = (draw as u64) << DRAW_BITS | step as u64;
+        self.normals(Key::new(self.seed).step(address).stream(Stream::SAMPLER), shape, device)
     }
 }
 
@@ -68,7 +72,7 @@ impl NoiseSource for GivenNoise {
         self.prior.clone()
     }
 
-    fn step(&mut self, step: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
-        self.steps.step(step, shape, device)
+    fn step(&mut self, step: usize, draw: usize, shape: [usize; 4], device: &Device) -> Tensor<4> {
+        self.steps.step(step, draw, shape, device)
     }
 }

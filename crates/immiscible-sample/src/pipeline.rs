@@ -16,7 +16,7 @@ use crate::{SampleError, Scheduler};
 ///
 /// | parts | its class there |
 /// |---|---|
-/// | UNet | `DDIMPipeline` with a `DDIMScheduler`, otherwise `DDPMPipeline` |
+/// | UNet | `DDIMPipeline` with a `DDIMScheduler`, `DDPMPipeline` with another scheduler that it can run |
 /// | UNet, autoencoder | `LDMPipeline` |
 /// | UNet with text, autoencoder, text encoder | `StableDiffusionPipeline` |
 /// | transformer with 1,000 classes, autoencoder, and no flow-matching scheduler | `DiTPipeline` |
@@ -63,6 +63,14 @@ const TOKENIZER: &str = "tokenizer";
 const LABELS: &str = "id2label";
 /// Parts that look at the finished images only.
 const AFTERWARDS: [&str; 2] = ["safety_checker", "feature_extractor"];
+
+/// Schedulers that `DDPMPipeline` can run: it neither scales x_T nor what the network is given, and passes a generator.
+const DDPM_PIPELINE: [&str; 4] = [
+    "DDPMScheduler",
+    "DPMSolverMultistepScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+];
 
 /// The only number of classes that `DiTPipeline` can guide.
 const DIT_CLASSES: usize = 1000;
@@ -142,7 +150,9 @@ impl Pipeline {
             (NetworkConfig::UNet2DModel(_), None, None) if scheduler == "DDIMScheduler" => {
                 Some("DDIMPipeline")
             }
-            (NetworkConfig::UNet2DModel(_), None, None) => Some("DDPMPipeline"),
+            (NetworkConfig::UNet2DModel(_), None, None) if DDPM_PIPELINE.contains(&scheduler) => {
+                Some("DDPMPipeline")
+            }
             (NetworkConfig::UNet2DModel(_), Some(_), None) => Some("LDMPipeline"),
             (NetworkConfig::UNet2DConditionModel(_), Some(_), Some(_)) => Some("StableDiffusionPipeline"),
             (NetworkConfig::DiTTransformer2DModel(config), Some(_), None)

@@ -9,12 +9,12 @@ pub trait Predictor {
     /// remember earlier calls; the first call of a run is the one at the schedule's noisiest point.
     ///
     /// # Shapes
-    /// `x_t` and the result are `[B, C, H, W]`, `condition` fits any batch or has `B` rows.
+    /// `x_t` is `[B, C, H, W]` and the result the same, or `[B, 2C, H, W]` with what the network says of the variance in the
+    /// second half. `condition` fits any batch or has `B` rows.
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4>;
 }
 
-/// The innermost predictor: runs the network. Of one that predicts a variance as well, in channels after those of the
-/// images, it takes the mean.
+/// The innermost predictor: runs the network.
 #[derive(Clone, Copy)]
 pub struct NetworkPredictor<'a> {
     network: &'a dyn Denoiser,
@@ -31,11 +31,21 @@ impl<'a> NetworkPredictor<'a> {
 
 impl Predictor for NetworkPredictor<'_> {
     fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
-        let [batch, channels, ..] = x_t.dims();
         let device = &x_t.device();
-        let times = TimeInput::of(&vec![self.objective.network_time(point); batch], device);
+        let times = TimeInput::of(&vec![self.objective.network_time(point); x_t.dims()[0]], device);
         let input = self.objective.network_input(x_t.clone(), &point.levels(device));
-        let pred = self.network.forward(input, times, condition, Ctx::default()).pred;
-        if pred.dims()[1] == channels { pred } else { pred.narrow(1, 0, channels) }
+        self.network.forward(input, times, condition, Ctx::default()).pred
     }
+}
+
+/// The part of an output that the objective reads, and what the network says of the variance, if it does.
+///
+/// # Shapes
+/// `[B, C, H, W]` or `[B, 2C, H, W]` → `[B, C, H, W]` each
+pub(crate) fn split_variance(output: Tensor<4>, channels: usize) -> (Tensor<4>, Option<Tensor<4>>) {
+    if output.dims()[1] == channels {
+        return (output, None);
+    }
+    let variance = output.clone().narrow(1, channels, channels);
+    (output.narrow(1, 0, channels), Some(variance))
 }

@@ -1,12 +1,17 @@
+use std::cell::Cell;
+
 use burn::prelude::*;
 use immiscible_models::{Condition, Denoiser};
 use immiscible_schedule::{
-    Estimate, ForwardCondition, NoiseSchedule, Objective, Point, SamplerConfig, StepKernel, Transition,
-    compatible,
+    Estimate, ForwardCondition, NoiseSchedule, Objective, Point, SamplerConfig, StepKernel, compatible,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{NetworkPredictor, NoiseSource, Predictor, SampleError};
+use crate::clip::{Clip, Range};
+use crate::grid::grid;
+use crate::guidance::valid_interval;
+use crate::predictor::split_variance;
+use crate::{NetworkPredictor, NoiseSource, Predictor, SampleError, Spacing};
 
 /// How to sample. The default is 50 deterministic DDIM steps without guidance, for pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -16,15 +21,45 @@ pub struct SampleConfig {
     pub sampler: SamplerConfig,
     /// Number of steps.
     pub steps: usize,
+    /// How noise levels are spaced; the schedule's own way if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spacing: Option<Spacing>,
     /// Scale of classifier-free guidance, for [`Guidance::new`](crate::Guidance::new); 1 is none.
     pub guidance: f64,
+    /// Levels of noise sigma/alpha with guidance, for [`Guidance::within`](crate::Guidance::within); all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_interval: Option<[f64; 2]>,
     /// Whether estimates of x0 are clamped to [−1, 1]. For pixels; latents have no such range.
     pub clip: bool,
+    /// With `clip`: squeeze estimates of x0 into [−1, 1] by this quantile of their absolute values, if that is above 1, in place of
+    /// clamping them (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, §2.3). In (0, 1], 0.995 is usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<f64>,
 }
 
 impl Default for SampleConfig {
     fn default() -> Self {
-        Self { sampler: SamplerConfig::new("ddim"), steps: 50, guidance: 1.0, clip: true }
+        Self {
+            sampler: SamplerConfig::new("ddim"),
+            steps: 50,
+            spacing: None,
+            guidance: 1.0,
+            guidance_interval: None,
+            clip: true,
+            threshold: None,
+        }
+    }
+}
+
+impl SampleConfig {
+    fn clip(&self) -> Result<Option<Clip>, SampleError> {
+        let range = match self.threshold {
+            None => Range::Fixed(1.0),
+            Some(ratio) if !(ratio > 0.0 && ratio <= 1.0) => return Err(SampleError::Threshold(ratio)),
+            Some(ratio) if !self.clip => return Err(SampleError::ThresholdWithoutClip(ratio)),
+            Some(ratio) => Range::Dynamic { ratio, most: f64::INFINITY },
+        };
+        Ok(self.clip.then_some(Clip { range, noise_follows: true }))
     }
 }
 
@@ -35,6 +70,8 @@ pub struct Progress<'a> {
     pub step: usize,
     /// Steps in all.
     pub steps: usize,
+    /// How often the predictor has been called.
+    pub evaluations: usize,
     /// The noise level that was reached.
     pub point: Point,
     /// The images at that level, `[B, C, H, W]`. On an asynchronous device they may still be in the making.
@@ -45,19 +82,19 @@ pub struct Progress<'a> {
 pub struct Sampler<'a> {
     schedule: &'a dyn NoiseSchedule,
     objective: &'a dyn Objective,
-    kernel: Box<dyn StepKernel>,
-    /// Where each step starts and ends.
-    transitions: Vec<(Point, Point)>,
-    clip: Option<Clip>,
+    plan: Plan,
 }
 
-/// How estimates of x0 are clamped.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Clip {
-    /// To [−range, range].
-    pub(crate) range: f64,
-    /// Whether the noise is what the clamped x0 leaves of x_t, and not what was predicted.
-    pub(crate) noise_follows: bool,
+/// Where each step starts and ends.
+pub(crate) type Path = Vec<(Point, Point)>;
+
+/// What is decided before a run.
+pub(crate) struct Plan {
+    pub(crate) kernel: Box<dyn StepKernel>,
+    pub(crate) path: Path,
+    pub(crate) clip: Option<Clip>,
+    /// Standard deviation of x_T, if it is not that of the schedule.
+    pub(crate) prior: Option<f64>,
 }
 
 impl<'a> Sampler<'a> {
@@ -65,29 +102,31 @@ impl<'a> Sampler<'a> {
     ///
     /// # Errors
     /// If the sampler's name or an option of it is wrong, the schedule has no such number of steps, or the
-    /// objective cannot be sampled on it.
+    /// objective or the sampler cannot be used on it.
     pub fn new(
         config: &SampleConfig,
         schedule: &'a dyn NoiseSchedule,
         objective: &'a dyn Objective,
     ) -> Result<Self, SampleError> {
-        compatible(schedule, objective)?;
+        config.guidance_interval.map(valid_interval).transpose()?;
         let kernel = config.sampler.build()?;
-        let grid = kernel.grid(schedule, config.steps)?;
-        let transitions = grid.windows(2).map(|pair| (pair[0], pair[1])).collect();
-        let clip = config.clip.then_some(Clip { range: 1.0, noise_follows: true });
-        Ok(Self { schedule, objective, kernel, transitions, clip })
+        let points = match config.spacing {
+            None => kernel.grid(schedule, config.steps)?,
+            spacing => grid(schedule, spacing, config.steps)?,
+        };
+        let path = points.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        Self::planned(schedule, objective, Plan { kernel, path, clip: config.clip()?, prior: None })
     }
 
-    /// With steps that somebody else has chosen.
-    pub(crate) fn along(
+    /// With what somebody else has decided.
+    pub(crate) fn planned(
         schedule: &'a dyn NoiseSchedule,
         objective: &'a dyn Objective,
-        kernel: Box<dyn StepKernel>,
-        transitions: Vec<(Point, Point)>,
-        clip: Option<Clip>,
-    ) -> Self {
-        Self { schedule, objective, kernel, transitions, clip }
+        plan: Plan,
+    ) -> Result<Self, SampleError> {
+        compatible(schedule, objective)?;
+        plan.kernel.begin(schedule, &plan.path)?;
+        Ok(Self { schedule, objective, plan })
     }
 
     /// Runs a network that was trained with the objective of this sampler.
@@ -95,9 +134,14 @@ impl<'a> Sampler<'a> {
         NetworkPredictor::new(network, self.objective)
     }
 
-    /// How often a run calls its predictor.
-    pub fn evaluations(&self) -> usize {
-        self.kernel.evaluations(self.transitions.len())
+    /// How often a run calls its predictor; `None` if that depends on what it answers, and [`Progress`] counts it.
+    pub fn evaluations(&self) -> Option<usize> {
+        self.plan.kernel.evaluations(self.plan.path.len())
+    }
+
+    /// Whether the network must predict the variance of a step, in a second half of channels.
+    pub fn needs_variance(&self) -> bool {
+        self.plan.kernel.needs_variance()
     }
 
     /// Samples `shape[0]` images on `device`, where the network must be.
@@ -106,7 +150,8 @@ impl<'a> Sampler<'a> {
     /// `shape` and the result are `[B, C, H, W]`.
     ///
     /// # Errors
-    /// [`SampleError::Batch`] if `condition` is for another number of images.
+    /// [`SampleError::Batch`] if `condition` is for another number of images; [`SampleError::Schedule`] if the kernel cannot go on
+    /// with what the predictor answers.
     pub fn sample(
         &self,
         predictor: &mut dyn Predictor,
@@ -119,20 +164,35 @@ impl<'a> Sampler<'a> {
         if let Some(conditions) = condition.batch().filter(|rows| *rows != shape[0]) {
             return Err(SampleError::Batch { images: shape[0], conditions });
         }
+        let Plan { kernel, path, clip, prior } = &self.plan;
+        let evaluations = Cell::new(0);
         let mut denoise = |x_t: &Tensor<4>, point: Point| {
+            evaluations.set(evaluations.get() + 1);
             let levels = point.levels(device);
-            let estimate = self.objective.read(predictor.predict(x_t, point, condition), x_t, &levels);
-            let Some(Clip { range, noise_follows }) = self.clip else {
-                return estimate;
-            };
-            let x0 = estimate.x0.clamp(-range, range);
-            if noise_follows { Estimate::from_x0(x0, x_t, &levels) } else { Estimate { x0, ..estimate } }
+            let (output, variance) = split_variance(predictor.predict(x_t, point, condition), shape[1]);
+            let estimate = Estimate { variance, ..self.objective.read(output, x_t, &levels) };
+            match clip {
+                Some(clip) => clip.apply(estimate, x_t, &levels),
+                None => estimate,
+            }
         };
-        let mut x = self.schedule.prior(noise.prior(shape, device), &ForwardCondition::default());
-        for (i, &(from, to)) in self.transitions.iter().enumerate() {
-            let Transition { mean, std } = self.kernel.step(&x, from, to, &mut denoise);
-            x = if std > 0.0 { mean + noise.step(i, shape, device) * std } else { mean };
-            progress(Progress { step: i + 1, steps: self.transitions.len(), point: to, x: &x });
+        let start = noise.prior(shape, device);
+        let mut x = match prior {
+            Some(std) => start * *std,
+            None => self.schedule.prior(start, &ForwardCondition::default()),
+        };
+        let mut run = kernel.begin(self.schedule, path)?;
+        for (i, &(from, to)) in path.iter().enumerate() {
+            for draw in 0.. {
+                let transition = run.step(&x, from, to, &mut denoise)?;
+                let arrived = transition.arrived;
+                x = transition.draw(|| noise.step(i, draw, shape, device));
+                if arrived {
+                    break;
+                }
+            }
+            let (step, steps, evaluations) = (i + 1, path.len(), evaluations.get());
+            progress(Progress { step, steps, evaluations, point: to, x: &x });
         }
         Ok(x)
     }

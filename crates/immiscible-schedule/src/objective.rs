@@ -22,26 +22,28 @@ pub use x0::X0;
 /// What is believed about the two ends of x_t = alpha x0 + sigma eps.
 ///
 /// # Shapes
-/// Both tensors have the shape of x_t.
+/// All tensors have the shape of x_t.
 #[derive(Debug, Clone)]
 pub struct Estimate {
     /// The data.
     pub x0: Tensor<4>,
     /// The noise.
     pub noise: Tensor<4>,
+    /// What a network that predicts the variance of a step says about it, in the units of its output.
+    pub variance: Option<Tensor<4>>,
 }
 
 impl Estimate {
     /// Completes an estimate of x0: eps = (x_t − alpha x0)/sigma. Needs sigma > 0.
     pub fn from_x0(x0: Tensor<4>, x_t: &Tensor<4>, levels: &Levels) -> Self {
         let noise = (x_t.clone() - levels.alpha.clone() * x0.clone()) / levels.sigma.clone();
-        Self { x0, noise }
+        Self { x0, noise, variance: None }
     }
 
     /// Completes an estimate of eps: x0 = (x_t − sigma eps)/alpha. Needs alpha > 0.
     pub fn from_noise(noise: Tensor<4>, x_t: &Tensor<4>, levels: &Levels) -> Self {
         let x0 = (x_t.clone() - levels.sigma.clone() * noise.clone()) / levels.alpha.clone();
-        Self { x0, noise }
+        Self { x0, noise, variance: None }
     }
 }
 

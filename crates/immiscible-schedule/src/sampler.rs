@@ -3,44 +3,98 @@
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::{Estimate, NoiseSchedule, Point, ScheduleError, error::lookup};
+use crate::{Estimate, NoiseSchedule, Point, ScheduleError, Time, error::lookup};
 
 mod consistency;
 mod ddim;
 mod ddpm;
+mod dopri5;
+mod dpmpp_2m;
+mod dpmpp_2m_sde;
 mod euler;
+mod euler_ancestral;
 mod heun;
+mod midpoint;
+mod pndm;
+mod unipc;
 
 pub use consistency::Consistency;
 pub use ddim::Ddim;
 pub use ddpm::{Ddpm, Variance};
+pub use dopri5::Dopri5;
+pub use dpmpp_2m::DpmPp2m;
+pub use dpmpp_2m_sde::DpmPp2mSde;
 pub use euler::Euler;
+pub use euler_ancestral::EulerAncestral;
 pub use heun::Heun;
+pub use midpoint::Midpoint;
+pub use pndm::Pndm;
+pub use unipc::{UniPc, UniPcB};
 
-/// The distribution of x_s after a step: Gaussian with this mean and the same standard deviation everywhere.
+/// The distribution of x after a step, or after a part of it: a Gaussian without covariances.
 #[derive(Debug, Clone)]
 pub struct Transition {
     /// Mean, `[B, C, H, W]`.
     pub mean: Tensor<4>,
-    /// Standard deviation; 0 for a deterministic step.
-    pub std: f64,
+    /// Standard deviation.
+    pub std: Spread,
+    /// Whether the step is done. If it is not, [`Steps::step`] is called again with x drawn from this distribution, and with
+    /// the same two points; so a method that draws several noises in one step returns one transition for each.
+    pub arrived: bool,
+}
+
+/// Standard deviation of a [`Transition`].
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one exists at a time")]
+pub enum Spread {
+    /// None: the mean is what is reached.
+    None,
+    /// The same everywhere, above 0.
+    Same(f64),
+    /// One for each value, `[B, C, H, W]`.
+    Each(Tensor<4>),
+}
+
+impl Transition {
+    /// A step without noise.
+    pub fn exact(mean: Tensor<4>) -> Self {
+        Self { mean, std: Spread::None, arrived: true }
+    }
+
+    /// A step whose noise has the same standard deviation `std` everywhere; none if that is 0.
+    pub fn gaussian(mean: Tensor<4>, std: f64) -> Self {
+        let std = if std > 0.0 { Spread::Same(std) } else { Spread::None };
+        Self { mean, std, arrived: true }
+    }
+
+    /// x from this distribution. `noise` is asked for standard normals, of the mean's shape, if there is a spread.
+    pub fn draw(self, noise: impl FnOnce() -> Tensor<4>) -> Tensor<4> {
+        match self.std {
+            Spread::None => self.mean,
+            Spread::Same(std) => self.mean + noise() * std,
+            Spread::Each(std) => self.mean + noise() * std,
+        }
+    }
 }
 
 /// What a kernel calls to learn about x0 and eps at a noise level.
 pub type Denoise<'a> = dyn FnMut(&Tensor<4>, Point) -> Estimate + 'a;
 
-/// One step of a sampler. A kernel holds options and no state, draws no noise, and neither clamps nor
-/// detaches, so gradients pass through it.
+/// A sampler: options and no state.
 pub trait StepKernel: Send + Sync {
     /// Name in the config.
     fn name(&self) -> &'static str;
 
-    /// The distribution of x at `to`, given `x_t` at the noisier point `from`. At a clean `to` it has no
-    /// spread. Calls `denoise` once, or more often if the method says so.
+    /// Starts a run, which takes the steps of `path` one after the other, each from its first point to its second, less noisy
+    /// one. Points are those of `schedule`; a method that evaluates the network between them asks it for more.
     ///
-    /// # Shapes
-    /// `x_t` is `[B, C, H, W]`.
-    fn step(&self, x_t: &Tensor<4>, from: Point, to: Point, denoise: &mut Denoise<'_>) -> Transition;
+    /// # Errors
+    /// If the method is not defined on this schedule or for this number of steps.
+    fn begin<'a>(
+        &'a self,
+        schedule: &'a dyn NoiseSchedule,
+        path: &'a [(Point, Point)],
+    ) -> Result<Box<dyn Steps + 'a>, ScheduleError>;
 
     /// The `steps + 1` points that a run visits, from the noisiest to clean: those of the schedule, unless the method wants
     /// others.
@@ -57,25 +111,84 @@ pub trait StepKernel: Send + Sync {
         false
     }
 
-    /// How often the network runs on a grid of `steps` steps.
-    fn evaluations(&self, steps: usize) -> usize {
-        steps
+    /// How often the network runs on a path of `steps` steps to clean data; `None` if the run decides.
+    fn evaluations(&self, steps: usize) -> Option<usize> {
+        Some(steps)
+    }
+
+    /// Whether it reads [`Estimate::variance`].
+    fn needs_variance(&self) -> bool {
+        false
+    }
+}
+
+/// The steps of one run, with what the method remembers of earlier ones. They draw no noise, and neither clamp nor detach, so
+/// gradients pass through them.
+pub trait Steps {
+    /// The distribution of x at `to`, given `x_t` at the noisier point `from`. At a clean `to` it has no spread, unless the
+    /// method says otherwise.
+    ///
+    /// # Shapes
+    /// `x_t` is `[B, C, H, W]`.
+    ///
+    /// # Errors
+    /// If the method cannot go on with what `denoise` says.
+    fn step(
+        &mut self,
+        x_t: &Tensor<4>,
+        from: Point,
+        to: Point,
+        denoise: &mut Denoise<'_>,
+    ) -> Result<Transition, ScheduleError>;
+}
+
+/// The coordinates in which a method that combines several estimates goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Coordinates {
+    /// x itself: dx = x0 dalpha + eps dsigma. Defined everywhere; on the straight path it is dx = u dt.
+    #[default]
+    Path,
+    /// x/alpha, in which the data keep their size: d(x/alpha) = eps d(sigma/alpha) (Karras et al. 2022, arXiv 2206.00364, §4).
+    /// Needs alpha > 0.
+    Scaled,
+}
+
+impl Coordinates {
+    /// x at `to` from `x_t` at `from`, if x0 and eps stay the same on the way.
+    fn advance(self, x_t: &Tensor<4>, estimate: Estimate, from: Point, to: Point) -> Tensor<4> {
+        match self {
+            Self::Path => x_t.clone() + euler::displacement(estimate, from, to),
+            Self::Scaled => {
+                let ratio = to.alpha / from.alpha;
+                x_t.clone() * ratio + estimate.noise * (to.sigma - ratio * from.sigma)
+            }
+        }
     }
 }
 
 /// Which sampler, and its options.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SamplerConfig {
     /// A name in [`SAMPLERS`].
     pub name: String,
-    /// DDIM only: how much noise is renewed, 0 (none, the default) to 1 (as in DDPM).
+    /// Of `ddim` and `euler_ancestral`: how much noise is renewed, 0 (none, the default of `ddim`) to 1 (as in DDPM, the
+    /// default of `euler_ancestral`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eta: Option<f64>,
-    /// DDPM only: the variance of a step; small by default.
+    /// Of `ddpm`: the variance of a step; small by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub variance: Option<Variance>,
-    /// Consistency sampling only: the noise level at which trajectories end; 0.002 by default.
+    /// Of `dpmpp_2m` and `dpmpp_2m_sde` (1 or 2) and `unipc` (1 to 3): the order of the method, 2 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<usize>,
+    /// Of `pndm`: start with multistep methods of lower order in place of Runge-Kutta steps; true if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_prk_steps: Option<bool>,
+    /// Of `dopri5`: the relative and absolute error that a step may have; 1e-5 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<f64>,
+    /// Of `consistency`: the noise level at which trajectories end; 0.002 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma_min: Option<f64>,
 }
@@ -83,7 +196,7 @@ pub struct SamplerConfig {
 impl SamplerConfig {
     /// The sampler of this name with default options.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), eta: None, variance: None, sigma_min: None }
+        Self { name: name.into(), ..Self::default() }
     }
 
     /// Builds the sampler.
@@ -92,18 +205,23 @@ impl SamplerConfig {
     /// If the name is unknown or an option does not fit the sampler.
     pub fn build(&self) -> Result<Box<dyn StepKernel>, ScheduleError> {
         let build = lookup("sampler", SAMPLERS, &self.name)?;
-        let unused =
-            |option| ScheduleError::UnusedOption { kind: "sampler", name: self.name.clone(), option };
-        if self.eta.is_some() && self.name != "ddim" {
-            return Err(unused("eta"));
-        }
-        if self.variance.is_some() && self.name != "ddpm" {
-            return Err(unused("variance"));
-        }
-        if self.sigma_min.is_some() && self.name != "consistency" {
-            return Err(unused("sigma_min"));
+        let options: [(_, _, &[&str]); 6] = [
+            ("eta", self.eta.is_some(), &["ddim", "euler_ancestral"]),
+            ("variance", self.variance.is_some(), &["ddpm"]),
+            ("order", self.order.is_some(), &["dpmpp_2m", "dpmpp_2m_sde", "unipc"]),
+            ("skip_prk_steps", self.skip_prk_steps.is_some(), &["pndm"]),
+            ("tolerance", self.tolerance.is_some(), &["dopri5"]),
+            ("sigma_min", self.sigma_min.is_some(), &["consistency"]),
+        ];
+        let unused = options.into_iter().find(|(_, given, of)| *given && !of.contains(&&*self.name));
+        if let Some((option, ..)) = unused {
+            return Err(ScheduleError::UnusedOption { kind: "sampler", name: self.name.clone(), option });
         }
         build(self)
+    }
+
+    fn order(&self) -> usize {
+        self.order.unwrap_or(2)
     }
 }
 
@@ -114,9 +232,21 @@ pub type BuildSampler = fn(&SamplerConfig) -> Result<Box<dyn StepKernel>, Schedu
 pub const SAMPLERS: &[(&str, BuildSampler)] = &[
     ("consistency", |config| Ok(Box::new(Consistency::new(config.sigma_min.unwrap_or(0.002))?))),
     ("ddim", |config| Ok(Box::new(Ddim::new(config.eta.unwrap_or(0.0))?))),
-    ("ddpm", |config| Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default() }))),
+    ("ddpm", |config| {
+        Ok(Box::new(Ddpm { variance: config.variance.unwrap_or_default(), ..Ddpm::default() }))
+    }),
+    ("dopri5", |config| Ok(Box::new(Dopri5::new(config.tolerance.unwrap_or(1e-5))?))),
+    ("dpmpp_2m", |config| Ok(Box::new(DpmPp2m::new(config.order())?))),
+    ("dpmpp_2m_sde", |config| Ok(Box::new(DpmPp2mSde::new(config.order())?))),
     ("euler", |_| Ok(Box::new(Euler))),
-    ("heun", |_| Ok(Box::new(Heun))),
+    ("euler_ancestral", |config| Ok(Box::new(EulerAncestral::new(config.eta.unwrap_or(1.0))?))),
+    ("heun", |_| Ok(Box::new(Heun::default()))),
+    ("midpoint", |_| Ok(Box::new(Midpoint))),
+    ("pndm", |config| {
+        let skip_prk_steps = config.skip_prk_steps.unwrap_or(true);
+        Ok(Box::new(Pndm { skip_prk_steps, coordinates: Coordinates::Path }))
+    }),
+    ("unipc", |config| Ok(Box::new(UniPc::new(config.order())?))),
 ];
 
 /// The single steps of the forward process from `to` to the noisier `from`: x_t = ratio x_s + sqrt(variance) eps.
@@ -140,4 +270,39 @@ impl Forward {
     fn posterior_variance(&self, to: Point, from: Point) -> f64 {
         self.variance * (to.sigma / from.sigma).powi(2)
     }
+}
+
+/// The point a share `u` of the way from one point to another, where alpha and sigma are linear in the time.
+fn between(
+    sampler: &'static str,
+    schedule: &dyn NoiseSchedule,
+    from: Point,
+    to: Point,
+    u: f64,
+) -> Result<Point, ScheduleError> {
+    let mix = |from: f64, to: f64| from + u * (to - from);
+    match (from.time, to.time) {
+        (Time::Continuous(t), Time::Continuous(s)) => schedule.at(Time::Continuous(mix(t, s))),
+        (Time::Continuous(t), Time::Clean) => schedule.at(Time::Continuous(mix(t, 0.0))),
+        (Time::Sigma(t), Time::Sigma(s)) => schedule.at(Time::Sigma(mix(t, s))),
+        (Time::Sigma(t), Time::Clean) => schedule.at(Time::Sigma(mix(t, 0.0))),
+        _ => Err(ScheduleError::DiscreteTime { sampler, schedule: schedule.name().into() }),
+    }
+}
+
+/// Checks that a method can evaluate the network between the points of a path.
+fn needs_continuous_time(
+    sampler: &'static str,
+    schedule: &dyn NoiseSchedule,
+    path: &[(Point, Point)],
+) -> Result<(), ScheduleError> {
+    path.iter().try_for_each(|&(from, to)| between(sampler, schedule, from, to, 0.5).map(drop))
+}
+
+/// Checks the order of a method.
+fn valid_order(sampler: &'static str, order: usize, most: usize) -> Result<usize, ScheduleError> {
+    if (1..=most).contains(&order) {
+        return Ok(order);
+    }
+    Err(ScheduleError::Order { sampler, order, most })
 }

@@ -10,6 +10,7 @@ pub mod cosine;
 pub mod flow;
 pub mod linear;
 pub mod scaled_linear;
+pub mod sigmoid;
 mod variance_preserving;
 pub mod ve;
 
@@ -40,8 +41,14 @@ pub trait NoiseSchedule: Send + Sync {
     /// [`ScheduleError::Time`] if the schedule has no such time.
     fn at(&self, time: Time) -> Result<Point, ScheduleError>;
 
+    /// The point with sigma/alpha = `ratio` > 0, the noise relative to the data; of a discrete schedule the nearest timestep.
+    fn nearest(&self, ratio: f64) -> Point;
+
     /// Where the forward process ends and sampling starts.
     fn noisiest(&self) -> Point;
+
+    /// The point that a share `u` in (0, 1] of the uniform training times does not exceed; the noisiest one for 1.
+    fn quantile(&self, u: f64) -> Point;
 
     /// Uniform training times for `batch` samples. Sample i's time depends on `key` and i alone.
     fn sample_t(&self, batch: usize, key: Key) -> Times;
@@ -89,6 +96,28 @@ pub struct ScheduleConfig {
     /// Number T of training timesteps of a discrete schedule; 1000 if absent. Continuous schedules have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timesteps: Option<usize>,
+    /// Of `linear` and `scaled_linear`: beta at the first of 1000 timesteps; 1e-4 and 0.00085 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta_start: Option<f64>,
+    /// Of `linear` and `scaled_linear`: beta at the last of 1000 timesteps; 0.02 and 0.012 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beta_end: Option<f64>,
+    /// Of `sigmoid`: where on the sigmoid alpha² starts; −3 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<f64>,
+    /// Of `sigmoid`: where it ends; 3 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<f64>,
+    /// Of `sigmoid`: the temperature, by which both are divided; 1 if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
+    /// Of discrete schedules: whether the last timestep is brought to pure noise; see
+    /// [`VariancePreserving::zero_terminal_snr`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub zero_terminal_snr: bool,
+    /// Of `flow`: how far times are moved towards the noise; 1, not at all, if absent. See [`flow::Flow::new`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift: Option<f64>,
     /// Of `ve`: the smallest noise level; 0.002 if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sigma_min: Option<f64>,
@@ -112,11 +141,21 @@ impl ScheduleConfig {
     /// If the name is unknown or an option does not fit the schedule.
     pub fn build(&self) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
         let build = lookup("schedule", SCHEDULES, &self.name)?;
+        let name = &*self.name;
+        let discrete = !["flow", "ve"].contains(&name);
+        let between = ["linear", "scaled_linear"].contains(&name);
         let unused = [
-            ("timesteps", self.timesteps.is_some() && ["flow", "ve"].contains(&&*self.name)),
-            ("sigma_min", self.sigma_min.is_some() && self.name != "ve"),
-            ("sigma_max", self.sigma_max.is_some() && self.name != "ve"),
-            ("rho", self.rho.is_some() && self.name != "ve"),
+            ("timesteps", self.timesteps.is_some() && !discrete),
+            ("beta_start", self.beta_start.is_some() && !between),
+            ("beta_end", self.beta_end.is_some() && !between),
+            ("start", self.start.is_some() && name != "sigmoid"),
+            ("end", self.end.is_some() && name != "sigmoid"),
+            ("tau", self.tau.is_some() && name != "sigmoid"),
+            ("zero_terminal_snr", self.zero_terminal_snr && !discrete),
+            ("shift", self.shift.is_some() && name != "flow"),
+            ("sigma_min", self.sigma_min.is_some() && name != "ve"),
+            ("sigma_max", self.sigma_max.is_some() && name != "ve"),
+            ("rho", self.rho.is_some() && name != "ve"),
         ];
         if let Some((option, _)) = unused.into_iter().find(|(_, unused)| *unused) {
             return Err(ScheduleError::UnusedOption { kind: "schedule", name: self.name.clone(), option });
@@ -131,9 +170,18 @@ impl ScheduleConfig {
         }
     }
 
-    fn timesteps(&self) -> usize {
-        self.timesteps.unwrap_or(1000)
+    /// Builds a discrete schedule from its number of timesteps.
+    fn discrete(
+        &self,
+        build: impl FnOnce(usize) -> Result<VariancePreserving, ScheduleError>,
+    ) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
+        let schedule = build(self.timesteps.unwrap_or(1000))?;
+        Ok(Box::new(if self.zero_terminal_snr { schedule.zero_terminal_snr()? } else { schedule }))
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Builds a schedule from its config.
@@ -141,9 +189,20 @@ pub type BuildSchedule = fn(&ScheduleConfig) -> Result<Box<dyn NoiseSchedule>, S
 
 /// Every noise schedule by name.
 pub const SCHEDULES: &[(&str, BuildSchedule)] = &[
-    ("cosine", |config| Ok(Box::new(cosine::cosine(config.timesteps())?))),
-    ("flow", |_| Ok(Box::new(flow::Flow))),
-    ("linear", |config| Ok(Box::new(linear::linear(config.timesteps())?))),
-    ("scaled_linear", |config| Ok(Box::new(scaled_linear::scaled_linear(config.timesteps())?))),
+    ("cosine", |config| config.discrete(cosine::cosine)),
+    ("flow", |config| Ok(Box::new(flow::Flow::new(config.shift.unwrap_or(1.0))?))),
+    ("linear", |config| {
+        let [beta_start, beta_end] = [config.beta_start.unwrap_or(1e-4), config.beta_end.unwrap_or(0.02)];
+        config.discrete(|timesteps| linear::linear_between(timesteps, beta_start, beta_end))
+    }),
+    ("scaled_linear", |config| {
+        let [beta_start, beta_end] = [config.beta_start.unwrap_or(0.00085), config.beta_end.unwrap_or(0.012)];
+        config.discrete(|timesteps| scaled_linear::scaled_linear_between(timesteps, beta_start, beta_end))
+    }),
+    ("sigmoid", |config| {
+        let [start, end, tau] = [(config.start, -3.0), (config.end, 3.0), (config.tau, 1.0)]
+            .map(|(option, default)| option.unwrap_or(default));
+        config.discrete(|timesteps| sigmoid::sigmoid(timesteps, start, end, tau))
+    }),
     ("ve", ve::Ve::build),
 ];

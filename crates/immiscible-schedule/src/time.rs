@@ -9,6 +9,8 @@ pub enum Time {
     Clean,
     /// A timestep of a discrete schedule, 0 is the least noisy.
     Index(u32),
+    /// A place between timesteps of a discrete schedule, where a grid of noise levels has one there.
+    Between(f64),
     /// A flow time in (0, 1], 1 is pure noise.
     Continuous(f64),
     /// The noise level sigma itself, above 0, of a schedule that leaves the data as they are.
@@ -16,13 +18,14 @@ pub enum Time {
 }
 
 impl Time {
-    /// The number a network embeds: `i` for [`Index(i)`](Time::Index), `1000 t` for
-    /// [`Continuous(t)`](Time::Continuous), so that one embedding serves both; 0 for [`Clean`](Time::Clean).
+    /// The number a network embeds: `i` for [`Index(i)`](Time::Index) and [`Between(i)`](Time::Between), `1000 t`
+    /// for [`Continuous(t)`](Time::Continuous), so that one embedding serves both; 0 for [`Clean`](Time::Clean).
     /// For [`Sigma`](Time::Sigma) it is ln(sigma)/4 (Karras et al. 2022, arXiv 2206.00364, table 1).
     pub fn network_time(self) -> f32 {
         match self {
             Time::Clean => 0.0,
             Time::Index(i) => i as f32,
+            Time::Between(t) => t as f32,
             Time::Continuous(t) => (1000.0 * t) as f32,
             Time::Sigma(sigma) => (sigma.ln() / 4.0) as f32,
         }
@@ -34,6 +37,7 @@ impl fmt::Display for Time {
         match self {
             Time::Clean => write!(f, "clean time"),
             Time::Index(i) => write!(f, "timestep {i}"),
+            Time::Between(t) => write!(f, "timestep {t}"),
             Time::Continuous(t) => write!(f, "flow time {t}"),
             Time::Sigma(sigma) => write!(f, "noise level {sigma}"),
         }

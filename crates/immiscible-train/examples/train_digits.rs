@@ -5,10 +5,10 @@ use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions};
 use immiscible_models::{NetworkConfig, UNet2DConfig};
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::{ObjectiveConfig, ScheduleConfig};
+use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
-    Average, CheckpointConfig, Diffusion, DiffusionStep, EmaConfig, Observer, OptimizerConfig, StepReport,
-    TrainConfig, Trainer,
+    Average, CheckpointConfig, Diffusion, DiffusionStep, EmaConfig, LossConfig, Observer, OptimizerConfig,
+    StepReport, TrainConfig, Trainer,
 };
 use std::error::Error;
 use std::sync::Arc;
@@ -36,9 +36,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     device.seed(key.stream(Stream::INIT).device_seed());
     let network = NetworkConfig::UNet2DModel(network).init(&device.clone().autodiff())?;
 
+    let schedule = ScheduleConfig::new("flow").build()?;
+    let objective = ObjectiveConfig::new("flow_velocity").build()?;
     let diffusion = Diffusion {
-        schedule: ScheduleConfig::new("flow").build()?,
-        objective: ObjectiveConfig::new("flow_velocity").build()?,
+        time: TimeSamplerConfig::default().build_for(&*schedule)?,
+        loss: LossConfig::default().build(&*schedule, &*objective)?,
+        schedule,
+        objective,
         coupling: coupling.clone(),
         classes: None,
     };

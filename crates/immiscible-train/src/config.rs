@@ -11,6 +11,9 @@ pub struct TrainConfig {
     pub batch_size: usize,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
+    /// Steps in a row, at least 1, with a loss or gradient that is not finite that end the run. Fewer are skipped: they leave
+    /// weights, optimiser and average as they were.
+    pub max_skipped: u64,
     /// Batches that the loader prepares ahead.
     pub prefetch: usize,
     /// Probability in [0, 1) with which a class label is replaced by the null class, for classifier-free guidance
@@ -20,7 +23,14 @@ pub struct TrainConfig {
 
 impl Default for TrainConfig {
     fn default() -> Self {
-        Self { steps: 10_000, batch_size: 128, log_every: 50, prefetch: 2, class_dropout: 0.0 }
+        Self {
+            steps: 10_000,
+            batch_size: 128,
+            log_every: 50,
+            max_skipped: 10,
+            prefetch: 2,
+            class_dropout: 0.0,
+        }
     }
 }
 
@@ -109,6 +119,7 @@ impl TrainConfig {
         check(self.steps > 0, "train.steps", self.steps, "write at least 1")?;
         check(self.batch_size > 0, "train.batch_size", self.batch_size, "write at least 1")?;
         check(self.log_every > 0, "train.log_every", self.log_every, "write at least 1")?;
+        check(self.max_skipped > 0, "train.max_skipped", self.max_skipped, "write at least 1; 10 is usual")?;
         check((1..=1_024).contains(&self.prefetch), "train.prefetch", self.prefetch, "write 1 to 1024")?;
         let dropout = self.class_dropout;
         check((0.0..1.0).contains(&dropout), "train.class_dropout", dropout, "write a value in [0, 1)")

@@ -1,11 +1,11 @@
-use crate::{ClassCondition, TrainError};
+use crate::{ClassCondition, Loss, TrainError, loss::Noised};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
 use immiscible_data::Batch;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective};
-use ndarray::Array2;
+use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler};
+use ndarray::{Array2, CowArray, Ix2};
 use std::sync::Arc;
 
 /// A batch as it leaves the loader's pipeline: images, and their noise where the coupling works on the host.
@@ -17,12 +17,16 @@ pub struct Prepared {
     pub drawn: Option<Draw<Array2<f32>>>,
 }
 
-/// What is trained: the forward process, what the network regresses, and how noise meets image.
+/// What is trained: the forward process, what the network regresses, when and at what cost, and how noise meets image.
 pub struct Diffusion {
     /// x_t = α_t x₀ + σ_t ε.
     pub schedule: Box<dyn NoiseSchedule>,
     /// What the network regresses.
     pub objective: Box<dyn Objective>,
+    /// Which times are trained on.
+    pub time: Box<dyn TimeSampler>,
+    /// What an output costs.
+    pub loss: Loss,
     /// Which noise goes with which image.
     pub coupling: Arc<dyn Coupling>,
     /// Present when the network takes labels.
@@ -32,6 +36,12 @@ pub struct Diffusion {
 /// The coupling's view of a batch.
 fn pairing(batch: &Batch) -> PairContext<'_> {
     PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), group: None }
+}
+
+/// The images as vectors, `[B, C·H·W]`.
+pub(crate) fn rows_of(batch: &Batch) -> CowArray<'_, f32, Ix2> {
+    let rows = batch.images.dim().0;
+    batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values")
 }
 
 /// The coupling's part that runs on host arrays in the loader's pipeline, a batch ahead of the step.
@@ -44,8 +54,7 @@ pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Re
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None });
     };
-    let rows = batch.images.dim().0;
-    let x0 = batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values");
+    let x0 = rows_of(&batch);
     let drawn = host
         .draw_host(x0.view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
         .map_err(|source| TrainError::Coupling { step, source })?;
@@ -89,12 +98,13 @@ impl Diffusion {
         Ok(Example { x0, noise, condition, statistics })
     }
 
-    /// The training step's loss: the mean squared error of the network on a batch, `[1]`, and what the coupling did.
+    /// The training step's loss on a batch, `[1]`, and what the coupling did.
     ///
     /// `device` is a plain device; the network may live on its autodiff side.
     ///
     /// # Errors
-    /// When the coupling refuses the batch.
+    /// When the coupling refuses the batch, the times are not those of the schedule, or the output has not the channels that
+    /// the loss needs.
     pub fn loss(
         &self,
         network: &impl Denoiser,
@@ -106,7 +116,7 @@ impl Diffusion {
         let key = key.step(step);
         let Example { x0, noise, condition, statistics } = self.example(prepared, key, step, device)?;
         let [rows, ..] = x0.dims();
-        let t = self.schedule.sample_t(rows, key.stream(Stream::TIME));
+        let t = self.time.sample(&*self.schedule, rows, key.stream(Stream::TIME))?;
         let levels = t.levels(device);
         let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
         let target = self.objective.target(&x0, &noise, &levels);
@@ -114,13 +124,9 @@ impl Diffusion {
         let time = TimeInput::of(&times, device);
         // Dropout draws from the device's generator, right after this.
         device.seed(key.stream(Stream::DROPOUT).device_seed());
-        let input = self.objective.network_input(x_t, &levels);
+        let input = self.objective.network_input(x_t.clone(), &levels);
         let output = network.forward(input, time, &condition, Ctx::default()).pred;
-        Ok((mean_squared_error(output, target), statistics))
+        let noised = Noised { x0: &x0, x_t: &x_t, target, times: &t, levels: &levels };
+        Ok((self.loss.of(&*self.objective, output, noised)?, statistics))
     }
-}
-
-/// Mean over the elements of every sample, then over the samples.
-fn mean_squared_error(output: Tensor<4>, target: Tensor<4>) -> Tensor<1> {
-    (output - target).powi_scalar(2).mean()
 }

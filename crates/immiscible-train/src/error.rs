@@ -73,11 +73,8 @@ pub enum TrainError {
     /// The device did not hand over its values.
     #[error("the device did not return the latents of a batch: {0}")]
     Device(String),
-    /// The loss is not a finite number. The checkpoints hold no weights of this step.
-    #[error(
-        "the loss is {loss} and the gradient norm {gradient_norm} at step {step}; the last checkpoint is unharmed: \
-         lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run again"
-    )]
+    /// The loss or its gradient is not a finite number. Nothing was changed by the step.
+    #[error("the loss is {loss} and the gradient norm {gradient_norm} at step {step}")]
     NonFinite {
         /// The step.
         step: u64,
@@ -85,6 +82,28 @@ pub enum TrainError {
         loss: f32,
         /// The norm of its gradient.
         gradient_norm: f32,
+    },
+    /// Too many steps in a row had a loss or gradient that is not finite. The checkpoints are from before the first of them.
+    #[error(
+        "{skipped} steps in a row, up to step {step}, had to be skipped (train.max_skipped): the loss is {loss}, the gradient \
+         norm {gradient_norm}; {}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run \
+         again",
+        match kept {
+            Some(step) => format!("the checkpoint of step {step} is unharmed"),
+            None => "there is no checkpoint yet".into(),
+        }
+    )]
+    Diverged {
+        /// The last step.
+        step: u64,
+        /// Steps skipped in a row, this one included.
+        skipped: u64,
+        /// Its loss.
+        loss: f32,
+        /// The norm of its gradient.
+        gradient_norm: f32,
+        /// The step of the newest checkpoint.
+        kept: Option<u64>,
     },
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]

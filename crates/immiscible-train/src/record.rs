@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 pub struct Average {
     /// Steps summed.
     pub steps: u64,
+    /// Steps that were skipped, which are not among them.
+    #[serde(default)]
+    pub skipped: u64,
     loss: f64,
     gradient_norm: f64,
     distance_before: f64,
@@ -35,6 +38,10 @@ impl Average {
         self.energy += coupling.energy;
         self.coupling_ms += coupling.milliseconds;
         self.step_ms += step_ms;
+    }
+
+    pub(crate) fn skip(&mut self) {
+        self.skipped += 1;
     }
 
     fn per_step(&self, sum: f64) -> f64 {
@@ -73,15 +80,18 @@ impl Average {
     }
 }
 
-/// One line of `metrics.jsonl`: averages over the steps since the line before.
+/// One line of `metrics.jsonl`: averages over the steps taken since the line before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Optimiser steps taken.
+    /// Steps gone through, the skipped ones included.
     pub step: u64,
-    /// Mean loss. Not comparable between couplings: a coupled target is easier to predict.
-    pub loss: f64,
-    /// Mean global L2 norm of the gradient before clipping.
-    pub gradient_norm: f64,
+    /// Steps among those that were skipped, because the loss or its gradient was not finite.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Mean loss; null if all steps were skipped. Not comparable between couplings: a coupled target is easier to predict.
+    pub loss: Option<f64>,
+    /// Mean global L2 norm of the gradient before clipping; null if all steps were skipped.
+    pub gradient_norm: Option<f64>,
     /// Learning rate of the last of these steps.
     pub learning_rate: f64,
     /// Images per second.
@@ -106,10 +116,12 @@ pub struct Record {
 
 impl Record {
     pub(crate) fn new(step: u64, average: &Average, learning_rate: f64, batch_size: usize) -> Self {
+        let taken = average.steps > 0;
         Self {
             step,
-            loss: average.loss(),
-            gradient_norm: average.per_step(average.gradient_norm),
+            skipped: average.skipped,
+            loss: taken.then(|| average.loss()),
+            gradient_norm: taken.then(|| average.per_step(average.gradient_norm)),
             learning_rate,
             images_per_second: average.images_per_second(batch_size),
             step_ms: average.step_ms(),

@@ -21,7 +21,8 @@ pub trait TrainStep {
     /// Takes the optimiser step number `step`, counted from 0.
     ///
     /// # Errors
-    /// When the batch cannot be used or the loss is not finite.
+    /// When the batch cannot be used; with [`TrainError::NonFinite`] when the loss or its gradient is not finite, and then
+    /// nothing has changed, so that the caller may go on with the next step.
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError>;
 
     /// The network that samples are drawn from, outside any autodiff graph.

@@ -3,8 +3,9 @@ use crate::{
     checkpoint::{read_json, write_json},
     prepare,
     record::MetricsLog,
+    window,
 };
-use immiscible_coupling::Coupling;
+use immiscible_coupling::{Coupling, Lookahead};
 use immiscible_data::{Loader, prefetch};
 use immiscible_models::Network;
 use immiscible_random::Key;
@@ -21,6 +22,9 @@ const METRICS: &str = "metrics.jsonl";
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct State {
     step: u64,
+    /// Steps in a row, up to this one, that were skipped.
+    #[serde(default)]
+    skipped_in_a_row: u64,
     /// Since the last line of the log.
     window: Average,
     /// Since the first step.
@@ -37,6 +41,11 @@ pub trait Observer {
     /// A step was taken; `step` counts the steps taken so far.
     fn step(&mut self, step: u64, report: &StepReport, total: &Average) {
         let _ = (step, report, total);
+    }
+
+    /// A step's loss or gradient was not finite, and nothing was changed by it; `step` counts it as gone through.
+    fn skipped(&mut self, step: u64, reason: &TrainError) {
+        let _ = (step, reason);
     }
 
     /// Called after every step with the network to sample from.
@@ -63,7 +72,8 @@ impl Trainer {
     /// Trains until the last step, from the newest intact checkpoint of the run directory or from the beginning.
     ///
     /// # Errors
-    /// When a batch, a step or a checkpoint fails. What was saved before stays.
+    /// When a batch, a step or a checkpoint fails, and with [`TrainError::Diverged`] when `max_skipped` steps in a row were not
+    /// finite. What was saved before stays.
     pub fn run(
         &self,
         method: &mut dyn TrainStep,
@@ -108,17 +118,42 @@ impl Trainer {
 
         let key = self.key;
         let ahead = NonZeroUsize::new(self.train.prefetch).unwrap_or(NonZeroUsize::MIN);
-        let batches = prefetch(state.step..self.train.steps, ahead, move |step| {
-            prepare(&*coupling, loader.batch_at(step)?, key, step)
-        })?;
+        let steps = state.step..self.train.steps;
+        let batches = match window::lookahead(&*coupling).map(Lookahead::rows) {
+            Some(rows) => {
+                let mut batches = window::batches(coupling, rows, loader, key, state.step)?;
+                prefetch(steps, ahead, move |_| batches.next().expect("windows do not end"))?
+            }
+            None => {
+                prefetch(steps, ahead, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?
+            }
+        };
         let mut begin = Instant::now();
         for prepared in batches {
-            let report = method.step(prepared?, state.step)?;
+            let taken = method.step(prepared?, state.step);
             state.step += 1;
-            let step_ms = begin.elapsed().as_secs_f64() * 1e3;
-            state.window.add(&report, step_ms);
-            state.total.add(&report, step_ms);
-            observer.step(state.step, &report, &state.total);
+            match taken {
+                Ok(report) => {
+                    state.skipped_in_a_row = 0;
+                    let step_ms = begin.elapsed().as_secs_f64() * 1e3;
+                    state.window.add(&report, step_ms);
+                    state.total.add(&report, step_ms);
+                    observer.step(state.step, &report, &state.total);
+                }
+                Err(TrainError::NonFinite { step, loss, gradient_norm }) => {
+                    let reason = TrainError::NonFinite { step, loss, gradient_norm };
+                    state.skipped_in_a_row += 1;
+                    state.window.skip();
+                    state.total.skip();
+                    observer.skipped(state.step, &reason);
+                    let skipped = state.skipped_in_a_row;
+                    if skipped >= self.train.max_skipped {
+                        let kept = store.newest()?.0.map(|checkpoint| checkpoint.step);
+                        return Err(TrainError::Diverged { step, skipped, loss, gradient_norm, kept });
+                    }
+                }
+                Err(error) => return Err(error),
+            }
 
             let done = state.step == self.train.steps;
             if state.step.is_multiple_of(self.train.log_every) || done {
@@ -127,7 +162,9 @@ impl Trainer {
                 log.write(&record)?;
                 state.window = Average::default();
             }
-            if state.step.is_multiple_of(self.checkpoint.every) || done {
+            // Weights that no batch can be learned with must not displace those from before.
+            let sound = state.skipped_in_a_row == 0;
+            if state.step.is_multiple_of(self.checkpoint.every) && sound || done {
                 store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
                     method.save(folder)?;
                     write_json(&folder.join(STATE), &state)

@@ -5,11 +5,13 @@ use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::{NoiseSchedule, Objective, ObjectiveConfig, Point, ScheduleConfig, Time, Times};
+use immiscible_schedule::{
+    NoiseSchedule, Objective, ObjectiveConfig, Point, ScheduleConfig, Time, TimeSamplerConfig, Times,
+};
 use immiscible_train::{
     Average, CheckpointConfig, ConsistencyLoss, Curriculum, DISTANCES, Diffusion, DoublingCurriculum,
-    EmaConfig, LogNormal, METHODS, MethodConfig, MethodParts, Neighbours, Observer, OptimizerConfig,
-    StepReport, TrainConfig, TrainStep, Trainer, prepare, uniform_neighbours,
+    EmaConfig, LogNormal, LossConfig, METHODS, MethodConfig, MethodParts, Neighbours, Observer,
+    OptimizerConfig, StepReport, TrainConfig, TrainStep, Trainer, prepare, uniform_neighbours,
 };
 use ndarray::Array4;
 use std::cell::RefCell;
@@ -41,15 +43,22 @@ fn coupling(kind: &str) -> Arc<dyn Coupling> {
     CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }.build().unwrap().into()
 }
 
+fn diffusion(coupling: Arc<dyn Coupling>) -> Diffusion {
+    let (schedule, objective) = (ve(), objective());
+    Diffusion {
+        time: TimeSamplerConfig::default().build_for(&*schedule).unwrap(),
+        loss: LossConfig::default().build(&*schedule, &*objective).unwrap(),
+        schedule,
+        objective,
+        coupling,
+        classes: None,
+    }
+}
+
 fn loss(kind: &str, distance: &str) -> ConsistencyLoss {
     let (_, build) = DISTANCES.iter().find(|(name, _)| *name == distance).unwrap();
     ConsistencyLoss {
-        diffusion: Diffusion {
-            schedule: ve(),
-            objective: objective(),
-            coupling: coupling(kind),
-            classes: None,
-        },
+        diffusion: diffusion(coupling(kind)),
         distance: build(&config("consistency"), &Device::flex()).unwrap(),
         key: KEY,
         device: Device::flex(),
@@ -83,7 +92,7 @@ fn method(kind: &str, coupling: Arc<dyn Coupling>, steps: u64, dropout: f64) -> 
     };
     config
         .build(MethodParts {
-            diffusion: Diffusion { schedule: ve(), objective: objective(), coupling, classes: None },
+            diffusion: diffusion(coupling),
             network: network(dropout),
             optimizer: OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() },
             ema: EmaConfig { decay: 0.9, warmup: true },

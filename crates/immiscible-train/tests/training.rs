@@ -6,12 +6,14 @@ use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
-    ForwardCondition, Levels, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SCHEDULES,
-    ScheduleConfig, Time, Times,
+    DISTANCES, DistanceConfig, ForwardCondition, LearnedVariance, Levels, NoiseSchedule, OBJECTIVES,
+    Objective, ObjectiveConfig, Point, SCHEDULES, ScheduleConfig, TIME_SAMPLERS, Time, TimeSamplerConfig,
+    Times, WEIGHTINGS, WeightingConfig,
 };
 use immiscible_train::{
-    CheckpointConfig, CheckpointStore, ClassCondition, Diffusion, DiffusionStep, EmaConfig, Observer,
-    OptimizerConfig, StepReport, TrainConfig, TrainError, TrainStep, Trainer, prepare,
+    Average, CheckpointConfig, CheckpointStore, ClassCondition, Diffusion, DiffusionStep, EmaConfig,
+    LossConfig, Observer, OptimizerConfig, Prepared, StepReport, TrainConfig, TrainError, TrainStep, Trainer,
+    prepare,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -34,12 +36,26 @@ fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
 }
 
 fn diffusion(schedule: &str, objective: &str, coupling: Arc<dyn Coupling>) -> Diffusion {
-    Diffusion {
-        schedule: ScheduleConfig::new(schedule).build().unwrap(),
-        objective: ObjectiveConfig::new(objective).build().unwrap(),
+    with_loss(schedule, objective, coupling, &TimeSamplerConfig::default(), &LossConfig::default()).unwrap()
+}
+
+fn with_loss(
+    schedule: &str,
+    objective: &str,
+    coupling: Arc<dyn Coupling>,
+    time: &TimeSamplerConfig,
+    loss: &LossConfig,
+) -> Result<Diffusion, TrainError> {
+    let schedule = ScheduleConfig::new(schedule).build()?;
+    let objective = ObjectiveConfig::new(objective).build()?;
+    Ok(Diffusion {
+        time: time.build_for(&*schedule)?,
+        loss: loss.build(&*schedule, &*objective)?,
+        schedule,
+        objective,
         coupling,
         classes: None,
-    }
+    })
 }
 
 fn tiny_network(classes: Option<usize>) -> Network {
@@ -86,6 +102,19 @@ struct Oracle<'a> {
     objective: &'a dyn Objective,
 }
 
+/// Every loss that is no more than a distance and a weight.
+fn losses() -> Vec<LossConfig> {
+    let distances = DISTANCES.iter().map(|(name, _)| DistanceConfig::new(*name));
+    let pair = |distance: DistanceConfig| {
+        WEIGHTINGS.iter().map(move |(name, _)| LossConfig {
+            distance: distance.clone(),
+            weighting: WeightingConfig::new(*name),
+            vlb_weight: None,
+        })
+    };
+    distances.flat_map(pair).collect()
+}
+
 /// The point whose number the network was given.
 fn point_of(schedule: &dyn NoiseSchedule, objective: &dyn Objective, u: f32) -> Point {
     let edm = objective.name() == "edm";
@@ -125,15 +154,48 @@ impl Denoiser for Oracle<'_> {
     }
 }
 
+/// Images of a batch on the device.
+fn images(batch: &Batch) -> Tensor<4> {
+    let shape: [usize; 4] = batch.images.dim().into();
+    let values = batch.images.iter().copied().collect::<Vec<f32>>();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+}
+
+/// What the oracle's loss divided by that of a network that answers 0 is: rounding alone, whatever the weights.
+fn share_of_the_loss(diffusion: &Diffusion, batch: &Batch) -> f32 {
+    let device = Device::flex();
+    let oracle =
+        Oracle { x0: images(batch), schedule: &*diffusion.schedule, objective: &*diffusion.objective };
+    let loss = |network: &dyn Denoiser| -> f32 {
+        let prepared = prepare(&*diffusion.coupling, batch.clone(), KEY, 5).unwrap();
+        diffusion.loss(&Any(network), prepared, KEY, 5, &device).unwrap().0.into_scalar()
+    };
+    loss(&oracle) / loss(&Nothing)
+}
+
+struct Any<'a>(&'a dyn Denoiser);
+
+impl Denoiser for Any<'_> {
+    fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output {
+        self.0.forward(x, t, condition, ctx)
+    }
+}
+
+/// Answers 0.
+struct Nothing;
+
+impl Denoiser for Nothing {
+    fn forward(&self, x: Tensor<4>, _t: TimeInput, _condition: &Condition, _ctx: Ctx<'_>) -> Output {
+        Output { pred: x.zeros_like(), aux: Vec::new(), taps: Vec::new(), heads: Vec::new() }
+    }
+}
+
 #[test]
 fn a_perfect_model_has_no_loss_whatever_the_coupling() {
     let _alone = alone();
     let device = Device::flex();
     let batch = loader(32).batch_at(0).unwrap();
-    let x0 = Tensor::<4>::from_data(
-        TensorData::new(batch.images.iter().copied().collect::<Vec<f32>>(), [32, 1, 8, 8]),
-        &device,
-    );
+    let x0 = images(&batch);
     for (schedule, _) in SCHEDULES {
         for (objective, _) in OBJECTIVES {
             for (kind, _) in COUPLINGS {
@@ -151,6 +213,35 @@ fn a_perfect_model_has_no_loss_whatever_the_coupling() {
             }
         }
     }
+}
+
+#[test]
+fn a_perfect_model_has_no_loss_whatever_times_weights_and_distances() {
+    let _alone = alone();
+    let batch = loader(16).batch_at(0).unwrap();
+    let mut combinations = 0;
+    for (schedule, _) in SCHEDULES {
+        for (objective, _) in OBJECTIVES {
+            for (kind, _) in COUPLINGS {
+                for (time, _) in TIME_SAMPLERS {
+                    for loss in losses() {
+                        let time = TimeSamplerConfig::new(*time);
+                        let coupling = coupling(kind, 2);
+                        let diffusion = match with_loss(schedule, objective, coupling, &time, &loss) {
+                            Ok(diffusion) => diffusion,
+                            Err(TrainError::Schedule(_)) => continue,
+                            Err(error) => panic!("{error}"),
+                        };
+                        let share = share_of_the_loss(&diffusion, &batch);
+                        let what = format!("{schedule} × {objective} × {kind} × {} × {loss:?}", time.name);
+                        assert!(share < 1e-3, "{what}: {share}");
+                        combinations += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(combinations > 4_000, "{combinations}");
 }
 
 #[test]
@@ -191,12 +282,214 @@ fn the_plain_couplings_are_ordinary_diffusion_bit_for_bit() {
     }
 }
 
+/// Noise and step of ordinary diffusion with any times and loss, written out from the parts.
+#[test]
+fn independent_noise_is_plain_training_with_every_objective_time_and_loss_bit_for_bit() {
+    let _alone = alone();
+    let device = Device::flex();
+    let network = trained_a_little();
+    let (rows, step) = (8, 3);
+    let batch = loader(rows).batch_at(step).unwrap();
+    let key = KEY.step(step);
+    let mut noise = vec![0.0; rows * 64];
+    key.stream(Stream::NOISE).fill_normals(0, 64, &mut noise);
+    let noise = Tensor::<4>::from_data(TensorData::new(noise, [rows, 1, 8, 8]), &device);
+    let x0 = images(&batch);
+    // Every entry of every registry at least once, not their product.
+    let defaults = || ("linear", "v", TimeSamplerConfig::default(), LossConfig::default());
+    let mut cases = vec![defaults()];
+    cases.extend(
+        SCHEDULES.iter().map(|(name, _)| (*name, "x0", TimeSamplerConfig::default(), LossConfig::default())),
+    );
+    cases.extend(
+        OBJECTIVES
+            .iter()
+            .map(|(name, _)| ("cosine", *name, TimeSamplerConfig::default(), LossConfig::default())),
+    );
+    cases.extend(
+        TIME_SAMPLERS
+            .iter()
+            .map(|(name, _)| ("flow", "flow_velocity", TimeSamplerConfig::new(*name), LossConfig::default())),
+    );
+    cases.extend(losses().into_iter().map(|loss| ("linear", "v", TimeSamplerConfig::default(), loss)));
+    for (schedule, objective, time, loss) in cases {
+        let what = format!("{schedule}, {objective}, {time:?}, {loss:?}");
+        let parts = with_loss(schedule, objective, coupling("independent", 1), &time, &loss).unwrap();
+        let Diffusion { schedule, objective, .. } = &parts;
+
+        let t = time.build().unwrap().sample(&**schedule, rows, key.stream(Stream::TIME)).unwrap();
+        let levels = t.levels(&device);
+        let x_t = levels.alpha.clone() * x0.clone() + levels.sigma.clone() * noise.clone();
+        let target = objective.target(&x0, &noise, &levels);
+        let times: Vec<f32> = t.points().iter().map(|point| objective.network_time(*point)).collect();
+        let time_input = TimeInput::of(&times, &device);
+        device.seed(key.stream(Stream::DROPOUT).device_seed());
+        let input = objective.network_input(x_t, &levels);
+        let output = network.forward(input, time_input, &Condition::None, Ctx::default()).pred;
+        let error = output - target;
+        let expected: Tensor<1> = if loss == LossConfig::default() {
+            error.powi_scalar(2).mean()
+        } else {
+            let weighting = loss.weighting.build().unwrap();
+            let weights: Vec<f32> =
+                t.points().iter().map(|point| weighting.weight(&**objective, *point) as f32).collect();
+            let weights = Tensor::<1>::from_floats(weights.as_slice(), &device).reshape([rows, 1, 1, 1]);
+            (loss.distance.build().unwrap().of(error) * weights).mean()
+        };
+
+        let prepared = prepare(&*parts.coupling, batch.clone(), KEY, step).unwrap();
+        let (found, _) = parts.loss(&network, prepared, KEY, step, &device).unwrap();
+        let (found, expected): (f32, f32) = (found.into_scalar(), expected.into_scalar());
+        assert_eq!(found.to_bits(), expected.to_bits(), "{what}");
+    }
+}
+
+/// The mean is over each sample first, and then over the samples with their weights.
+#[test]
+fn weights_and_distances_are_averaged_per_sample() {
+    let _alone = alone();
+    let batch = loader(6).batch_at(0).unwrap();
+    let loss = LossConfig {
+        distance: DistanceConfig { c: Some(0.3), ..DistanceConfig::new("pseudo_huber") },
+        weighting: WeightingConfig::new("min_snr"),
+        vlb_weight: None,
+    };
+    let time = TimeSamplerConfig::default();
+    let diffusion = with_loss("cosine", "x0", coupling("independent", 1), &time, &loss).unwrap();
+    let prepared = prepare(&*diffusion.coupling, batch.clone(), KEY, 2).unwrap();
+    let found = diffusion.loss(&Nothing, prepared, KEY, 2, &Device::flex()).unwrap().0;
+    let t = diffusion.schedule.sample_t(6, KEY.step(2).stream(Stream::TIME));
+    let expected: f64 = (0..6)
+        .map(|row| {
+            let square: f64 =
+                batch.images.index_axis(ndarray::Axis(0), row).iter().map(|x| f64::from(x * x)).sum();
+            let weight = t.points()[row].snr().min(5.0);
+            weight * ((square + 0.09).sqrt() - 0.3) / 6.0
+        })
+        .sum();
+    let found = f64::from(found.into_scalar::<f32>());
+    assert!((found / expected - 1.0).abs() < 1e-5, "{found}, expected {expected}");
+}
+
+#[test]
+fn parts_that_do_not_go_together_are_refused_with_their_names() {
+    let refused = |schedule: &str, objective: &str, time: &str, weighting: &str, vlb_weight| {
+        let time = TimeSamplerConfig::new(time);
+        let loss =
+            LossConfig { weighting: WeightingConfig::new(weighting), vlb_weight, ..LossConfig::default() };
+        let parts = with_loss(schedule, objective, coupling("independent", 1), &time, &loss);
+        parts.err().expect("a refusal").to_string()
+    };
+    for (message, words) in [
+        (refused("linear", "v", "logit_normal", "simple", None), ["logit_normal", "linear"]),
+        (refused("flow", "epsilon", "uniform", "min_snr", None), ["min_snr", "epsilon"]),
+        (refused("flow", "v", "uniform", "simple", Some(0.001)), ["flow", "loss.vlb_weight"]),
+        (refused("linear", "v", "uniform", "simple", Some(-1.0)), ["loss.vlb_weight = -1", ">= 0"]),
+        (refused("linear", "v", "uniform", "minsnr", None), ["minsnr", "min_snr"]),
+    ] {
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+}
+
+// ---- the learned variance ----
+
+fn network_with_variance() -> Network {
+    let config =
+        UNet2DConfig { in_channels: 1, out_channels: 2, num_class_embeds: None, ..UNet2DConfig::tiny() };
+    Device::flex().seed(4);
+    NetworkConfig::UNet2DModel(config).init(&Device::flex().autodiff()).unwrap()
+}
+
+fn learning_variance(vlb_weight: f64) -> Diffusion {
+    let loss = LossConfig { vlb_weight: Some(vlb_weight), ..LossConfig::default() };
+    let time = TimeSamplerConfig::default();
+    with_loss("cosine", "epsilon", coupling("independent", 1), &time, &loss).unwrap()
+}
+
+/// Answers a constant mean and a constant variance.
+struct Constant {
+    mean: Tensor<4>,
+    v: Tensor<4>,
+}
+
+impl Denoiser for Constant {
+    fn forward(&self, _x: Tensor<4>, _t: TimeInput, _condition: &Condition, _ctx: Ctx<'_>) -> Output {
+        let pred = Tensor::cat(vec![self.mean.clone(), self.v.clone()], 1);
+        Output { pred, aux: Vec::new(), taps: Vec::new(), heads: Vec::new() }
+    }
+}
+
+/// The loss is the plain one of the first half and λ T times the mean bound; the first half has no gradient from the bound.
+#[test]
+fn the_bound_is_added_and_trains_the_variance_alone() {
+    let _alone = alone();
+    let device = Device::flex();
+    let batch = loader(8).batch_at(0).unwrap();
+    let constant =
+        |value: f64| Tensor::<4>::full([8, 1, 8, 8], value, &device.clone().autodiff()).require_grad();
+    let run = |vlb_weight| {
+        let network = Constant { mean: constant(0.1), v: constant(0.3) };
+        let diffusion = learning_variance(vlb_weight);
+        let prepared = prepare(&*diffusion.coupling, batch.clone(), KEY, 1).unwrap();
+        let loss = diffusion.loss(&network, prepared, KEY, 1, &device).unwrap().0;
+        let gradients = loss.backward();
+        let gradient = |tensor: &Tensor<4>| -> Vec<f32> {
+            tensor.grad(&gradients).unwrap().into_data().try_into_vec_as().unwrap()
+        };
+        let value: f32 = loss.clone().inner().into_scalar();
+        (f64::from(value), gradient(&network.mean), gradient(&network.v))
+    };
+    let (plain, mean, none) = run(0.0);
+    assert!(none.iter().all(|g| *g == 0.0));
+    let (both, same, some) = run(1e-3);
+    assert_eq!(mean, same);
+    assert!(some.iter().all(|g| *g != 0.0 && g.is_finite()));
+
+    let diffusion = learning_variance(1e-3);
+    let t = diffusion.schedule.sample_t(8, KEY.step(1).stream(Stream::TIME));
+    let mut noise = vec![0.0; 8 * 64];
+    KEY.step(1).stream(Stream::NOISE).fill_normals(0, 64, &mut noise);
+    let noise = Tensor::<4>::from_data(TensorData::new(noise, [8, 1, 8, 8]), &device);
+    let (x0, levels) = (images(&batch), t.levels(&device));
+    let x_t = diffusion.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
+    let estimate = diffusion.objective.read(x_t.full_like(0.1), &x_t, &levels).x0;
+    let learned = LearnedVariance::new(&*diffusion.schedule).unwrap();
+    let bits: f32 = learned.bits(x_t.full_like(0.3), estimate, &x0, &t).mean().into_scalar();
+    let expected = plain + 1e-3 * 1000.0 * f64::from(bits);
+    assert!((both / expected - 1.0).abs() < 1e-5, "{both}, expected {expected}");
+}
+
+#[test]
+fn a_network_with_a_variance_learns_and_another_is_refused() {
+    let _alone = alone();
+    let optimizer = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() };
+    let method = |network| {
+        let ema = EmaConfig::default();
+        DiffusionStep::new(learning_variance(1e-3), network, &optimizer, &ema, KEY, &Device::flex()).unwrap()
+    };
+    let coupling = coupling("independent", 1);
+    let prepared = |step| prepare(&*coupling, loader(16).batch_at(step).unwrap(), KEY, step).unwrap();
+    let mut learning = method(network_with_variance());
+    let losses: Vec<f32> = (0..40).map(|step| learning.step(prepared(step), step).unwrap().loss).collect();
+    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+    assert!(mean(&losses[30..]) < 0.8 * mean(&losses[..5]), "{losses:?}");
+
+    let error = method(tiny_network(None)).step(prepared(0), 0).unwrap_err().to_string();
+    assert!(error.contains("model.out_channels = 1") && error.contains("loss.vlb_weight"), "{error}");
+    let plain = diffusion("cosine", "epsilon", coupling.clone());
+    let ema = EmaConfig::default();
+    let mut plain =
+        DiffusionStep::new(plain, network_with_variance(), &optimizer, &ema, KEY, &Device::flex()).unwrap();
+    let error = plain.step(prepared(0), 0).unwrap_err().to_string();
+    assert!(error.contains("model.out_channels = 2"), "{error}");
+}
+
 /// The losses of the steps that a run took.
 #[derive(Default)]
 struct Losses(Vec<(u64, u32)>);
 
 impl Observer for Losses {
-    fn step(&mut self, step: u64, report: &StepReport, _total: &immiscible_train::Average) {
+    fn step(&mut self, step: u64, report: &StepReport, _total: &Average) {
         self.0.push((step, report.loss.to_bits()));
     }
 }
@@ -295,6 +588,185 @@ fn a_loss_that_is_not_finite_ends_the_run_before_it_is_saved() {
     assert!(matches!(error, TrainError::NonFinite { step: 0, .. }), "{error}");
 }
 
+/// A method whose batches at some steps hold an infinite pixel.
+struct Poisoned {
+    method: DiffusionStep,
+    steps: std::ops::Range<u64>,
+}
+
+impl TrainStep for Poisoned {
+    fn step(&mut self, mut prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
+        if self.steps.contains(&step) {
+            prepared.batch.images[[0, 0, 0, 0]] = f32::INFINITY;
+        }
+        self.method.step(prepared, step)
+    }
+
+    fn sampling_network(&self) -> &Network {
+        self.method.sampling_network()
+    }
+
+    fn learning_rate_at(&self, step: u64) -> f64 {
+        self.method.learning_rate_at(step)
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), TrainError> {
+        self.method.save(folder)
+    }
+
+    fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
+        self.method.load(folder)
+    }
+}
+
+#[derive(Default)]
+struct Skips {
+    taken: Vec<(u64, u32)>,
+    skipped: Vec<u64>,
+}
+
+impl Observer for Skips {
+    fn step(&mut self, step: u64, report: &StepReport, _total: &Average) {
+        self.taken.push((step, report.loss.to_bits()));
+    }
+
+    fn skipped(&mut self, step: u64, reason: &TrainError) {
+        assert!(matches!(reason, TrainError::NonFinite { step: at, .. } if at + 1 == step), "{reason}");
+        self.skipped.push(step);
+    }
+}
+
+fn train_poisoned(
+    run: &Path,
+    steps: u64,
+    max_skipped: u64,
+    poison: std::ops::Range<u64>,
+) -> (Result<Average, TrainError>, Skips) {
+    let trainer = Trainer {
+        train: TrainConfig { steps, batch_size: 8, log_every: 2, max_skipped, ..TrainConfig::default() },
+        checkpoint: CheckpointConfig { every: 2, keep: 2 },
+        run: run.into(),
+        config_sha256: "c0ffee".into(),
+        key: KEY,
+    };
+    let coupling = coupling("independent", 1);
+    let mut method = Poisoned { method: method(coupling.clone()), steps: poison };
+    let mut skips = Skips::default();
+    (trainer.run(&mut method, loader(8), coupling, &mut skips), skips)
+}
+
+fn log_of(run: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let coupling = coupling("independent", 1);
+    let mut method = Poisoned { method: method(coupling.clone()), steps: 1..2 };
+    let prepared = |step| prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+    method.step(prepared(0), 0).unwrap();
+    let files = |name: &str, method: &Poisoned| {
+        let folder = folder.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        method.save(&folder).unwrap();
+        ["model.safetensors", "ema.safetensors", "optim.bpk"]
+            .map(|file| std::fs::read(folder.join(file)).unwrap())
+    };
+    let before = files("before", &method);
+    assert!(matches!(method.step(prepared(1), 1), Err(TrainError::NonFinite { step: 1, .. })));
+    assert!(before == files("after", &method));
+}
+
+#[test]
+fn a_finite_loss_whose_gradient_is_not_is_refused_too() {
+    let _alone = alone();
+    // All times at the least noise of the schedule, where the weight is 6e8: the loss of an error of 1e14 is below the
+    // largest number there is, and the square of its gradient is not.
+    let time = TimeSamplerConfig { mean: Some(-8.0), std: Some(0.1), ..TimeSamplerConfig::new("log_normal") };
+    let loss = LossConfig { weighting: WeightingConfig::new("sigma_sqrt"), ..LossConfig::default() };
+    let coupling = coupling("independent", 1);
+    let diffusion = with_loss("cosine", "x0", coupling.clone(), &time, &loss).unwrap();
+    let (optimizer, ema) = (OptimizerConfig::default(), EmaConfig::default());
+    let mut method =
+        DiffusionStep::new(diffusion, tiny_network(None), &optimizer, &ema, KEY, &Device::flex()).unwrap();
+    let mut batch = loader(8).batch_at(0).unwrap();
+    batch.images[[0, 0, 0, 0]] = 1e14;
+    let prepared = prepare(&*coupling, batch, KEY, 0).unwrap();
+    match method.step(prepared, 0) {
+        Err(TrainError::NonFinite { loss, gradient_norm, .. }) => {
+            assert!(loss.is_finite() && !gradient_norm.is_finite(), "{loss}, {gradient_norm}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn steps_that_are_not_finite_are_skipped_and_counted_also_after_a_resume() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+    let poison = 3..7;
+    let (total, expected) = train_poisoned(&whole, 10, 10, poison.clone());
+    let total = total.unwrap();
+    assert_eq!((total.steps, total.skipped), (6, 4));
+    assert_eq!(expected.skipped, [4, 5, 6, 7]);
+    let steps: Vec<u64> = expected.taken.iter().map(|(step, _)| *step).collect();
+    assert_eq!(steps, [1, 2, 3, 8, 9, 10]);
+    let log = log_of(&whole);
+    let column = |key: &str| log.iter().map(|line| line[key].clone()).collect::<Vec<_>>();
+    assert_eq!(column("step"), [2, 4, 6, 8, 10]);
+    assert_eq!(column("skipped"), [0, 1, 2, 1, 0]);
+    assert!(log[2]["loss"].is_null() && log[2]["gradient_norm"].is_null(), "{}", log[2]);
+    assert!(log[1]["loss"].is_number());
+
+    // The first part ends in the middle of them.
+    let (_, mut found) = train_poisoned(&parts, 5, 10, poison.clone());
+    let (again, more) = train_poisoned(&parts, 10, 10, poison.clone());
+    found.taken.extend(more.taken);
+    found.skipped.extend(more.skipped);
+    assert_eq!((found.taken, found.skipped), (expected.taken, expected.skipped));
+    let again = again.unwrap();
+    assert_eq!((again.steps, again.skipped, again.loss()), (total.steps, total.skipped, total.loss()));
+    for file in ["model.safetensors", "ema.safetensors"] {
+        let read = |run: &Path| std::fs::read(run.join("checkpoints/step-00000010").join(file)).unwrap();
+        assert!(read(&whole) == read(&parts), "{file}");
+    }
+    // Those before the end of the first part count.
+    let short = folder.path().join("short");
+    assert!(train_poisoned(&short, 5, 4, poison.clone()).0.is_ok());
+    let (stopped, skips) = train_poisoned(&short, 10, 4, poison);
+    assert!(matches!(stopped, Err(TrainError::Diverged { step: 6, skipped: 4, .. })), "{stopped:?}");
+    assert_eq!(skips.skipped, [6, 7]);
+}
+
+#[test]
+fn a_run_that_is_never_finite_again_stops_and_keeps_its_checkpoints() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let (stopped, skips) = train_poisoned(folder.path(), 50, 6, 5..u64::MAX);
+    assert_eq!((skips.taken.len(), skips.skipped), (5, vec![6, 7, 8, 9, 10, 11]));
+    let message = stopped.unwrap_err().to_string();
+    for words in [
+        "up to step 10",
+        "6 steps in a row",
+        "train.max_skipped",
+        "checkpoint of step 4",
+        "optimizer.learning_rate",
+    ] {
+        assert!(message.contains(words), "no {words:?} in {message}");
+    }
+    let store = CheckpointStore::new(folder.path().join("checkpoints"));
+    assert_eq!(store.newest().unwrap().0.unwrap().step, 4);
+
+    let nothing = tempfile::tempdir().unwrap();
+    let (stopped, _) = train_poisoned(nothing.path(), 50, 1, 0..u64::MAX);
+    let message = stopped.unwrap_err().to_string();
+    assert!(message.contains("step 0") && message.contains("no checkpoint yet"), "{message}");
+}
+
 #[test]
 fn options_outside_their_range_are_refused() {
     let text = |result: Result<(), TrainError>| result.unwrap_err().to_string();
@@ -305,6 +777,8 @@ fn options_outside_their_range_are_refused() {
     assert_eq!(unknown, "optimizer.kind = sgd is unknown; known: adam, adamw");
     let train = TrainConfig { batch_size: 0, ..TrainConfig::default() };
     assert_eq!(text(train.validate()), "train.batch_size = 0: write at least 1");
+    let train = TrainConfig { max_skipped: 0, ..TrainConfig::default() };
+    assert_eq!(text(train.validate()), "train.max_skipped = 0: write at least 1; 10 is usual");
     assert!(EmaConfig { decay: 1.0, warmup: true }.validate().is_err());
     assert!(CheckpointConfig { every: 1, keep: 1 }.validate().is_err());
 }

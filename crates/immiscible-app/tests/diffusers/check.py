@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
-from diffusers import DiTTransformer2DModel, FlowMatchEulerDiscreteScheduler, LDMPipeline, StableDiffusionPipeline
+from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler
+from diffusers import LDMPipeline, PNDMScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
 from diffusers import UNet2DConditionModel, UNet2DModel
 from diffusers.pipelines.ddim import pipeline_ddim
 from diffusers.pipelines.ddpm import pipeline_ddpm
@@ -64,8 +66,10 @@ def compare(what, ours, theirs):
 def walk(unet, scheduler, x, steps, labels=None, **options):
     """The loop that the package's pipelines run, on raw numbers."""
     scheduler.set_timesteps(steps)
+    x = x * getattr(scheduler, "init_noise_sigma", 1.0)
     for t in scheduler.timesteps:
-        prediction = unet(x, t, class_labels=labels).sample
+        given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
+        prediction = unet(given, t, class_labels=labels).sample
         x = scheduler.step(prediction, t, x, **options).prev_sample
     return x
 
@@ -102,7 +106,7 @@ def exported_unets(folder):
 
     path = train(folder, "flow")
     pipeline = DDPMPipeline.from_pretrained(path)
-    assert isinstance(pipeline.scheduler, FlowMatchEulerDiscreteScheduler)
+    assert isinstance(pipeline.scheduler, FlowMatchHeunDiscreteScheduler)
     given_start(pipeline_ddpm, x_T)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(batch_size=8, num_inference_steps=10, output_type="np").images
@@ -112,7 +116,7 @@ def exported_unets(folder):
 
 def exported_transformer(folder):
     model = ("model={kind='dit',num_attention_heads=2,attention_head_dim=16,num_layers=2,patch_size=2}",)
-    path = train(folder, "dit", *model, "train.class_dropout=0.1")
+    path = train(folder, "dit", *model, "train.class_dropout=0.1", "sample.sampler=euler")
     transformer = loaded(DiTTransformer2DModel, path)
     x_T = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     labels = torch.arange(6)
@@ -218,7 +222,13 @@ def imported_latents(folder):
     parts = dict(vae=autoencoder(4), text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
     extra = dict(safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     StableDiffusionPipeline(**parts, **extra).save_pretrained(path)
-    pipeline = StableDiffusionPipeline.from_pretrained(path, safety_checker=None)
+    # What this project reads it writes, and the package reads that.
+    anew = folder / "imported text anew"
+    immiscible("export", path, "--to", anew)
+    loaded(UNet2DConditionModel, anew / "unet")
+    loaded(AutoencoderKL, anew / "vae")
+    loaded(CLIPTextModel, anew / "text_encoder")
+    pipeline = StableDiffusionPipeline.from_pretrained(anew, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
     prompts = ["a photo of a cat", "Two dogs, in 1999!"]
     words = [word for prompt in prompts for word in ("--prompt", prompt)]
@@ -266,6 +276,18 @@ def imported(folder):
         path = folder / f"imported flow {shift}"
         DDPMPipeline(unet, scheduler).save_pretrained(path)
         compare(f"imported, flow, shift {shift}", sampled(path, x_T, "--steps", 12), walk(unet, scheduler, x_T, 12))
+
+    for name, scheduler in {
+        "Euler, Karras": EulerDiscreteScheduler(use_karras_sigmas=True),
+        "Heun": HeunDiscreteScheduler(timestep_spacing="trailing"),
+        "PNDM": PNDMScheduler(),
+        "DPM-Solver++": DPMSolverMultistepScheduler(beta_schedule="scaled_linear", use_karras_sigmas=True),
+        "UniPC": UniPCMultistepScheduler(),
+        "flow, Heun": FlowMatchHeunDiscreteScheduler(shift=2.0),
+    }.items():
+        path = folder / f"imported {name}"
+        DDPMPipeline(unet, scheduler).save_pretrained(path)
+        compare(f"imported, {name}", sampled(path, x_T, "--steps", 20), walk(unet, scheduler, x_T, 20))
 
     path = folder / "imported pickle"
     DDIMPipeline(unet, DDIMScheduler()).save_pretrained(path, safe_serialization=False)

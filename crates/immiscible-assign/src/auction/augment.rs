@@ -4,12 +4,7 @@ use std::{cmp::Ordering, collections::BinaryHeap};
 
 use pulp::NullaryFnOnce;
 
-use super::{
-    Auction, FREE, SPARE,
-    entry::sealed::Real,
-    lists::{Lists, row},
-    twins,
-};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Lists};
 
 /// Columns settled per row, on average, after which it is worth looking for rows that are equal. Ordinary batches settle
 /// less than one.
@@ -143,8 +138,8 @@ impl<T: Real> Auction<'_, T> {
         if !self.column_of.contains(&FREE) {
             return;
         }
-        let (rows, columns) = self.cost.dim();
-        self.lists.get_or_insert_with(|| Lists::empty(rows, columns));
+        let (rows, columns) = self.costs.dim();
+        self.lists.get_or_insert_with(|| Lists::empty(rows, columns, false));
         let mut search = Search::new(rows, columns);
         for row in 0..self.rows() {
             if self.column_of[row] == FREE {
@@ -153,7 +148,7 @@ impl<T: Real> Auction<'_, T> {
                 self.flip(row, &search);
                 search.clear();
                 if search.twins.is_none() && search.all_settled > MANY * self.rows() {
-                    search.twins = Some(twins::firsts(self.cost));
+                    search.twins = Some(self.costs.twins());
                 }
             }
         }
@@ -229,7 +224,7 @@ impl<T: Real> Auction<'_, T> {
     fn relax_row(&mut self, i: usize, root: usize, search: &mut Search) {
         const CHUNK: usize = 64;
         let head = self.head(i, root, search);
-        let (costs, prices) = (row(self.cost, i), self.prices.as_slice());
+        let (costs, prices) = (self.costs.rows(i..i + 1, &mut self.buffer), self.prices.as_slice());
         for (chunk, (costs, prices)) in costs.chunks(CHUNK).zip(prices.chunks(CHUNK)).enumerate() {
             let first = chunk * CHUNK;
             let distances = &search.distance[first..first + costs.len()];

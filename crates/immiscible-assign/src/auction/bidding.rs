@@ -2,12 +2,7 @@
 
 use pulp::NullaryFnOnce;
 
-use super::{
-    Auction, FREE, SPARE,
-    entry::sealed::Real,
-    lists::{self, Best},
-    rounded::Rounded,
-};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best, rounded::Rounded};
 
 impl<T: Real> Auction<'_, T> {
     /// Every row without a column bids for its best one: the price falls until the column is worth only ε more than the
@@ -69,7 +64,8 @@ impl<T: Real> Auction<'_, T> {
         if !best.certain {
             return;
         }
-        let mut all = lists::row(self.cost, row).iter().map(|&c| c.into()).enumerate();
+        let costs = self.costs.rows(row..row + 1, &mut self.buffer);
+        let mut all = costs.iter().map(|&c| c.into()).enumerate();
         if let Some((column, _)) = all.find(equal) {
             self.row_of[column] = row as u32;
             self.column_of[row] = column as u32;

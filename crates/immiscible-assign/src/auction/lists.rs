@@ -2,14 +2,15 @@
 
 use std::cmp::Ordering;
 
-use ndarray::{ArrayView2, Axis};
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::{
     NotFinite,
+    costs::Costs,
     entry::sealed::Real,
     scan::{self, Shortlist},
+    stock::{self, Stock},
 };
 
 /// The cheapest columns of every row, at the prices of the time when its list was made.
@@ -23,12 +24,16 @@ pub(super) struct Lists<T> {
     bounds: Vec<f64>,
     capacity: usize,
     rank: usize,
+    /// Where rows must be made to be read: many more columns of each, of which its list is made anew.
+    stock: Option<Stock<T>>,
 }
 
 /// Matrices up to this size are done before other threads wake up.
 const SMALL: usize = 1 << 18;
 /// Parts into which the rows of larger ones are divided.
 const PARTS: usize = 64;
+/// Rows that are made at a time.
+const MADE_AT_A_TIME: usize = 128;
 
 /// The lists of some consecutive rows.
 struct Slice<'a, T> {
@@ -36,6 +41,7 @@ struct Slice<'a, T> {
     costs: &'a mut [T],
     lens: &'a mut [u32],
     bounds: &'a mut [f64],
+    stock: Option<stock::Part<'a, T>>,
 }
 
 /// The best column of a row.
@@ -85,11 +91,18 @@ impl<T: Real> Prices<T> {
     pub(super) fn narrow(&self) -> &[T] {
         &self.narrow
     }
+
+    /// No reduced cost c − v is below this if (c − shift) − v, in the costs' own precision, is not below `threshold`: the
+    /// pass rounds c − shift, the price, and their difference.
+    pub(super) fn bound(&self, threshold: T, shift: T) -> f64 {
+        let threshold: f64 = threshold.into();
+        threshold + shift.into() - 4.0 * T::ROUNDING * (threshold.abs() + 2.0 * self.largest)
+    }
 }
 
 impl<T: Real> Lists<T> {
     /// Empty lists, to be made anew when someone asks.
-    pub(super) fn empty(rows: usize, columns: usize) -> Self {
+    pub(super) fn empty(rows: usize, columns: usize, with_stock: bool) -> Self {
         // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
         let (capacity, rank) = if columns <= 2048 { (32, 8) } else { (64, 15) };
         Self {
@@ -99,45 +112,48 @@ impl<T: Real> Lists<T> {
             bounds: vec![f64::NEG_INFINITY; rows],
             capacity,
             rank,
+            stock: with_stock.then(|| Stock::empty(rows, columns)),
         }
     }
 
-    /// Makes the list of every row, and finds the largest magnitude in the matrix.
+    /// Makes the list of every row, and finds the largest magnitude of a cost.
     ///
     /// # Errors
-    /// An entry that is not finite.
-    pub(super) fn new(arch: Arch, cost: ArrayView2<T>, prices: &Prices<T>) -> Result<(Self, f64), NotFinite> {
-        let (rows, columns) = cost.dim();
-        let mut lists = Self::empty(rows, columns);
+    /// A cost that is not finite.
+    pub(super) fn new(arch: Arch, all: &dyn Costs<T>, prices: &Prices<T>) -> Result<(Self, f64), NotFinite> {
+        let (rows, columns) = all.dim();
+        let mut lists = Self::empty(rows, columns, all.are_made());
         let Self { capacity, rank, .. } = lists;
-        let part = rows.div_ceil(PARTS).max(1);
-        let make = |scratch: &mut Shortlist<T>, (number, slice): (usize, Slice<T>)| {
+        let part = if all.are_made() { MADE_AT_A_TIME } else { rows.div_ceil(PARTS).max(1) };
+        let make = |(scratch, buffer): &mut (Shortlist<T>, [Vec<T>; 2]),
+                    (number, mut slice): (usize, Slice<T>)| {
             let mut largest = 0.0_f64;
-            let slots = slice.columns.chunks_mut(capacity).zip(slice.costs.chunks_mut(capacity));
-            for (k, ((listed, costs), (len, bound))) in
-                slots.zip(slice.lens.iter_mut().zip(slice.bounds)).enumerate()
-            {
-                let i = number * part + k;
-                let row = row(cost, i);
+            let first = number * part;
+            let [made, reduced] = buffer;
+            let costs_of = all.rows(first..first + slice.lens.len(), made);
+            for (k, row) in costs_of.chunks(columns).enumerate() {
+                let i = first + k;
                 let (low, high) = scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
                 largest = largest.max(low.into().abs()).max(high.into().abs());
-                (*len, *bound) = fill(arch, row, prices, low, rank, i, scratch, listed, costs);
+                let slots = k * capacity..(k + 1) * capacity;
+                let (columns, costs) = (&mut slice.columns[slots.clone()], &mut slice.costs[slots]);
+                (slice.lens[k], slice.bounds[k]) =
+                    fill(arch, row, prices, low, rank, i, scratch, columns, costs);
+                if let Some(stock) = &mut slice.stock {
+                    stock.fill(row, prices, low, k, reduced);
+                }
             }
             Ok(largest)
         };
-        let scratch = || Shortlist::new(columns);
-        let slice = |(((columns, costs), lens), bounds)| Slice { columns, costs, lens, bounds };
+        let scratch = || (Shortlist::new(columns), [Vec::new(), Vec::new()]);
+        let slices = lists.slices(part);
         let largest: Result<f64, NotFinite> = if rows * columns <= SMALL {
-            let all = (&mut lists.columns[..], &mut lists.costs[..]);
-            make(&mut scratch(), (0, slice(((all, &mut lists.lens[..]), &mut lists.bounds[..]))))
+            let mut scratch = scratch();
+            let mut largest = slices.into_iter().enumerate().map(|slice| make(&mut scratch, slice));
+            largest.try_fold(0.0, |a, b| Ok(f64::max(a, b?)))
         } else {
-            lists
-                .columns
-                .par_chunks_mut(capacity * part)
-                .zip(lists.costs.par_chunks_mut(capacity * part))
-                .zip(lists.lens.par_chunks_mut(part))
-                .zip(lists.bounds.par_chunks_mut(part))
-                .map(slice)
+            slices
+                .into_par_iter()
                 .enumerate()
                 .map_init(scratch, make)
                 .try_reduce(|| 0.0, |a, b| Ok(f64::max(a, b)))
@@ -145,30 +161,50 @@ impl<T: Real> Lists<T> {
         Ok((lists, largest?))
     }
 
+    /// The lists in parts of so many rows.
+    fn slices(&mut self, rows: usize) -> Vec<Slice<'_, T>> {
+        let columns = self.columns.chunks_mut(self.capacity * rows);
+        let costs = self.costs.chunks_mut(self.capacity * rows);
+        let (lens, bounds) = (self.lens.chunks_mut(rows), self.bounds.chunks_mut(rows));
+        let mut stock = self.stock.as_mut().map(|stock| stock.parts(rows));
+        let parts = columns.zip(costs).zip(lens.zip(bounds));
+        parts
+            .map(|((columns, costs), (lens, bounds))| {
+                let stock = stock.as_mut().and_then(Iterator::next);
+                Slice { columns, costs, lens, bounds, stock }
+            })
+            .collect()
+    }
+
     /// Makes the list of a row anew, at the prices of today.
     #[inline(never)]
     pub(super) fn renew(
         &mut self,
         arch: Arch,
-        cost: ArrayView2<T>,
+        all: &dyn Costs<T>,
         prices: &Prices<T>,
         i: usize,
         scratch: &mut Shortlist<T>,
+        buffer: &mut Vec<T>,
     ) {
-        let slots = i * self.capacity..(i + 1) * self.capacity;
         // Costs near the cheapest ones lose nothing when it is subtracted from them.
         let shift = self.best(prices, i).map_or(T::default(), |best| T::of(best.cost));
-        (self.lens[i], self.bounds[i]) = fill(
-            arch,
-            row(cost, i),
-            prices,
-            shift,
-            self.rank,
-            i,
-            scratch,
-            &mut self.columns[slots.clone()],
-            &mut self.costs[slots],
-        );
+        let slots = i * self.capacity..(i + 1) * self.capacity;
+        let (columns, costs) = (&mut self.columns[slots.clone()], &mut self.costs[slots]);
+        let Some(stock) = &mut self.stock else {
+            let row = all.rows(i..i + 1, buffer);
+            (self.lens[i], self.bounds[i]) =
+                fill(arch, row, prices, shift, self.rank, i, scratch, columns, costs);
+            return;
+        };
+        let mut listed = stock.list(prices, i, columns, costs);
+        if listed.is_none() {
+            stock.fill(all.rows(i..i + 1, buffer), prices, shift, i, &mut Vec::new());
+            listed = stock.list(prices, i, columns, costs);
+        }
+        if let Some(listed) = listed {
+            (self.lens[i], self.bounds[i]) = listed;
+        }
     }
 
     /// The columns in the list of row i, with their costs.
@@ -210,12 +246,6 @@ impl<T: Real> Lists<T> {
     }
 }
 
-/// Row i; the caller has made sure that rows are contiguous.
-#[inline(always)]
-pub(super) fn row<T>(cost: ArrayView2<'_, T>, i: usize) -> &[T] {
-    cost.index_axis_move(Axis(0), i).to_slice().unwrap_or(&[])
-}
-
 /// Lists the cheapest columns of a row; their number, and the bound on all others.
 #[expect(clippy::too_many_arguments, reason = "the parts of a row's list are borrowed one by one")]
 fn fill<T: Real>(
@@ -236,14 +266,7 @@ fn fill<T: Real>(
     }
     columns[..len].copy_from_slice(&found.columns[..len]);
     costs[..len].copy_from_slice(&found.costs[..len]);
-    let bound = if len == row.len() {
-        f64::INFINITY
-    } else {
-        // The pass rounds c − shift, the price, and their difference.
-        let threshold: f64 = threshold.into();
-        let rounding = 4.0 * T::ROUNDING * (threshold.abs() + 2.0 * prices.largest);
-        threshold + shift.into() - rounding
-    };
+    let bound = if len == row.len() { f64::INFINITY } else { prices.bound(threshold, shift) };
     (len as u32, bound)
 }
 

@@ -14,19 +14,23 @@
 
 mod augment;
 mod bidding;
+mod costs;
 mod entry;
 mod lists;
 mod rounded;
 mod scan;
 mod start;
-mod twins;
+mod stock;
+pub(crate) mod twins;
 
 use ndarray::{Array2, ArrayView2};
 use pulp::Arch;
 
+pub(crate) use costs::Costs;
+use costs::Stored;
 pub use entry::Entry;
 use entry::sealed::Real;
-use lists::{Best, Lists, Prices, row};
+use lists::{Best, Lists, Prices};
 use rounded::Rounded;
 use scan::{Least, Reduced, Shortlist};
 use start::Start;
@@ -84,7 +88,8 @@ pub(crate) fn solve<T: Real>(cost: ArrayView2<T>, tolerance: f64) -> Result<Matc
 /// [`solve`], with a choice up to which number of columns rows are read whole.
 fn solve_by<T: Real>(cost: ArrayView2<T>, tolerance: f64, whole: usize) -> Result<Matching, NotFinite> {
     let standard = cost.as_standard_layout();
-    match Auction::run(standard.view(), tolerance, whole)? {
+    let stored = Stored { values: standard.as_slice().unwrap_or(&[]), columns: cost.ncols() };
+    match Auction::run(&stored, tolerance, whole)? {
         Outcome::Matched(matching) => Ok(matching),
         Outcome::OutOfRange(largest) => {
             // A power of two rounds nothing, or only what is negligible beside the largest entry. The largest power there
@@ -98,6 +103,20 @@ fn solve_by<T: Real>(cost: ArrayView2<T>, tolerance: f64, whole: usize) -> Resul
     }
 }
 
+/// [`solve`] for costs that are not in a matrix. None if they are so large or small that they must be scaled first.
+///
+/// # Errors
+/// A cost that is not finite.
+pub(crate) fn solve_costs<T: Real>(
+    costs: &dyn Costs<T>,
+    tolerance: f64,
+) -> Result<Option<Matching>, NotFinite> {
+    Ok(match Auction::run(costs, tolerance, 0)? {
+        Outcome::Matched(matching) => Some(matching),
+        Outcome::OutOfRange(_) => None,
+    })
+}
+
 enum Outcome {
     Matched(Matching),
     /// The largest magnitude in the matrix: sums of such numbers would leave the type.
@@ -106,12 +125,14 @@ enum Outcome {
 
 struct Auction<'a, T> {
     arch: Arch,
-    cost: ArrayView2<'a, T>,
+    costs: &'a dyn Costs<T>,
     prices: Prices<T>,
     /// None where rows are read whole.
     lists: Option<Lists<T>>,
     scratch: Shortlist<T>,
     reduced: Reduced,
+    /// For rows that are made when they are read.
+    buffer: Vec<T>,
     /// No reduced cost of a row was below this, and none is, as prices only fall.
     floors: Vec<f64>,
     column_of: Vec<u32>,
@@ -120,15 +141,15 @@ struct Auction<'a, T> {
 }
 
 impl<'a, T: Real> Auction<'a, T> {
-    fn run(cost: ArrayView2<'a, T>, tolerance: f64, whole: usize) -> Result<Outcome, NotFinite> {
+    fn run(costs: &'a dyn Costs<T>, tolerance: f64, whole: usize) -> Result<Outcome, NotFinite> {
         let arch = Arch::new();
-        let (rows, columns) = cost.dim();
+        let (rows, columns) = costs.dim();
         if rows == 0 {
             let nothing = Matching { column_of: Vec::new(), u: Vec::new(), v: vec![0.0; columns] };
             return Ok(Outcome::Matched(nothing));
         }
         let square = rows == columns;
-        let mut start = Start::of(arch, cost);
+        let mut start = Start::of(arch, costs);
         if !square {
             // Columns that nobody takes must have one price, the highest: nobody would take them at a lower one either.
             start.v.fill(0.0);
@@ -136,10 +157,10 @@ impl<'a, T: Real> Auction<'a, T> {
         let sigma = start.sigma;
         let prices = Prices::new(start.v);
         let (lists, mut rounded, largest) = if columns <= whole {
-            let (rounded, largest) = Rounded::new(arch, cost, &prices, sigma)?;
+            let (rounded, largest) = Rounded::new(arch, costs, &prices, sigma)?;
             (None, Some(rounded), largest)
         } else {
-            let (lists, largest) = Lists::new(arch, cost, &prices)?;
+            let (lists, largest) = Lists::new(arch, costs, &prices)?;
             (Some(lists), None, largest)
         };
         if largest > 0.0 && !T::COMFORTABLE.contains(&largest) {
@@ -148,11 +169,12 @@ impl<'a, T: Real> Auction<'a, T> {
         let (column_of, row_of) = (vec![FREE; rows], vec![FREE; columns]);
         let mut auction = Self {
             arch,
-            cost,
+            costs,
             prices,
             lists,
             scratch: Shortlist::new(columns),
             reduced: Reduced::new(columns),
+            buffer: Vec::new(),
             floors: vec![f64::NEG_INFINITY; rows],
             column_of,
             row_of,
@@ -190,21 +212,21 @@ impl<'a, T: Real> Auction<'a, T> {
     }
 
     fn rows(&self) -> usize {
-        self.cost.nrows()
+        self.costs.dim().0
     }
 
     fn columns(&self) -> usize {
-        self.cost.ncols()
+        self.costs.dim().1
     }
 
     /// c − v.
     fn reduced(&self, row: usize, column: usize) -> f64 {
-        self.cost[(row, column)].into() - self.prices.of(column)
+        self.costs.of(row, column).into() - self.prices.of(column)
     }
 
     fn renew(&mut self, row: usize) {
         if let Some(lists) = &mut self.lists {
-            lists.renew(self.arch, self.cost, &self.prices, row, &mut self.scratch);
+            lists.renew(self.arch, self.costs, &self.prices, row, &mut self.scratch, &mut self.buffer);
         }
     }
 
@@ -216,7 +238,7 @@ impl<'a, T: Real> Auction<'a, T> {
 
     /// The best of all columns of a row.
     fn best_of_all(&mut self, i: usize) -> Best {
-        let costs = row(self.cost, i);
+        let costs = self.costs.rows(i..i + 1, &mut self.buffer);
         let Least { column, reduced, second } =
             self.reduced.two_least(self.arch, costs, self.prices.as_slice());
         Best { column: column as u32, cost: costs[column].into(), reduced, second, certain: true }
@@ -227,14 +249,18 @@ impl<'a, T: Real> Auction<'a, T> {
         if let Some(best) = self.listed(i) {
             return best.reduced;
         }
-        self.reduced.least(self.arch, row(self.cost, i), self.prices.as_slice())
+        if self.costs.are_made() {
+            return self.best(i).reduced;
+        }
+        let costs = self.costs.rows(i..i + 1, &mut self.buffer);
+        self.reduced.least(self.arch, costs, self.prices.as_slice())
     }
 
     /// Whether the assignment is within `tolerance` of the optimum, in units of its gain over the identity.
     fn good_enough(&mut self, tolerance: f64) -> bool {
-        let assigned = self.column_of.iter().enumerate().map(|(i, &j)| self.cost[(i, j as usize)].into());
+        let assigned = self.column_of.iter().enumerate().map(|(i, &j)| self.costs.of(i, j as usize).into());
         let cost: f64 = assigned.sum();
-        let identity: f64 = self.cost.diag().iter().map(|&c| c.into()).sum();
+        let identity: f64 = (0..self.rows()).map(|i| self.costs.of(i, i).into()).sum();
         let (u, v) = self.duals();
         let bound: f64 = u.iter().chain(&v).sum();
         cost - bound <= tolerance * (identity - bound)
@@ -280,6 +306,56 @@ mod tests {
             twins,
             noise,
         ]
+    }
+
+    /// Counts the rows that are made one by one.
+    struct Counting<'a> {
+        stored: Stored<'a, f32>,
+        alone: std::sync::atomic::AtomicUsize,
+    }
+
+    impl Costs<f32> for Counting<'_> {
+        fn dim(&self) -> (usize, usize) {
+            self.stored.dim()
+        }
+
+        fn rows<'s>(&'s self, rows: std::ops::Range<usize>, buffer: &'s mut Vec<f32>) -> &'s [f32] {
+            if rows.len() == 1 {
+                self.alone.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            self.stored.rows(rows, buffer)
+        }
+
+        fn selected<'s>(&'s self, rows: &[usize], buffer: &'s mut Vec<f32>) -> Vec<&'s [f32]> {
+            self.stored.selected(rows, buffer)
+        }
+
+        fn of(&self, row: usize, column: usize) -> f32 {
+            self.stored.of(row, column)
+        }
+
+        fn twins(&self) -> Vec<u32> {
+            self.stored.twins()
+        }
+
+        fn are_made(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn hardly_any_row_is_made_twice() {
+        // Products of images, whose coordinates matter less and less, and noise.
+        let mut images = normals(2, 1_500, 64) + 0.5;
+        images.columns_mut().into_iter().enumerate().for_each(|(d, mut x)| x /= 1.0 + d as f32 / 4.0);
+        let cost = -images.dot(&normals(3, 1_500, 64).t());
+        let stored = Stored { values: cost.as_slice().unwrap(), columns: 1_500 };
+        let counting = Counting { stored, alone: Default::default() };
+        let matching = solve_costs(&counting, 0.0).unwrap().unwrap();
+        let expected = solve(cost.view(), 0.0).unwrap();
+        assert!((matching.lower_bound() - expected.lower_bound()).abs() < 1e-6);
+        let alone = counting.alone.into_inner();
+        assert!(alone <= 75, "{alone} rows");
     }
 
     #[test]

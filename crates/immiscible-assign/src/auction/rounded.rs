@@ -1,14 +1,8 @@
 //! Bids over whole rows of integers: for matrices so small that this is less work than making lists.
 
-use ndarray::ArrayView2;
 use pulp::{Arch, Simd, WithSimd};
 
-use super::{
-    FREE, NotFinite, SPARE,
-    entry::sealed::Real,
-    lists::{Prices, row},
-    scan,
-};
+use super::{FREE, NotFinite, SPARE, costs::Costs, entry::sealed::Real, lists::Prices, scan};
 
 /// Most columns that a matrix may have.
 pub(super) const COLUMNS: usize = 1 << COLUMN_BITS;
@@ -57,18 +51,19 @@ impl Rounded {
     /// An entry that is not finite.
     pub(super) fn new<T: Real>(
         arch: Arch,
-        cost: ArrayView2<T>,
+        costs: &dyn Costs<T>,
         prices: &Prices<T>,
         sigma: f64,
     ) -> Result<(Self, f64), NotFinite> {
-        let (rows, columns) = cost.dim();
+        let (rows, columns) = costs.dim();
         let stride = columns.next_multiple_of(WIDTH);
         let mut keys = vec![0; rows * stride];
         let scale = Some(T::of(UNITS / sigma)).filter(|scale| scale.finite()).unwrap_or_default();
         let mut largest = 0.0_f64;
         let mut units = vec![f32::INFINITY; stride];
+        let buffer = &mut Vec::new();
         for (i, keys) in keys.chunks_exact_mut(stride).enumerate() {
-            let row = row(cost, i);
+            let row = costs.rows(i..i + 1, buffer);
             let (low, high) = arch
                 .dispatch(Round { row, v: prices.narrow(), scale, units: &mut units, keys })
                 .map_err(|column| NotFinite { row: i, column })?;
@@ -281,7 +276,7 @@ fn give(row: usize, column: usize, column_of: &mut [u32], row_of: &mut [u32]) ->
 mod tests {
     use ndarray::Array2;
 
-    use super::*;
+    use super::{super::costs::Stored, *};
 
     fn numbers(rows: usize, columns: usize) -> Array2<f32> {
         Array2::from_shape_fn((rows, columns), |(i, j)| {
@@ -289,10 +284,14 @@ mod tests {
         })
     }
 
+    fn stored(cost: &Array2<f32>) -> Stored<'_, f32> {
+        Stored { values: cost.as_slice().unwrap(), columns: cost.ncols() }
+    }
+
     fn solved(arch: Arch, cost: &Array2<f32>) -> (Vec<u32>, Vec<u32>, Prices<f32>) {
         let (rows, columns) = cost.dim();
         let mut prices = Prices::new((0..columns).map(|j| j as f64).collect());
-        let (mut rounded, _) = Rounded::new(arch, cost.view(), &prices, 0.7).unwrap();
+        let (mut rounded, _) = Rounded::new(arch, &stored(cost), &prices, 0.7).unwrap();
         let (mut column_of, mut row_of) = (vec![FREE; rows], vec![FREE; columns]);
         assert!(rounded.bid(arch, 0.02, 100 * rows, &mut column_of, &mut row_of));
         assert!(!column_of.contains(&FREE));
@@ -336,7 +335,7 @@ mod tests {
         let mut cost = numbers(4, 40);
         cost[(2, 7)] = 3e30;
         let prices = Prices::new(vec![0.0; 40]);
-        let (rounded, largest) = Rounded::new(Arch::new(), cost.view(), &prices, 1e-3).unwrap();
+        let (rounded, largest) = Rounded::new(Arch::new(), &stored(&cost), &prices, 1e-3).unwrap();
         assert!((largest - 3e30).abs() < 1e25, "{largest}");
         for (i, keys) in rounded.keys.chunks(rounded.stride).enumerate() {
             for (j, &key) in keys.iter().enumerate().take(40) {

@@ -1,9 +1,8 @@
 //! Where the prices start.
 
-use ndarray::{ArrayView2, Axis};
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
-use super::entry::sealed::Real;
+use super::{costs::Costs, entry::sealed::Real};
 
 /// Rows from which the columns' statistics are taken: a quarter of them within these limits. More do not save bids.
 const SAMPLE: std::ops::RangeInclusive<usize> = 32..=128;
@@ -24,12 +23,15 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// `cost` is [n, n] with contiguous rows and finite entries.
-    pub(super) fn of<T: Real>(arch: Arch, cost: ArrayView2<T>) -> Self {
-        let (rows, columns) = cost.dim();
+    /// `costs` are [n, n] and finite.
+    pub(super) fn of<T: Real>(arch: Arch, costs: &dyn Costs<T>) -> Self {
+        let (rows, columns) = costs.dim();
         let sampled = (rows / 4).clamp(*SAMPLE.start(), *SAMPLE.end()).min(rows);
-        let sample: Vec<(&[T], f64, f64)> = (0..sampled)
-            .filter_map(|k| cost.index_axis_move(Axis(0), k * rows / sampled).to_slice())
+        let sampled: Vec<usize> = (0..sampled).map(|k| k * rows / sampled).collect();
+        let buffer = &mut Vec::new();
+        let sample: Vec<(&[T], f64, f64)> = costs
+            .selected(&sampled, buffer)
+            .into_iter()
             .map(|row| {
                 let (mean, spread) = arch.dispatch(Moments(row));
                 (row, mean, spread)

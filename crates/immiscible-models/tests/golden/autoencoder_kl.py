@@ -1,26 +1,21 @@
-"""Writes the folders autoencoder_kl*, and autoencoder_kl_defaults.json, next to this file.
+"""Writes the folders autoencoder_kl*, and autoencoder_kl_defaults.json.
 
-Each folder is a small seeded autoencoder as the Python package saves it (config.json and
-diffusion_pytorch_model.safetensors), and io.safetensors with inputs and outputs: the images `x`, the `mean`
-and `logvar` of their posterior and its `kl` per sample, the `sample` that `noise` draws from it, what
-diffusion would run on (`latents`), and the decoded images `out`. `grad.*` are gradients of mean(out²), which
-passes through all of it, for one weight per block. autoencoder_kl_defaults.json holds the defaults of the
-settings.
+io.safetensors has the images `x`, the `mean` and `logvar` of their posterior and its `kl` per sample, the
+`sample` that `noise` draws from it, what diffusion would run on (`latents`), the decoded images `out`, and
+gradients of mean(out²), which passes through all of it.
 
     pip install torch diffusers
-    python autoencoder_kl.py
+    python autoencoder_kl.py [FOLDER]
 """
 
-import inspect
-import json
 import re
-from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-HERE = Path(__file__).parent
+from golden import destination, emptied, gradients, save_io, shake, write_defaults
+
 torch.manual_seed(0)
 
 
@@ -73,15 +68,10 @@ NETWORKS = {
 FORMER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
 
 
-def shake(network):
+def expose(network):
+    """Values at which the ε of group norms and the clamp of log-variances are seen."""
     with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.dim() > 1:
-                # Larger than at initialisation, so that no path is too faint to be tested.
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        # So faint that the ε of the first group norms counts.
+        # The inputs of the first group norms are faint.
         for part in (network.encoder, network.decoder):
             for parameter in part.conv_in.parameters():
                 parameter.mul_(0.01)
@@ -102,18 +92,17 @@ def graded(network):
 
 
 def main():
+    root = destination()
     for name, network in NETWORKS.items():
         network.eval()
         shake(network)
+        expose(network)
         config = network.config
         x = torch.randn(2, config.in_channels, config.sample_size, config.sample_size - 4)
         posterior = network.encode(x).latent_dist
         noise = torch.randn_like(posterior.mean)
         sample = posterior.mean + posterior.std * noise
         out = network.decode(sample).sample
-        out.square().mean().backward()
-
-        parameters = dict(network.named_parameters())
         io = {
             "x": x,
             "mean": posterior.mean,
@@ -123,11 +112,11 @@ def main():
             "sample": sample,
             "latents": (sample - (config.shift_factor or 0.0)) * config.scaling_factor,
             "out": out,
-            **{f"grad.{weight}": parameters[weight].grad for weight in graded(network)},
+            **gradients(network, out.square().mean(), graded(network)),
         }
-        folder = HERE / name
+        folder = emptied(root / name)
         network.save_pretrained(folder)
-        save_file({key: tensor.detach().contiguous() for key, tensor in io.items()}, folder / "io.safetensors")
+        save_io(folder, io)
 
         if name.endswith("former"):
             path = folder / "diffusion_pytorch_model.safetensors"
@@ -137,19 +126,7 @@ def main():
             again = AutoencoderKL.from_pretrained(folder, low_cpu_mem_usage=False).eval()
             assert torch.equal(again.decode(sample).sample, out), "the package reads these names no more"
 
-        print(
-            f"{name}: {sum(p.numel() for p in network.parameters())} parameters, "
-            f"{sum(f.stat().st_size for f in folder.iterdir())} bytes, {len(io)} tensors,",
-            *(f"mean |{key}| {io[key].abs().mean().item():.3}," for key in ("mean", "logvar", "kl", "out")),
-            f"smallest mean |grad| {min(v.abs().mean().item() for k, v in io.items() if k[:4] == 'grad'):.2e}",
-        )
-
-    defaults = {
-        key: parameter.default
-        for key, parameter in inspect.signature(AutoencoderKL.__init__).parameters.items()
-        if key != "self"
-    }
-    (HERE / "autoencoder_kl_defaults.json").write_text(json.dumps(defaults, indent=2) + "\n")
+    write_defaults(root / "autoencoder_kl_defaults.json", AutoencoderKL)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,26 @@
-"""Writes the folders clip_text*, clip_tokenizer* and clip_text_defaults.json, next to this file.
+"""Writes the folders clip_text*, clip_tokenizer* and clip_text_defaults.json.
 
-clip_text is a small seeded text encoder as the Python package saves it; clip_text_former has the layout of
-folders from before its version 5: `pytorch_model.bin`, with a prefix and a buffer that have gone since.
-io.safetensors holds `ids`, the outputs `last_hidden_state` and `pooled`, and gradients of
-mean(last_hidden_state²) + mean(pooled²) as `grad.` and the name of the weight.
+clip_text is a text encoder as the package saves it; clip_text_former has the layout of folders from before its
+version 5: `pytorch_model.bin`, with a prefix and a buffer that have gone since. io.safetensors has the input
+`ids`, the outputs `last_hidden_state` and `pooled`, and gradients of mean(last_hidden_state²) + mean(pooled²).
 
 clip_tokenizer is a folder of the files that Stable Diffusion 1 has, with a vocabulary of the same format that
 is trained here on a few sentences; clip_tokenizer_saved is one that the package has saved, and pads with "!"
 as Stable Diffusion 2 does. prompts.json holds texts, the length they are padded to, and their ids.
 
     pip install torch transformers
-    python clip_text.py
+    python clip_text.py [FOLDER]
 """
 
 import json
 import re
-import shutil
 from collections import Counter
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-HERE = Path(__file__).parent
+from golden import destination, emptied, gradients, save_io, shake, write_json
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 TINY = {
@@ -85,34 +82,24 @@ PROMPTS = [
 def shaken(**settings):
     """A model whose weights are all away from zero."""
     model = CLIPTextModel(CLIPTextConfig(**{**TINY, **settings})).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "embedding" in name:
-                parameter.normal_()
-            elif parameter.dim() > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.3 * torch.randn_like(parameter))
+    shake(model, unit=["embedding"])
     return model
 
 
-def run(model, ids, path):
+def run(model, ids, folder):
     out = model(input_ids=ids)
-    (out.last_hidden_state.square().mean() + out.pooler_output.square().mean()).backward()
-    weights = dict(model.named_parameters())
     graded = ["embeddings.token_embedding.weight", "embeddings.position_embedding.weight", "final_layer_norm.weight"]
     for layer in range(model.config.num_hidden_layers):
         graded += [
             f"encoder.layers.{layer}.{part}.weight"
             for part in ("layer_norm1", "self_attn.q_proj", "self_attn.v_proj", "mlp.fc1", "mlp.fc2")
         ]
+    loss = out.last_hidden_state.square().mean() + out.pooler_output.square().mean()
     io = {"ids": ids.int(), "last_hidden_state": out.last_hidden_state, "pooled": out.pooler_output}
-    io |= {f"grad.{name}": weights[name].grad for name in graded}
-    save_file({name: tensor.detach().contiguous() for name, tensor in io.items()}, path)
-    print(path.parent.name, "mean |out|", out.last_hidden_state.abs().mean().item())
+    save_io(folder, io | gradients(model, loss, graded))
 
 
-def models():
+def models(root):
     torch.manual_seed(0)
     ids = torch.tensor(
         [
@@ -122,15 +109,12 @@ def models():
             [36, 0, 11, 12, 39, 14, 2, 2, 16, 37],
         ]
     )
-    folder = HERE / "clip_text"
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = emptied(root / "clip_text")
     model = shaken(hidden_act="gelu", eos_token_id=37, pad_token_id=1, projection_dim=12)
     model.save_pretrained(folder)
-    run(model, ids, folder / "io.safetensors")
+    run(model, ids, folder)
 
-    folder = HERE / "clip_text_former"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = emptied(root / "clip_text_former")
     model = shaken(hidden_act="quick_gelu", eos_token_id=2, layer_norm_eps=1e-3, num_attention_heads=3)
     state = {f"text_model.{name}": tensor.clone() for name, tensor in model.state_dict().items()}
     state["text_model.embeddings.position_ids"] = torch.arange(TINY["max_position_embeddings"]).unsqueeze(0)
@@ -139,13 +123,13 @@ def models():
     del settings["projection_dim"]
     former = {"_name_or_path": "somewhere", "dropout": 0.0, "torch_dtype": "float32", "transformers_version": "4.22.0"}
     settings = {"architectures": ["CLIPTextModel"]} | settings | former
-    (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_json(folder / "config.json", settings, indent=2, sort_keys=True)
     # Shorter than the network could take.
-    run(model, ids[:, :8], folder / "io.safetensors")
+    run(model, ids[:, :8], folder)
 
     defaults = CLIPTextConfig().to_diff_dict()
     defaults |= {key: getattr(CLIPTextConfig(), key) for key in CLIPTextConfig.__annotations__}
-    (HERE / "clip_text_defaults.json").write_text(json.dumps(defaults, indent=2, sort_keys=True) + "\n")
+    write_json(root / "clip_text_defaults.json", defaults, indent=2, sort_keys=True)
 
 
 def alphabet():
@@ -184,14 +168,12 @@ def train(merges):
     return {token: i for i, token in enumerate(vocabulary)}, learnt
 
 
-def tokenizers():
+def tokenizers(root):
     vocabulary, merges = train(120)
-    folder = HERE / "clip_tokenizer"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = emptied(root / "clip_tokenizer")
 
     def dump(name, value):
-        (folder / name).write_text(json.dumps(value, ensure_ascii=False, indent=None) + "\n", encoding="utf-8")
+        write_json(folder / name, value, ensure_ascii=False)
 
     def token(content, **more):
         return {"content": content, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False} | more
@@ -215,8 +197,7 @@ def tokenizers():
     dump("tokenizer_config.json", settings | marked)
     prompts(folder)
 
-    saved = HERE / "clip_tokenizer_saved"
-    shutil.rmtree(saved, ignore_errors=True)
+    saved = emptied(root / "clip_tokenizer_saved")
     CLIPTokenizer.from_pretrained(folder, pad_token="!").save_pretrained(saved)
     prompts(saved)
 
@@ -234,5 +215,6 @@ def prompts(folder):
 
 
 if __name__ == "__main__":
-    models()
-    tokenizers()
+    root = destination()
+    models(root)
+    tokenizers(root)

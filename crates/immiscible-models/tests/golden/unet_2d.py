@@ -1,22 +1,16 @@
-"""Writes the folders of unet_2d/ next to this file, and `save`, which unet_2d_condition.py uses too.
+"""Writes the folders of unet_2d/, and unet_2d_defaults.json.
 
-Each folder is a small seeded network as the Python package saves it (config.json and
-diffusion_pytorch_model.safetensors), and io.safetensors: the inputs `x`, `u` and, where the network takes
-one, `class` or `embedding`; the output `pred`; and for the loss mean(pred²) the gradient of one weight per
-block, `grad.` and the weight's name.
+io.safetensors has the inputs `x`, `u` and, where the network takes one, `class` or `embedding`; the output
+`pred`; and gradients of mean(pred²).
 
     pip install torch diffusers
-    python unet_2d.py
+    python unet_2d.py [FOLDER]
 """
-
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from safetensors.torch import save_file
 
-HERE = Path(__file__).parent
-SIZE = 4
+from golden import destination, emptied, save_denoiser, shake, unet_weights, write_defaults
 
 ONE = {
     "block_out_channels": (8,),
@@ -34,7 +28,7 @@ ATTENTION = {
     "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D"),
 }
 BASE = {
-    "sample_size": SIZE,
+    "sample_size": 4,
     "layers_per_block": 1,
     "norm_num_groups": 4,
     "time_embedding_dim": 8,
@@ -87,48 +81,39 @@ CASES = {
         "norm_num_groups": 2,
         "num_class_embeds": 3,
     },
+    # Larger images; attention at one of two resolutions, whose channels are no power of two, and in the middle.
+    "larger_images": TWO
+    | {
+        "sample_size": 8,
+        "block_out_channels": (8, 12),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 6,
+        "add_attention": True,
+        "num_class_embeds": 11,
+        "time_embedding_dim": None,
+    },
+    # The settings of Ho et al. (2020) with attention, at the first of two resolutions.
+    "ddpm_attention": TWO
+    | {
+        "sample_size": 8,
+        "in_channels": 1,
+        "out_channels": 2,
+        "down_block_types": ("AttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "AttnUpBlock2D"),
+        "norm_num_groups": 2,
+        "norm_eps": 1e-6,
+        "attention_head_dim": None,
+        "freq_shift": 1,
+        "flip_sin_to_cos": False,
+        "downsample_padding": 0,
+    },
 }
 
 
-def shake(network):
-    """Weights larger than at initialisation, so that no path is too faint to be tested."""
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if name == "time_proj.weight" and parameter.dim() == 1:
-                continue  # frequencies
-            if parameter.dim() > 1:
-                parameter.normal_(std=parameter[0].numel() ** -0.5)
-            else:
-                parameter.add_(0.3 * torch.randn_like(parameter))
-
-
-def graded(network):
-    """One weight per block: of the attention if it has one, else of a convolution."""
-    names = [name for name, _ in network.named_parameters()]
-    blocks = ["time_embedding", "class_embedding", "conv_in", "mid_block", "conv_norm_out", "conv_out"]
-    blocks += [f"{way}_blocks.{i}" for way in ("down", "up") for i in range(len(network.down_blocks))]
-    endings = ("attn2.to_k.weight", "attentions.0.to_q.weight", "resnets.0.conv1.weight", "linear_1.weight", "weight")
-    for block in blocks:
-        own = [name for name in names if name.startswith(block + ".")]
-        yield from next(([hits[0]] for end in endings if (hits := [name for name in own if name.endswith(end)])), [])
-    yield from (name for name in names if "samplers.0" in name and name.endswith(("conv.bias", "conv1.bias")))
-
-
-def save(folder, network, u, inputs, **arguments):
-    """Runs the network and writes its folder."""
-    x = torch.randn(len(u), network.config.in_channels, SIZE, SIZE)
-    pred = network(x, u, **arguments).sample
-    pred.square().mean().backward()
-    parameters = dict(network.named_parameters())
-    io = {"x": x, "u": u.float(), "pred": pred.detach().contiguous()} | inputs
-    io |= {f"grad.{name}": parameters[name].grad.contiguous() for name in graded(network)}
-    network.save_pretrained(folder)
-    save_file(io, folder / "io.safetensors")
-    size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder.name}: {size / 1024:.0f} KB, mean |pred| {pred.abs().mean():.3f}, {len(io)} tensors")
-
-
 def main():
+    root = destination()
+    family = emptied(root / "unet_2d")
     for number, (name, settings) in enumerate(CASES.items()):
         torch.manual_seed(number)
         network = UNet2DModel(**(BASE | settings)).eval()
@@ -146,7 +131,8 @@ def main():
         elif config.class_embed_type == "timestep" or config.num_class_embeds:
             labels = torch.tensor([1, 2, 0])
             inputs["class"] = labels.int()
-        save(HERE / "unet_2d" / name, network, u, inputs, class_labels=labels)
+        save_denoiser(family / name, network, u, inputs, unet_weights(network), class_labels=labels)
+    write_defaults(root / "unet_2d_defaults.json", UNet2DModel)
 
 
 if __name__ == "__main__":

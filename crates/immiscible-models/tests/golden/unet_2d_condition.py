@@ -1,14 +1,15 @@
-"""Writes the folders of unet_2d_condition/ next to this file: as unet_2d.py, with `text`, the states of a
-text encoder, among the inputs.
+"""Writes the folders of unet_2d_condition/, and unet_2d_condition_defaults.json.
+
+io.safetensors has the tensors that unet_2d.py tells, and among the inputs `text`, the states of a text encoder.
 
     pip install torch diffusers
-    python unet_2d_condition.py
+    python unet_2d_condition.py [FOLDER]
 """
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from unet_2d import HERE, SIZE, save, shake
+from golden import destination, emptied, save_denoiser, shake, unet_weights, write_defaults
 
 TEXT = 8
 ONE = {
@@ -27,7 +28,7 @@ CROSS_DOWN = {"down_block_types": ("CrossAttnDownBlock2D",)}
 CROSS_UP = {"up_block_types": ("CrossAttnUpBlock2D",)}
 CROSS_MID = {"mid_block_type": "UNetMidBlock2DCrossAttn"}
 BASE = {
-    "sample_size": SIZE,
+    "sample_size": 4,
     "in_channels": 3,
     "out_channels": 3,
     "layers_per_block": 1,
@@ -66,6 +67,8 @@ CASES = {
 
 
 def main():
+    root = destination()
+    family = emptied(root / "unet_2d_condition")
     for number, (name, settings) in enumerate(CASES.items()):
         torch.manual_seed(100 + number)
         network = UNet2DConditionModel(**(BASE | settings)).eval()
@@ -81,8 +84,9 @@ def main():
         else:
             text = inputs["text"] = torch.randn(3, 5, width)
         u = torch.tensor([0.0, 421.5, 1000.0])
-        folder = HERE / "unet_2d_condition" / name
-        save(folder, network, u, inputs, encoder_hidden_states=text, class_labels=labels)
+        arguments = {"encoder_hidden_states": text, "class_labels": labels}
+        save_denoiser(family / name, network, u, inputs, unet_weights(network), **arguments)
+    write_defaults(root / "unet_2d_condition_defaults.json", UNet2DConditionModel)
 
 
 if __name__ == "__main__":

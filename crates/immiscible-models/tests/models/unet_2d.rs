@@ -2,19 +2,24 @@
 
 use immiscible_models::{ClassEmbedType, TimeEmbeddingType};
 
-use super::parity::{assert_parity, assert_round_trip, folders};
+use super::parity::{assert_defaults, assert_parity, assert_round_trip, folders};
 use super::*;
 
 #[test]
 fn predictions_and_gradients_are_the_packages() {
     let folders = folders("unet_2d");
-    assert_eq!(folders.len(), 12);
+    assert_eq!(folders.len(), 14);
     folders.iter().for_each(|folder| assert_parity(folder));
 }
 
 #[test]
 fn folders_survive_a_round_trip() {
     folders("unet_2d").iter().for_each(|folder| assert_round_trip(folder));
+}
+
+#[test]
+fn defaults_are_the_packages() {
+    assert_defaults("unet_2d", &NetworkConfig::UNet2DModel(UNet2DConfig::default()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use immiscible_models::{
     UNet2DConditionConfig,
 };
 
-use super::parity::{assert_parity, assert_round_trip, folders};
+use super::parity::{assert_defaults, assert_parity, assert_round_trip, folders};
 use super::*;
 
 #[test]
@@ -19,6 +19,14 @@ fn predictions_and_gradients_are_the_packages() {
 #[test]
 fn folders_survive_a_round_trip() {
     folders("unet_2d_condition").iter().for_each(|folder| assert_round_trip(folder));
+}
+
+#[test]
+fn defaults_are_the_packages() {
+    assert_defaults(
+        "unet_2d_condition",
+        &NetworkConfig::UNet2DConditionModel(UNet2DConditionConfig::default()),
+    );
 }
 
 fn tiny() -> NetworkConfig {

@@ -51,7 +51,7 @@ impl Objective for Edm {
         let x0 =
             (alpha.clone() * x.clone() * self.sigma_data + sigma.clone() * output.clone()) * self.sigma_data;
         let noise = sigma.clone() * x - alpha.clone() * output * self.sigma_data;
-        Estimate { x0: x0 / deviation.clone(), noise: noise / deviation }
+        Estimate { x0: x0 / deviation.clone(), noise: noise / deviation, variance: None }
     }
 
     /// c_in x_t

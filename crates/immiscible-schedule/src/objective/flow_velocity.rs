@@ -23,7 +23,7 @@ impl Objective for FlowVelocity {
         let sum = alpha.clone() + sigma.clone();
         let x0 = x_t.clone() - sigma.clone() * output.clone();
         let noise = x_t.clone() + alpha.clone() * output;
-        Estimate { x0: x0 / sum.clone(), noise: noise / sum }
+        Estimate { x0: x0 / sum.clone(), noise: noise / sum, variance: None }
     }
 
     /// t² on the straight path

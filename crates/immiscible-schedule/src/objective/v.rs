@@ -22,7 +22,7 @@ impl Objective for V {
         let norm = alpha.clone().square() + sigma.clone().square();
         let x0 = alpha.clone() * x_t.clone() - sigma.clone() * output.clone();
         let noise = sigma.clone() * x_t.clone() + alpha.clone() * output;
-        Estimate { x0: x0 / norm.clone(), noise: noise / norm }
+        Estimate { x0: x0 / norm.clone(), noise: noise / norm, variance: None }
     }
 
     /// sigma²/(alpha² + sigma²)², which is 1/(SNR + 1) where alpha² + sigma² = 1

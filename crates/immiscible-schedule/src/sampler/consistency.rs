@@ -1,6 +1,6 @@
 use burn::prelude::*;
 
-use super::{Denoise, StepKernel, Transition};
+use super::{Denoise, StepKernel, Steps, Transition};
 use crate::{NoiseSchedule, Point, ScheduleError};
 
 /// Multistep consistency sampling: jumps to the end of the trajectory, then puts fresh noise on what it finds there (Song et
@@ -31,9 +31,12 @@ impl StepKernel for Consistency {
         "consistency"
     }
 
-    fn step(&self, x_t: &Tensor<4>, from: Point, to: Point, denoise: &mut Denoise<'_>) -> Transition {
-        let variance = to.sigma.powi(2) - self.sigma_min.powi(2);
-        Transition { mean: denoise(x_t, from).x0 * to.alpha, std: variance.max(0.0).sqrt() }
+    fn begin<'a>(
+        &'a self,
+        _schedule: &'a dyn NoiseSchedule,
+        _path: &'a [(Point, Point)],
+    ) -> Result<Box<dyn Steps + 'a>, ScheduleError> {
+        Ok(Box::new(*self))
     }
 
     /// Without the last noise level of one step more: there, at sigma_min, the function is the identity.
@@ -49,5 +52,18 @@ impl StepKernel for Consistency {
 
     fn jumps(&self) -> bool {
         true
+    }
+}
+
+impl Steps for Consistency {
+    fn step(
+        &mut self,
+        x_t: &Tensor<4>,
+        from: Point,
+        to: Point,
+        denoise: &mut Denoise<'_>,
+    ) -> Result<Transition, ScheduleError> {
+        let variance = to.sigma.powi(2) - self.sigma_min.powi(2);
+        Ok(Transition::gaussian(denoise(x_t, from).x0 * to.alpha, variance.max(0.0).sqrt()))
     }
 }

@@ -1,7 +1,7 @@
 use burn::prelude::*;
 
-use super::{Denoise, StepKernel, Transition};
-use crate::{Estimate, Point};
+use super::{Denoise, StepKernel, Steps, Transition};
+use crate::{Estimate, NoiseSchedule, Point, ScheduleError};
 
 /// Euler's method for dx = x0 dalpha + eps dsigma. On the flow schedule that is x_s = x_t + (s − t) u
 /// (Liu et al. 2023, arXiv 2209.03003, §2.1); on any schedule it is DDIM with eta = 0.
@@ -13,9 +13,24 @@ impl StepKernel for Euler {
         "euler"
     }
 
-    fn step(&self, x_t: &Tensor<4>, from: Point, to: Point, denoise: &mut Denoise<'_>) -> Transition {
-        let mean = x_t.clone() + displacement(denoise(x_t, from), from, to);
-        Transition { mean, std: 0.0 }
+    fn begin<'a>(
+        &'a self,
+        _: &'a dyn NoiseSchedule,
+        _: &'a [(Point, Point)],
+    ) -> Result<Box<dyn Steps + 'a>, ScheduleError> {
+        Ok(Box::new(*self))
+    }
+}
+
+impl Steps for Euler {
+    fn step(
+        &mut self,
+        x_t: &Tensor<4>,
+        from: Point,
+        to: Point,
+        denoise: &mut Denoise<'_>,
+    ) -> Result<Transition, ScheduleError> {
+        Ok(Transition::exact(x_t.clone() + displacement(denoise(x_t, from), from, to)))
     }
 }
 

@@ -29,11 +29,52 @@ impl VariancePreserving {
         if let Some(index) = betas.iter().position(|beta| !(*beta > 0.0 && *beta < 1.0)) {
             return Err(ScheduleError::Beta { name, timesteps: betas.len(), index, beta: betas[index] });
         }
-        let points = betas.iter().zip(0..).scan(1.0, |alpha_bar: &mut f64, (beta, i)| {
+        let alpha_bars = betas.iter().scan(1.0, |alpha_bar: &mut f64, beta| {
             *alpha_bar *= 1.0 - beta; // DDPM eq. 4
-            Some(Point { time: Time::Index(i), alpha: alpha_bar.sqrt(), sigma: (1.0 - *alpha_bar).sqrt() })
+            Some(*alpha_bar)
         });
-        let points = points.collect();
+        Ok(Self::of_alpha_bars(name, alpha_bars))
+    }
+
+    fn of_alpha_bars(name: String, alpha_bars: impl Iterator<Item = f64>) -> Self {
+        let points = alpha_bars.zip(0..).map(|(alpha_bar, i)| Point {
+            time: Time::Index(i),
+            alpha: alpha_bar.sqrt(),
+            sigma: (1.0 - alpha_bar).sqrt(),
+        });
+        Self { name, points: points.collect() }
+    }
+
+    /// The same schedule with alphas shifted and scaled so that the last one is 0 and the first one stays (Lin et al. 2024,
+    /// arXiv 2305.08891, algorithm 1). `last` is what alpha² is in place of 0, for methods that divide by it.
+    pub fn with_zero_terminal_snr(self, last: f64) -> Self {
+        let (first, end) = (self.points[0].alpha, self.noisiest().alpha);
+        let count = self.points.len();
+        let scale = if count == 1 { 0.0 } else { first / (first - end) };
+        let alpha_bars = self
+            .points
+            .iter()
+            .enumerate()
+            .map(|(i, point)| if i + 1 == count { last } else { ((point.alpha - end) * scale).powi(2) });
+        Self::of_alpha_bars(self.name.clone(), alpha_bars)
+    }
+
+    /// The same schedule with sqrt(alpha_bar) moved and stretched so that it is 0 at the last timestep and unchanged at the
+    /// first (Lin et al. 2024, arXiv 2305.08891, algorithm 1): training then sees the pure noise that sampling starts from.
+    ///
+    /// # Errors
+    /// [`ScheduleError::OneTimestep`] if there is no other timestep than the last.
+    pub fn zero_terminal_snr(self) -> Result<Self, ScheduleError> {
+        let Self { name, mut points } = self;
+        let (first, last) = (points[0].alpha, points[points.len() - 1].alpha);
+        if points.len() < 2 {
+            return Err(ScheduleError::OneTimestep(name));
+        }
+        let scale = first / (first - last);
+        for point in &mut points {
+            point.alpha = (point.alpha - last) * scale;
+            point.sigma = (1.0 - point.alpha * point.alpha).sqrt();
+        }
         Ok(Self { name, points })
     }
 
@@ -52,7 +93,7 @@ impl NoiseSchedule for VariancePreserving {
         let found = match time {
             Time::Clean => Some(Point::CLEAN),
             Time::Index(i) => self.points.get(i as usize).copied(),
-            Time::Continuous(_) | Time::Sigma(_) => None,
+            Time::Between(_) | Time::Continuous(_) | Time::Sigma(_) => None,
         };
         found.ok_or_else(|| ScheduleError::Time {
             name: self.name.clone(),
@@ -61,8 +102,23 @@ impl NoiseSchedule for VariancePreserving {
         })
     }
 
+    /// The nearest timestep on the scale of ln(sigma/alpha).
+    fn nearest(&self, ratio: f64) -> Point {
+        let noise = |point: &Point| (point.sigma / point.alpha).ln();
+        let wanted = ratio.ln();
+        let above = self.points.partition_point(|point| noise(point) < wanted).min(self.points.len() - 1);
+        let below = above.saturating_sub(1);
+        let nearer = wanted - noise(&self.points[below]) < noise(&self.points[above]) - wanted;
+        self.points[if nearer { below } else { above }]
+    }
+
     fn noisiest(&self) -> Point {
         self.points[self.points.len() - 1]
+    }
+
+    fn quantile(&self, u: f64) -> Point {
+        let above = (u * self.points.len() as f64).ceil() as usize;
+        self.points[above.clamp(1, self.points.len()) - 1]
     }
 
     /// Uniform timesteps 0 to T − 1.
@@ -88,6 +144,19 @@ impl NoiseSchedule for VariancePreserving {
         let points = (1..=steps).rev().map(|left| self.points[index(left)]);
         Ok(points.chain([Point::CLEAN]).collect())
     }
+}
+
+/// # Errors
+/// [`ScheduleError::Betas`] unless 0 < `beta_start` ≤ `beta_end` < 1.
+pub(super) fn betas_in_order(
+    name: &'static str,
+    beta_start: f64,
+    beta_end: f64,
+) -> Result<(), ScheduleError> {
+    if 0.0 < beta_start && beta_start <= beta_end && beta_end < 1.0 {
+        return Ok(());
+    }
+    Err(ScheduleError::Betas { name, beta_start, beta_end })
 }
 
 /// `n` evenly spaced values from `first` to `last`, both included.

@@ -67,8 +67,17 @@ impl NoiseSchedule for Ve {
         }
     }
 
+    /// The noise level `ratio` itself; alpha is 1.
+    fn nearest(&self, ratio: f64) -> Point {
+        Self::point(ratio)
+    }
+
     fn noisiest(&self) -> Point {
         Self::point(self.sigma_max)
+    }
+
+    fn quantile(&self, u: f64) -> Point {
+        self.level(u)
     }
 
     /// Uniform in sigma^(1/rho).

@@ -1,0 +1,214 @@
+use crate::{Prepared, TrainError, diffusion::rows_of};
+use immiscible_coupling::{Coupling, Lookahead, PairContext, hand_out};
+use immiscible_data::{Batch, DataError, Loader, prefetch};
+use immiscible_random::{Key, Stream};
+use ndarray::{Axis, concatenate};
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The part of a coupling that looks ahead, if it has one.
+pub(crate) fn lookahead(coupling: &dyn Coupling) -> Option<&dyn Lookahead> {
+    coupling.host()?.lookahead()
+}
+
+/// The batches from `start` on, with their noise, for a coupling that pairs `rows` of them together: each window while the
+/// batches of the one before are handed out.
+///
+/// Windows begin at multiples of their length, whatever `start` is: the noise of a step does not depend on where training
+/// starts from.
+///
+/// # Errors
+/// If a window is no whole number of batches.
+pub(crate) fn batches(
+    coupling: Arc<dyn Coupling>,
+    rows: usize,
+    loader: Loader,
+    key: Key,
+    start: u64,
+) -> Result<impl Iterator<Item = Result<Prepared, TrainError>> + Send, TrainError> {
+    let batch_size = loader.order().batch_size();
+    if rows == 0 || !rows.is_multiple_of(batch_size) {
+        return Err(TrainError::Option {
+            key: "coupling.window",
+            value: rows.to_string(),
+            remedy: "write a multiple of train.batch_size",
+        });
+    }
+    let length = (rows / batch_size) as u64;
+    let windows = prefetch(start / length.., NonZeroUsize::MIN, move |number| {
+        pair(&*coupling, &loader, key, number * length..(number + 1) * length)
+    })?;
+    let batches = windows.flat_map(|window: Result<Window, TrainError>| match window {
+        Ok(Window { batches, pairing }) => {
+            let batches = batches.into_iter().enumerate();
+            batches.map(|(number, batch)| Ok((batch, number, pairing.clone()))).collect()
+        }
+        Err(error) => vec![Err(error)],
+    });
+    Ok(batches.skip((start % length) as usize).map(|batch| {
+        let (batch, number, pairing) = batch?;
+        pairing.hand_out(batch, number)
+    }))
+}
+
+/// Batches that were paired together.
+struct Window {
+    batches: Vec<Batch>,
+    pairing: Arc<Pairing>,
+}
+
+struct Pairing {
+    /// Step of the window's first batch.
+    first: u64,
+    /// Of the window's noise.
+    key: Key,
+    /// The number of each row's noise.
+    noise_of: Vec<u32>,
+    /// Time of the pairing, for each batch.
+    milliseconds: f64,
+}
+
+fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -> Result<Window, TrainError> {
+    let first = steps.start;
+    let batches = steps.map(|step| loader.batch_at(step)).collect::<Result<Vec<Batch>, DataError>>()?;
+    let rows: Vec<_> = batches.iter().map(rows_of).collect();
+    let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
+    let x0 = concatenate(Axis(0), &rows).expect("images of one data set have one shape");
+    let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
+    let labels = labels.map(|labels| labels.concat());
+    let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
+    let context = PairContext { labels: labels.as_deref(), index: Some(&index), group: None };
+
+    let key = key.step(first).stream(Stream::NOISE);
+    let start = Instant::now();
+    let noise_of = match lookahead(coupling) {
+        Some(lookahead) => lookahead.pair(x0.view(), &context, key),
+        None => Ok((0..x0.nrows() as u32).collect()),
+    };
+    let noise_of = noise_of.map_err(|source| TrainError::Coupling { step: first, source })?;
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3 / batches.len() as f64;
+    Ok(Window { batches, pairing: Arc::new(Pairing { first, key, noise_of, milliseconds }) })
+}
+
+impl Pairing {
+    /// The window's batch of this number, with its noise.
+    fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
+        let size = batch.index.len();
+        let rows = number * size..(number + 1) * size;
+        let x0 = rows_of(&batch);
+        let drawn =
+            hand_out(x0.view(), &self.noise_of[rows.clone()], rows.start as u64, self.milliseconds, self.key);
+        let drawn = drawn.map_err(|source| {
+            let step = self.first + number as u64;
+            TrainError::Coupling { step, source }
+        })?;
+        drop(x0);
+        Ok(Prepared { batch, drawn: Some(drawn) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prepare;
+    use immiscible_coupling::CouplingConfig;
+    use immiscible_data::{DataOptions, LoaderOptions, build};
+    use std::collections::BTreeMap;
+
+    const KEY: Key = Key::new(3);
+    const BATCH: usize = 16;
+
+    fn loader() -> Loader {
+        let digits = build(&DataOptions::new("digits")).unwrap();
+        Loader::new(digits, LoaderOptions { batch_size: BATCH, seed: 11, flip: false }).unwrap()
+    }
+
+    fn config(window: usize) -> CouplingConfig {
+        CouplingConfig { kind: "window".into(), window, ..CouplingConfig::default() }
+    }
+
+    fn prepared(config: &CouplingConfig, start: u64, steps: usize) -> Vec<Prepared> {
+        let coupling = config.build().unwrap().into();
+        let batches = batches(coupling, config.window, loader(), KEY, start).unwrap();
+        batches.take(steps).collect::<Result<_, _>>().unwrap()
+    }
+
+    /// The noise of every row, as bits.
+    fn noise(prepared: &[Prepared]) -> Vec<Vec<u32>> {
+        let rows = prepared.iter().flat_map(|prepared| prepared.drawn.as_ref().unwrap().noise.rows());
+        rows.map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
+    }
+
+    #[test]
+    fn a_window_of_one_batch_is_the_assignment_of_the_batch() {
+        let assignment = CouplingConfig { kind: "assignment".into(), ..config(BATCH) }.build().unwrap();
+        for (step, found) in (5..).zip(prepared(&config(BATCH), 5, 3)) {
+            let expected = prepare(&*assignment, loader().batch_at(step).unwrap(), KEY, step).unwrap();
+            assert_eq!(found.batch, expected.batch);
+            let (found, expected) = (found.drawn.unwrap(), expected.drawn.unwrap());
+            assert_eq!(found.noise, expected.noise);
+            assert_eq!(found.statistics.distance_after, expected.statistics.distance_after);
+        }
+    }
+
+    #[test]
+    fn the_noise_of_a_step_does_not_depend_on_where_training_starts() {
+        let config = config(4 * BATCH);
+        let whole = noise(&prepared(&config, 0, 10));
+        for start in [1, 3, 4, 6, 9] {
+            assert_eq!(noise(&prepared(&config, start as u64, 10 - start)), whole[start * BATCH..]);
+        }
+    }
+
+    #[test]
+    fn a_window_hands_out_every_noise_once() {
+        let found = prepared(&config(4 * BATCH), 4, 4);
+        let mut drawn = vec![0.0; 4 * BATCH * 64];
+        KEY.step(4).stream(Stream::NOISE).fill_normals(0, 64, &mut drawn);
+        let mut expected: Vec<Vec<u32>> =
+            drawn.chunks(64).map(|row| row.iter().map(|value| value.to_bits()).collect()).collect();
+        let mut taken = noise(&found);
+        assert_ne!(taken, expected);
+        taken.sort();
+        expected.sort();
+        assert_eq!(taken, expected);
+    }
+
+    #[test]
+    fn larger_windows_bring_noise_nearer() {
+        let drop = |window: usize| {
+            let found = prepared(&config(window), 0, 16);
+            let drops =
+                found.iter().map(|prepared| prepared.drawn.as_ref().unwrap().statistics.drop_percent());
+            drops.sum::<f64>() / 16.0
+        };
+        let drops = [BATCH, 4 * BATCH, 16 * BATCH].map(drop);
+        assert!(drops[0] + 0.5 < drops[1] && drops[1] + 0.5 < drops[2], "{drops:?}");
+    }
+
+    #[test]
+    fn class_wise_windows_stay_inside_labels() {
+        let config = CouplingConfig { class_wise: true, ..config(8 * BATCH) };
+        let found = prepared(&config, 0, 8);
+        let labels: Vec<u32> = found.iter().flat_map(|p| p.batch.labels.clone().unwrap()).collect();
+        let mut drawn = vec![0.0; 8 * BATCH * 64];
+        KEY.step(0).stream(Stream::NOISE).fill_normals(0, 64, &mut drawn);
+        let bits = |row: &[f32]| -> Vec<u32> { row.iter().map(|value| value.to_bits()).collect() };
+        let number: BTreeMap<Vec<u32>, usize> =
+            drawn.chunks(64).enumerate().map(|(j, row)| (bits(row), j)).collect();
+        let taken: Vec<usize> = noise(&found).iter().map(|row| number[row]).collect();
+        assert!(taken.iter().enumerate().any(|(i, &j)| i != j));
+        for (i, j) in taken.into_iter().enumerate() {
+            assert_eq!(labels[i], labels[j], "row {i} took noise {j}");
+        }
+    }
+
+    #[test]
+    fn a_window_is_a_whole_number_of_batches() {
+        let coupling = config(40).build().unwrap().into();
+        let error = batches(coupling, 40, loader(), KEY, 0).err().unwrap().to_string();
+        assert!(error.contains("coupling.window = 40") && error.contains("train.batch_size"), "{error}");
+    }
+}
