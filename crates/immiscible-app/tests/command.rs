@@ -175,7 +175,7 @@ fn times_weights_and_a_learned_variance_are_trained_and_sampled() {
     }
     succeed(folder, &["sample", "--checkpoint", "runs/digits", "--n", "2", "--out", "grid.png"]);
     let exported = immiscible(folder, &["export", "runs/digits", "--to", "folder"]);
-    assert!(text(&exported.stderr).contains("schedule.zero_terminal_snr"), "{}", text(&exported.stderr));
+    assert!(text(&exported.stderr).contains("loss.vlb_weight"), "{}", text(&exported.stderr));
 }
 
 #[test]

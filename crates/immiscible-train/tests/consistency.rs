@@ -123,6 +123,7 @@ fn the_grid_becomes_finer_and_the_teacher_slower_as_published() {
 
 #[test]
 fn pairs_are_neighbours_of_the_grid() {
+    let _alone = alone();
     let (ve, key) = (ve(), KEY.step(4));
     let grid = ve.grid(11).unwrap();
     let check = |pairs: &[Neighbours]| {
@@ -172,6 +173,7 @@ impl Denoiser for Recorder {
 
 #[test]
 fn both_points_lie_on_the_way_to_the_coupled_noise() {
+    let _alone = alone();
     for (kind, _) in COUPLINGS {
         let loss = loss(kind, "l2");
         let batch = loader(16).batch_at(3).unwrap();
@@ -227,6 +229,7 @@ impl Denoiser for OneImage {
 
 #[test]
 fn a_perfect_consistency_function_has_no_loss() {
+    let _alone = alone();
     // LPIPS has weights that are too large to lie here.
     for (distance, _) in DISTANCES.iter().filter(|(name, _)| *name != "lpips") {
         for (kind, _) in COUPLINGS {
@@ -379,6 +382,7 @@ fn training_learns_and_one_step_is_an_image() {
 
 #[test]
 fn what_does_not_go_together_is_refused_with_both_keys() {
+    let _alone = alone();
     assert!(METHODS.is_sorted_by(|a, b| a.0 < b.0));
     let refuse = |config: MethodConfig| config.validate().unwrap_err().to_string();
     assert_eq!(
