@@ -29,6 +29,8 @@ impl Stream {
     pub const SAMPLER: Self = Self(10);
     /// Random projections of metrics, a row per projection.
     pub const PROJECTION: Self = Self(11);
+    /// What a coupling decides for a whole step: row 0 the order of a shuffle, row 1 whether the step is coupled.
+    pub const COUPLING: Self = Self(12);
 
     /// The first number of the streams that belong to the caller.
     const CUSTOM: u16 = 1 << 15;
@@ -54,6 +56,7 @@ impl fmt::Display for Stream {
             Self::PRIOR => "prior",
             Self::SAMPLER => "sampler",
             Self::PROJECTION => "projection",
+            Self::COUPLING => "coupling",
             Self(number) => return write!(f, "custom({})", number & !Self::CUSTOM),
         };
         f.write_str(name)

@@ -79,7 +79,7 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
     let labels = labels.map(|labels| labels.concat());
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
-    let context = PairContext { labels: labels.as_deref(), index: Some(&index), group: None };
+    let context = PairContext { labels: labels.as_deref(), index: Some(&index), ..PairContext::default() };
 
     let key = key.step(first).stream(Stream::NOISE);
     let start = Instant::now();
