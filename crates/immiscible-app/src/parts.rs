@@ -6,7 +6,7 @@ use crate::draw::Draw;
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
-use immiscible_data::Source;
+use immiscible_data::{Batch, Source};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::Sampler;
@@ -55,7 +55,12 @@ impl Parts {
             classes: source.classes().map(<[String]>::to_vec),
         };
         fit_model_to_data(&mut table, &data)?;
-        Ok((Self::new(parse(table)?, data)?, source))
+        let mut parts = Self::new(parse(table)?, data)?;
+        match Arc::get_mut(&mut parts.coupling) {
+            Some(coupling) if coupling.needs_data() => fit_coupling_to_data(coupling, &*source)?,
+            _ => {}
+        }
+        Ok((parts, source))
     }
 
     /// Checks everything in a config that needs no training, against the data that it is for.
@@ -165,6 +170,17 @@ fn fit_model_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
         insert(table, &format!("model.{key}"), Value::Integer(value as i64))?;
     }
     Ok(())
+}
+
+/// Images that are enough to know the mean and the covariance of a data set.
+const ENOUGH: usize = 16_384;
+
+/// Shows the data, or enough of it, to a coupling that learns from it.
+fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source) -> Result<()> {
+    let every = source.len().div_ceil(ENOUGH);
+    let batch = Batch::read(source, (0..source.len() as u64).step_by(every).collect())?;
+    let rows = (batch.index.len(), source.shape().iter().product::<usize>());
+    Ok(coupling.fit(batch.images.to_shape(rows)?.view(), batch.labels.as_deref())?)
 }
 
 /// Whether a coupling that looks ahead has whole batches to look at.

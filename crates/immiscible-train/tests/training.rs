@@ -30,7 +30,10 @@ fn loader(batch_size: usize) -> Loader {
 }
 
 fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
-    CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap().into()
+    let mut coupling = CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap();
+    let digits = loader(500).batch_at(0).unwrap();
+    coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
+    coupling.into()
 }
 
 fn diffusion(schedule: &str, objective: &str, coupling: Arc<dyn Coupling>) -> Diffusion {
