@@ -105,7 +105,7 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
             COUPLINGS.iter().find(|(kind, _)| kind == coupling),
             table.get_mut("coupling").and_then(toml::Value::as_table_mut),
         ) {
-            options.retain(|key, _| key == "kind" || entry.options.iter().any(|option| option == key));
+            options.retain(|key, _| key == "kind" || entry.options.contains(&key));
         }
     }
     if let Some(folder) = &arguments.init {
