@@ -14,7 +14,9 @@ pub enum AssignError {
         value: f32,
     },
     /// A value that half precision turns into infinity.
-    #[error("{what} holds {value} at row {row}, column {column}: half precision ends at 65504; use another precision")]
+    #[error(
+        "{what} holds {value} at row {row}, column {column}: half precision ends at 65504; use another precision"
+    )]
     BeyondHalf {
         /// "images" or "candidates".
         what: &'static str,
@@ -26,7 +28,9 @@ pub enum AssignError {
         value: f32,
     },
     /// Half precision of a cost that the paper's code does not have.
-    #[error("half precision is that of the paper's L2 distance: use the cost l2 in place of {cost}, or another precision")]
+    #[error(
+        "half precision is that of the paper's L2 distance: use the cost l2 in place of {cost}, or another precision"
+    )]
     HalfIsL2 {
         /// The cost.
         cost: &'static str,

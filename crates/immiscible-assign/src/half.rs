@@ -2,7 +2,7 @@
 
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, parallel::prelude::*};
 
-use crate::{AssignError, cost::by_blocks, cost::all_finite};
+use crate::{AssignError, cost::all_finite, cost::by_blocks};
 
 /// What images and noises are multiplied by, so that the squares of large ones stay in range.
 const SCALE: f32 = 0.1;
@@ -96,7 +96,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
-    use crate::{Cost, Precision, Problem, Candidates, normals::normals};
+    use crate::{Candidates, Cost, Precision, Problem, normals::normals};
 
     #[test]
     fn rounding_is_that_of_half_precision() {
@@ -156,9 +156,13 @@ mod tests {
             ..Problem::new(images.view(), Candidates::Shared(noise.view()))
         };
         let single = Problem { precision: Precision::F32, ..problem };
-        let (half, best) = (crate::by_name("exact").unwrap().assign(&problem).unwrap(), crate::by_name("exact").unwrap().assign(&single).unwrap());
+        let (half, best) = (
+            crate::by_name("exact").unwrap().assign(&problem).unwrap(),
+            crate::by_name("exact").unwrap().assign(&single).unwrap(),
+        );
         let matrix = single.cost_matrix().unwrap();
-        let cost: f64 = half.noise_of.iter().enumerate().map(|(i, &j)| f64::from(matrix[(i, j as usize)])).sum();
+        let cost: f64 =
+            half.noise_of.iter().enumerate().map(|(i, &j)| f64::from(matrix[(i, j as usize)])).sum();
         assert!(cost - best.cost < 0.01 * (best.identity_cost - best.cost), "{cost}, {best:?}");
         let dot = Problem { cost: Cost::Dot, ..problem };
         assert_eq!(dot.cost_matrix(), Err(AssignError::HalfIsL2 { cost: "dot" }));

@@ -156,7 +156,12 @@ impl HostCoupling for Assignment {
         let taken: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
         let noise = drawn.select(Axis(0), &taken);
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let statistics = Statistics::measure(x0, drawn.slice_axis(Axis(0), Slice::from(..rows)), noise.view(), milliseconds)?;
+        let statistics = Statistics::measure(
+            x0,
+            drawn.slice_axis(Axis(0), Slice::from(..rows)),
+            noise.view(),
+            milliseconds,
+        )?;
         Ok(Draw { noise, statistics })
     }
 }

@@ -122,10 +122,7 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
             build: |config| Ok(Box::new(MeanShift { mean: Mean::OfKnn { k: config.k()? } })),
         },
     ),
-    (
-        "norm_shrink",
-        Entry { options: &["k"], build: |config| Ok(Box::new(NormShrink { k: config.k()? })) },
-    ),
+    ("norm_shrink", Entry { options: &["k"], build: |config| Ok(Box::new(NormShrink { k: config.k()? })) }),
     (
         "priced_knn",
         Entry {
@@ -257,7 +254,10 @@ impl CouplingConfig {
         let assigner: Box<dyn Assigner> = match &*self.assigner {
             "blocks" => Box::new(blocks),
             _ if self.block != Blocks::default().size => {
-                return Err(CouplingError::OptionOf { option: "block", of: "coupling.assigner = \"blocks\"" });
+                return Err(CouplingError::OptionOf {
+                    option: "block",
+                    of: "coupling.assigner = \"blocks\"",
+                });
             }
             name => immiscible_assign::by_name(name)?,
         };
@@ -267,7 +267,11 @@ impl CouplingConfig {
         }
         let precision = self.precision.unwrap_or(precision);
         if precision == Precision::F16 && self.cost != Cost::L2 {
-            return Err(option("precision", "f16", "it is that of the paper's distance; set coupling.cost = \"l2\""));
+            return Err(option(
+                "precision",
+                "f16",
+                "it is that of the paper's distance; set coupling.cost = \"l2\"",
+            ));
         }
         let distance = matches!(self.cost, Cost::L2 | Cost::L1);
         Ok(Assignment {

@@ -62,7 +62,9 @@ pub enum CouplingError {
         name: &'static str,
     },
     /// A label that the data set of the fit did not have.
-    #[error("label {label} is not among those that priced_knn was fitted to; set coupling.class_wise = false or fit it anew")]
+    #[error(
+        "label {label} is not among those that priced_knn was fitted to; set coupling.class_wise = false or fit it anew"
+    )]
     UnknownLabel {
         /// The label.
         label: u32,

@@ -206,7 +206,9 @@ mod tests {
 
     #[test]
     fn expected_maxima_are_those_of_the_tables() {
-        for (k, expected) in [(1, 0.0), (2, 0.564_19), (4, 1.029_38), (8, 1.423_60), (16, 1.765_99), (64, 2.343_73)] {
+        for (k, expected) in
+            [(1, 0.0), (2, 0.564_19), (4, 1.029_38), (8, 1.423_60), (16, 1.765_99), (64, 2.343_73)]
+        {
             let found = expected_maximum(k);
             assert!((found - expected).abs() < 1e-4, "m_{k} = {found}");
         }

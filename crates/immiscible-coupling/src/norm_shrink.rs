@@ -1,4 +1,6 @@
-use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise, knn};
+use crate::{
+    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise, knn,
+};
 use burn::tensor::Tensor;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};

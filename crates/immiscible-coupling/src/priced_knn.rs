@@ -139,7 +139,8 @@ fn fit_kappa(x0: ArrayView2<f32>, moments: &Moments, k: usize) -> f64 {
         let score = |candidate: &Candidate| candidate.gain - kappa * candidate.price;
         let taken = (0..draws).into_par_iter().map(|draw| {
             let own = &candidates[draw * k..(draw + 1) * k];
-            let best = own.iter().fold(&own[0], |best, next| if score(next) > score(best) { next } else { best });
+            let best =
+                own.iter().fold(&own[0], |best, next| if score(next) > score(best) { next } else { best });
             best.squares.iter().map(|&square| f64::from(square)).sum::<f64>()
         });
         // Collected before they are added, so that the sum does not depend on the threads.
@@ -173,10 +174,19 @@ impl PricedKnn {
     }
 
     /// The number of row `row`'s best candidate; candidate 0 is `first`.
-    fn best(&self, price: &Price, centred: ArrayView1<f32>, first: ArrayView1<f32>, mask: Option<ArrayView1<bool>>, row: u64, key: Key) -> u64 {
+    fn best(
+        &self,
+        price: &Price,
+        centred: ArrayView1<f32>,
+        first: ArrayView1<f32>,
+        mask: Option<ArrayView1<bool>>,
+        row: u64,
+        key: Key,
+    ) -> u64 {
         let (mut best, mut most) = (0, f64::NEG_INFINITY);
         for chunk in (0..self.k).step_by(CHUNK) {
-            let numbers: Vec<u64> = (chunk..self.k.min(chunk + CHUNK)).map(|j| address(row, j as u64)).collect();
+            let numbers: Vec<u64> =
+                (chunk..self.k.min(chunk + CHUNK)).map(|j| address(row, j as u64)).collect();
             let mut candidates = Array2::zeros((numbers.len(), centred.len()));
             if let Some(values) = candidates.as_slice_mut() {
                 key.fill_normals_at(&numbers, centred.len(), values);

@@ -81,7 +81,13 @@ impl Prices {
 
     /// # Errors
     /// If they are for something else than what a coupling is about to use them for.
-    pub(crate) fn check(&self, path: &Path, k: usize, class_wise: bool, data: &[u8; 32]) -> Result<(), CouplingError> {
+    pub(crate) fn check(
+        &self,
+        path: &Path,
+        k: usize,
+        class_wise: bool,
+        data: &[u8; 32],
+    ) -> Result<(), CouplingError> {
         let (what, remedy) = if self.k != k {
             ("number of candidates k", "delete it to fit it anew, or set coupling.k back")
         } else if self.class_wise != class_wise {

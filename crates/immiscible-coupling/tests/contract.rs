@@ -1,10 +1,10 @@
 //! What every coupling must hold, over the registry, and what each one promises on top.
 
 use burn::tensor::{Device, Tensor, TensorData};
+use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Select, Statistics,
 };
-use immiscible_assign::{Cost, Precision};
 use immiscible_random::{Key, Stream};
 use ndarray::Array2;
 use std::sync::Mutex;
@@ -90,9 +90,8 @@ fn every_coupling_reports_what_it_did() {
         let image: f64 = x0.iter().map(|x| f64::from(x * x)).sum();
         let (mut alignment, mut mean_shift) = (0.0, 0.0);
         for d in 0..D {
-            let column = |values: &[f32]| -> Vec<f64> {
-                values.chunks(D).map(|row| f64::from(row[d])).collect()
-            };
+            let column =
+                |values: &[f32]| -> Vec<f64> { values.chunks(D).map(|row| f64::from(row[d])).collect() };
             let (x, e) = (column(&x0), column(&noise));
             let mean = |values: &[f64]| values.iter().sum::<f64>() / SHAPE[0] as f64;
             alignment += x.iter().zip(&e).map(|(x, e)| (x - mean(&column(&x0))) * e).sum::<f64>();
@@ -169,7 +168,10 @@ fn one_candidate_or_one_image_is_ordinary_training_bit_for_bit() {
     for (name, entry) in COUPLINGS {
         if entry.options.contains(&"probability") {
             let never = CouplingConfig { probability: 0.0, ..config(name) };
-            assert_eq!(rows(&draw_with(&never, &images(6), &nothing, key(9)).0), rows(&independent_noise(key(9))));
+            assert_eq!(
+                rows(&draw_with(&never, &images(6), &nothing, key(9)).0),
+                rows(&independent_noise(key(9)))
+            );
         }
     }
 
@@ -265,7 +267,8 @@ fn options_are_refused_where_they_have_no_meaning() {
     ];
     for (kind, entry) in COUPLINGS {
         assert!(entry.options.iter().all(|option| {
-            ["block", "precision", "image_scale"].contains(option) || with.iter().any(|(name, _)| name == option)
+            ["block", "precision", "image_scale"].contains(option)
+                || with.iter().any(|(name, _)| name == option)
         }));
         for (option, set) in with {
             let mut config = config(kind);
@@ -290,7 +293,10 @@ fn options_are_refused_where_they_have_no_meaning() {
         (CouplingConfig { coarse: Some(0), ..config("knn") }, "at least 1"),
         (CouplingConfig { pool: 0, ..config("assignment") }, "at least 1"),
         (CouplingConfig { probability: f64::NAN, ..config("knn") }, "from 0 to 1"),
-        (CouplingConfig { precision: Some(Precision::F16), ..config("assignment") }, "set coupling.cost = \"l2\""),
+        (
+            CouplingConfig { precision: Some(Precision::F16), ..config("assignment") },
+            "set coupling.cost = \"l2\"",
+        ),
     ] {
         let line = config.build().err().unwrap().to_string();
         assert!(line.contains(words) && !line.contains('\n'), "{line}");
@@ -329,7 +335,8 @@ fn controls_do_what_they_say() {
     let (x0, nothing) = (images(2), PairContext::default());
     for kind in ["assignment", "knn"] {
         let (plain, before) = draw_with(&config(kind), &x0, &nothing, key(3));
-        let (flipped, after) = draw_with(&CouplingConfig { flip: true, ..config(kind) }, &x0, &nothing, key(3));
+        let (flipped, after) =
+            draw_with(&CouplingConfig { flip: true, ..config(kind) }, &x0, &nothing, key(3));
         assert!(plain.iter().zip(&flipped).all(|(n, f)| *f == -*n), "{kind}");
         assert!((before.alignment + after.alignment).abs() < 1e-5 && before.alignment > 1.0, "{kind}");
         assert_eq!(before.distance_before as f32, after.distance_before as f32, "{kind}");
@@ -345,7 +352,8 @@ fn controls_do_what_they_say() {
     }
     let group: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i / 12).collect();
     let context = PairContext { group: Some(&group), ..PairContext::default() };
-    let shuffled = host_draw(&CouplingConfig { shuffled: true, ..config("assignment") }, &x0, &context, key(3));
+    let shuffled =
+        host_draw(&CouplingConfig { shuffled: true, ..config("assignment") }, &x0, &context, key(3));
     let drawn = rows(&independent_noise(key(3)));
     for (i, row) in rows(shuffled.as_slice().unwrap()).iter().enumerate() {
         assert_eq!(group[i], group[drawn.iter().position(|other| other == row).unwrap()]);
@@ -385,7 +393,8 @@ fn what_the_mask_hides_has_no_say() {
     // The second half of every image is padding.
     let mask = Array2::from_shape_fn((SHAPE[0], D), |(_, d)| d < D / 2);
     let context = PairContext { mask: Some(mask.view()), ..PairContext::default() };
-    let padded: Vec<f32> = x0.iter().enumerate().map(|(i, &x)| if i % D < D / 2 { x } else { 50.0 * x }).collect();
+    let padded: Vec<f32> =
+        x0.iter().enumerate().map(|(i, &x)| if i % D < D / 2 { x } else { 50.0 * x }).collect();
     for kind in ["assignment", "knn", "priced_knn"] {
         let (one, _) = draw_with(&config(kind), &x0, &context, key(6));
         let (other, _) = draw_with(&config(kind), &padded, &context, key(6));
@@ -411,8 +420,10 @@ fn a_standardised_cost_hears_every_coordinate() {
         let pairs = x0.iter().zip(&noise).enumerate().filter(|(i, _)| i % D > 0);
         pairs.map(|(_, (x, n))| f64::from((x + 0.4) * n)).sum::<f64>() / SHAPE[0] as f64
     };
-    let (plain, standard) =
-        (others(&config("assignment")), others(&CouplingConfig { standardize: true, ..config("assignment") }));
+    let (plain, standard) = (
+        others(&config("assignment")),
+        others(&CouplingConfig { standardize: true, ..config("assignment") }),
+    );
     assert!(standard > plain + 1.0, "{plain}, {standard}");
 }
 
@@ -428,7 +439,10 @@ fn knn_compares_as_it_is_told() {
     // On a grid of one cell only the image's mean counts; on one of 6×6, the side, every pixel does.
     let coarse = |side| CouplingConfig { coarse: Some(side), k: 16, ..config("knn") };
     let fine = draw_with(&coarse(6), &x0, &nothing, key(8)).0;
-    assert_eq!(rows(&fine), rows(&draw_with(&CouplingConfig { k: 16, ..config("knn") }, &x0, &nothing, key(8)).0));
+    assert_eq!(
+        rows(&fine),
+        rows(&draw_with(&CouplingConfig { k: 16, ..config("knn") }, &x0, &nothing, key(8)).0)
+    );
     let of_means = draw_with(&coarse(1), &x0, &nothing, key(8)).0;
     let distance = |noise: &[f32]| -> f32 {
         let mean = |row: &[f32]| row.iter().sum::<f32>() / D as f32;
@@ -440,5 +454,8 @@ fn knn_compares_as_it_is_told() {
     assert!(error.contains("coupling.coarse = 4"), "{error}");
     let bad = Tensor::<4>::full(SHAPE, f32::NAN, &Device::flex());
     let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    assert!(matches!(config("knn").build().unwrap().draw(&bad, &nothing, key(0)), Err(CouplingError::NonFinite)));
+    assert!(matches!(
+        config("knn").build().unwrap().draw(&bad, &nothing, key(0)),
+        Err(CouplingError::NonFinite)
+    ));
 }

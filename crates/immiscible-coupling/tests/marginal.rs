@@ -25,7 +25,9 @@ fn images(seed: u64, rows: usize) -> (Array2<f32>, Vec<u32>) {
         let (y, x) = ((d / SIDE) as f32 / 7.0, (d % SIDE) as f32 / 7.0);
         let wave = |u: usize, v: usize| {
             let amplitude = waves[(i, 4 * u + v)] / (1 + u + v) as f32;
-            amplitude * (std::f32::consts::PI * u as f32 * y).cos() * (std::f32::consts::PI * v as f32 * x).cos()
+            amplitude
+                * (std::f32::consts::PI * u as f32 * y).cos()
+                * (std::f32::consts::PI * v as f32 * x).cos()
         };
         let sum: f32 = (0..16).map(|w| wave(w / 4, w % 4)).sum();
         let class = if (labels[i] % 2 == 0) == (x < 0.5) { 0.5 } else { -0.3 };
@@ -149,7 +151,11 @@ fn exact_marginals_are_standard_normal() {
         };
         within("mean", found.mean_shift, (2.0 / D as f64).sqrt());
         within("energy", found.energy, (2.0 / values).sqrt());
-        within("variance along the leading components", found.leading, (2.0 / (8.0 * noise.nrows() as f64)).sqrt());
+        within(
+            "variance along the leading components",
+            found.leading,
+            (2.0 / (8.0 * noise.nrows() as f64)).sqrt(),
+        );
         // Exceeded by one coordinate of 64 in 1,000 such tests.
         assert!(found.kolmogorov < 2.43, "{config:?}: {}", found.kolmogorov);
 
@@ -158,7 +164,10 @@ fn exact_marginals_are_standard_normal() {
         let told = probe(noise.view(), &labels);
         let independent = config.kind == "independent" || config.class_wise || config.shuffled;
         let tells = (told - chance).abs() > 4.0 * error;
-        assert_eq!(tells, !independent, "{config:?}: the probe is right in {told} of the cases, chance is {chance}");
+        assert_eq!(
+            tells, !independent,
+            "{config:?}: the probe is right in {told} of the cases, chance is {chance}"
+        );
         if config.shuffled {
             // Nothing of the coupling remains: ⟨x − x̄, ε⟩ has the variance tr Σ.
             let centred = &x - &x.mean_axis(Axis(0)).unwrap();
@@ -288,7 +297,12 @@ fn a_state_is_found_again_and_refused_for_anything_else() {
 fn the_controls_of_knn_have_its_bias_and_no_coupling() {
     let (rows, steps) = (512, 16);
     let (x, _, shrunk) = noises(config("norm_shrink").build().unwrap().host().unwrap(), rows, steps);
-    let share: f64 = x.rows().into_iter().map(|x| 2.0 * 1.029_38 / (2.0 * D as f64 + 4.0 * f64::from(x.dot(&x))).sqrt()).sum::<f64>() / x.nrows() as f64;
+    let share: f64 = x
+        .rows()
+        .into_iter()
+        .map(|x| 2.0 * 1.029_38 / (2.0 * D as f64 + 4.0 * f64::from(x.dot(&x))).sqrt())
+        .sum::<f64>()
+        / x.nrows() as f64;
     let energy = shrunk.iter().map(|&n| f64::from(n) * f64::from(n)).sum::<f64>() / shrunk.len() as f64;
     assert!((energy - (1.0 - share)).abs() < 4.0 * (2.0 / shrunk.len() as f64).sqrt(), "{energy}, {share}");
 

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_window_of_one_batch_is_the_assignment_of_the_batch() {
-        let assignment = CouplingConfig { kind: "assignment".into(), ..config(BATCH) }.build().unwrap();
+        let assignment = CouplingConfig::default().build().unwrap();
         for (step, found) in (5..).zip(prepared(&config(BATCH), 5, 3)) {
             let expected = prepare(&*assignment, loader().batch_at(step).unwrap(), KEY, step).unwrap();
             assert_eq!(found.batch, expected.batch);
