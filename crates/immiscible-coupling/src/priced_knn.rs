@@ -146,7 +146,9 @@ fn fit_kappa(x0: ArrayView2<f32>, moments: &Moments, k: usize) -> f64 {
         // Collected before they are added, so that the sum does not depend on the threads.
         taken.collect::<Vec<_>>().iter().sum::<f64>() / (draws * leading) as f64
     };
-    let (mut low, mut high) = (0.0, 4.0 * expected_maximum(k));
+    // m_k is the most that a price can be: then it is all that the best of k gains on average. Data that vary alike in all
+    // directions leave κ open.
+    let (mut low, mut high) = (0.0, expected_maximum(k));
     if variance(low) <= 1.0 {
         return low;
     }

@@ -249,7 +249,8 @@ fn bad_input_is_one_line_with_a_remedy() {
 
 #[test]
 fn options_are_refused_where_they_have_no_meaning() {
-    let with: &[(&str, fn(&mut CouplingConfig))] = &[
+    type Set = fn(&mut CouplingConfig);
+    let with: &[(&str, Set)] = &[
         ("assigner", |config| config.assigner = "greedy".into()),
         ("cost", |config| config.cost = "l1".parse().unwrap()),
         ("class_wise", |config| config.class_wise = true),

@@ -30,7 +30,7 @@ fn images(seed: u64, rows: usize) -> (Array2<f32>, Vec<u32>) {
                 * (std::f32::consts::PI * v as f32 * x).cos()
         };
         let sum: f32 = (0..16).map(|w| wave(w / 4, w % 4)).sum();
-        let class = if (labels[i] % 2 == 0) == (x < 0.5) { 0.5 } else { -0.3 };
+        let class = if labels[i].is_multiple_of(2) == (x < 0.5) { 0.5 } else { -0.3 };
         let window = (std::f32::consts::PI * y).sin() * (std::f32::consts::PI * x).sin();
         (-0.9 + window * (0.9 + class + 0.6 * sum) + 0.05 * fine[(i, d)]).clamp(-1.0, 1.0)
     });
