@@ -157,8 +157,8 @@ mod tests {
         let trace = covariance.diag().sum();
         let (variances, vectors) = eigen(covariance);
         assert!((&found.mean.mapv(f64::from) - &mean).iter().all(|difference| difference.abs() < 1e-5));
-        for i in 0..12 {
-            let ratio = found.variances[i] / variances[i];
+        for (i, (variance, exact)) in found.variances.iter().zip(&variances).enumerate() {
+            let ratio = variance / exact;
             assert!((ratio - 1.0).abs() < 1e-3, "variance {i}: {ratio} of the exact one");
             let cosine = found.components.row(i).mapv(f64::from).dot(&vectors.row(i)).abs();
             assert!(cosine > 0.999, "component {i}: {cosine}");
