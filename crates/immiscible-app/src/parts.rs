@@ -7,7 +7,7 @@ use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
-use immiscible_data::Source;
+use immiscible_data::{Batch, Source};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::Sampler;
@@ -64,7 +64,19 @@ impl Parts {
         if let Some(latent) = &config.latent {
             table.insert("latent".into(), Value::try_from(latent.absolute()?)?);
         }
-        Ok((Self::new(parse(table)?, data)?, source))
+        let mut parts = Self::new(parse(table)?, data)?;
+        match Arc::get_mut(&mut parts.coupling) {
+            Some(coupling) if coupling.needs_data() => {
+                ensure!(
+                    config.latent.is_none(),
+                    "coupling.kind = {:?} learns from images, and latents are encoded a batch at a time; write another",
+                    config.coupling.kind
+                );
+                fit_coupling_to_data(coupling, &*source)?;
+            }
+            _ => {}
+        }
+        Ok((parts, source))
     }
 
     /// Checks everything in a config that needs no training, against the data that it is for.
@@ -287,6 +299,17 @@ fn check_sampler(config: &Config) -> Result<()> {
         false => "the sampler needs a consistency function; write another, such as ddim",
     };
     bail!("sample.sampler = {:?} does not go with method.kind = {:?}: {remedy}", sampler.name, method.kind)
+}
+
+/// Images that are enough to know the mean and the covariance of a data set.
+const ENOUGH: usize = 16_384;
+
+/// Shows the data, or enough of it, to a coupling that learns from it.
+fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source) -> Result<()> {
+    let every = source.len().div_ceil(ENOUGH);
+    let batch = Batch::read(source, (0..source.len() as u64).step_by(every).collect())?;
+    let rows = (batch.index.len(), source.shape().iter().product::<usize>());
+    Ok(coupling.fit(batch.images.to_shape(rows)?.view(), batch.labels.as_deref())?)
 }
 
 /// Whether a coupling that looks ahead has whole batches to look at.

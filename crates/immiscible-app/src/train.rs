@@ -6,6 +6,7 @@ use crate::progress::Progress;
 use crate::{Failure, cli, quality};
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
+use immiscible_coupling::COUPLINGS;
 use immiscible_data::{Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
@@ -35,7 +36,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment" | "window", false) =
+    if let (Some(_), "assignment" | "priced_knn" | "window", false) =
         (&parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
     {
         eprintln!(
@@ -130,6 +131,13 @@ fn read_config(arguments: &cli::Train) -> Result<(String, Table)> {
     }
     if let Some(coupling) = &arguments.coupling {
         name = format!("{name}-{coupling}");
+        // What the preset says of another kind is not meant for this one.
+        if let (Some((_, entry)), Some(options)) = (
+            COUPLINGS.iter().find(|(kind, _)| kind == coupling),
+            table.get_mut("coupling").and_then(toml::Value::as_table_mut),
+        ) {
+            options.retain(|key, _| key == "kind" || entry.options.contains(&key));
+        }
     }
     if let Some(folder) = &arguments.init {
         let model = Pipeline::config(folder).with_context(|| format!("--init {}", folder.display()))?;

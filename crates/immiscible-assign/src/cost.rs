@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     AssignError, Precision,
     distance::{absolute_distance, squared_distance},
-    int8,
+    half, int8,
 };
 
 /// What it costs an image x to take a noise n.
@@ -68,6 +68,12 @@ impl Cost {
                 found: noise.shape().to_vec(),
             });
         }
+        if precision == Precision::F16 {
+            return match self {
+                Self::L2 => half::distances(images, noise, mask),
+                _ => Err(AssignError::HalfIsL2 { cost: self.name() }),
+            };
+        }
         let cost = match self {
             Self::L1 => absolute_distances(images, noise, mask),
             _ => {
@@ -80,7 +86,7 @@ impl Cost {
                 let images = masked.as_ref().map_or(images, |masked| masked.view());
                 let scale = if self == Self::Dot { -1.0 } else { -2.0 };
                 let mut cost = match precision {
-                    Precision::F32 => product(scale, images, noise),
+                    Precision::F32 | Precision::F16 => product(scale, images, noise),
                     Precision::Int8 => int8::product(scale, images, noise),
                 };
                 if self != Self::Dot {

@@ -13,6 +13,28 @@ pub enum AssignError {
         /// The value.
         value: f32,
     },
+    /// A value that half precision turns into infinity.
+    #[error(
+        "{what} holds {value} at row {row}, column {column}: half precision ends at 65504; use another precision"
+    )]
+    BeyondHalf {
+        /// "images" or "candidates".
+        what: &'static str,
+        /// Its row, from 0.
+        row: usize,
+        /// Its column, from 0.
+        column: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Half precision of a cost that the paper's code does not have.
+    #[error(
+        "half precision is that of the paper's L2 distance: use the cost l2 in place of {cost}, or another precision"
+    )]
+    HalfIsL2 {
+        /// The cost.
+        cost: &'static str,
+    },
     /// Arrays whose sizes do not fit each other.
     #[error("{what} has the shape {found:?}, but {expected:?} is needed here")]
     ShapeMismatch {

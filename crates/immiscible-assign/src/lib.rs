@@ -11,6 +11,7 @@ mod distance;
 mod error;
 mod exact;
 mod greedy;
+mod half;
 mod int8;
 mod knn;
 mod lapjv;

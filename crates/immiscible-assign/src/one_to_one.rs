@@ -205,6 +205,10 @@ fn in_the_batch(error: AssignError, part: &Part) -> AssignError {
         AssignError::NonFinite { what, row, column, value } => {
             AssignError::NonFinite { what, row: part.rows[row], column, value }
         }
+        AssignError::BeyondHalf { what, row, column, value } => {
+            let rows = if what == "candidates" { &part.columns } else { &part.rows };
+            AssignError::BeyondHalf { what, row: rows[row], column, value }
+        }
         other => other,
     }
 }

@@ -2,9 +2,9 @@ use crate::{
     Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise,
 };
 use burn::tensor::Tensor;
-use immiscible_assign::{Assigner, Candidates, Cost, Precision, Problem};
+use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
 use std::{collections::BTreeMap, time::Instant};
 
 /// Linear assignment (arXiv 2406.12303, Algorithm 1): the noises of the batch are permuted so that their total
@@ -21,6 +21,30 @@ pub struct Assignment {
     pub class_wise: bool,
     /// The precision of the distances.
     pub precision: Precision,
+    /// Noises that are drawn for each image, at least 1. With more than 1 the noise that is taken is nearer than a permutation
+    /// brings it, but no longer normal: what is left over is not left over at random.
+    pub pool: usize,
+    /// Whether images are compared after every coordinate was brought to mean 0 and variance 1 over the batch (or window), so
+    /// that coordinates of a large scale do not decide alone.
+    pub standardize: bool,
+    /// The images are compared as if multiplied by this; what is trained on stays as it is. It matters to the distances that are
+    /// no products, `l2` and `l1`: the larger it is, the less does the length of a noise count.
+    pub image_scale: f32,
+}
+
+impl Default for Assignment {
+    /// The exact minimum of −⟨x, n⟩ over the batch.
+    fn default() -> Self {
+        Self {
+            assigner: Box::new(Exact),
+            cost: Cost::Dot,
+            class_wise: false,
+            precision: Precision::F32,
+            pool: 1,
+            standardize: false,
+            image_scale: 1.0,
+        }
+    }
 }
 
 impl Assignment {
@@ -32,13 +56,35 @@ impl Assignment {
         pairing: &PairContext,
     ) -> Result<Vec<u32>, CouplingError> {
         let groups = self.groups(x0.nrows(), pairing)?;
+        let images = self.compared(x0);
         let problem = Problem {
             cost: self.cost,
             groups: groups.as_deref(),
+            mask: pairing.mask,
             precision: self.precision,
-            ..Problem::new(x0, Candidates::Shared(drawn))
+            ..Problem::new(images.view(), Candidates::Shared(drawn))
         };
         Ok(self.assigner.assign(&problem)?.noise_of)
+    }
+
+    /// The images as they are compared with the noises.
+    fn compared<'a>(&self, x0: ArrayView2<'a, f32>) -> CowArray<'a, f32, Ix2> {
+        if !self.standardize && self.image_scale == 1.0 {
+            return x0.into();
+        }
+        let mut images = x0.to_owned();
+        if self.standardize {
+            for mut column in images.columns_mut() {
+                let rows = column.len() as f64;
+                let mean = column.iter().map(|&x| f64::from(x)).sum::<f64>() / rows;
+                let variance = column.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / rows;
+                // A coordinate that is the same in all images tells nothing.
+                let scale = if variance > 0.0 { variance.sqrt().recip() } else { 0.0 };
+                column.mapv_inplace(|x| ((f64::from(x) - mean) * scale) as f32);
+            }
+        }
+        images *= self.image_scale;
+        images.into()
     }
 
     /// Group number of every row, from the labels (if class-wise) and the context's own groups.
@@ -78,6 +124,10 @@ impl Coupling for Assignment {
         "assignment"
     }
 
+    fn exact_marginal(&self) -> bool {
+        self.pool == 1
+    }
+
     fn draw(
         &self,
         x0: &Tensor<4>,
@@ -99,13 +149,19 @@ impl HostCoupling for Assignment {
         pairing: &PairContext,
         key: Key,
     ) -> Result<Draw<Array2<f32>>, CouplingError> {
-        let drawn = fresh_noise(x0.nrows(), x0.ncols(), key);
+        let rows = x0.nrows();
+        let drawn = fresh_noise(self.pool * rows, x0.ncols(), key);
         let start = Instant::now();
         let noise_of = self.choose(x0, drawn.view(), pairing)?;
-        let rows: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
-        let noise = drawn.select(Axis(0), &rows);
+        let taken: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
+        let noise = drawn.select(Axis(0), &taken);
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;
+        let statistics = Statistics::measure(
+            x0,
+            drawn.slice_axis(Axis(0), Slice::from(..rows)),
+            noise.view(),
+            milliseconds,
+        )?;
         Ok(Draw { noise, statistics })
     }
 }

@@ -1,8 +1,12 @@
-use crate::{Assignment, Coupling, CouplingError, Independent, Knn, Window};
-use immiscible_assign::{Cost, Precision};
+use crate::{
+    After, Assignment, Control, Coupling, CouplingError, Independent, Knn, Mean, MeanShift, NormShrink,
+    PricedKnn, Select, Sometimes, Window,
+};
+use immiscible_assign::{Assigner, Blocks, Cost, Precision};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
-/// The `[coupling]` table of a config. Options that the chosen kind does not read are without effect.
+/// The `[coupling]` table of a config. An option that the chosen kind does not have is refused, unless it has its default.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CouplingConfig {
@@ -10,17 +14,42 @@ pub struct CouplingConfig {
     pub kind: String,
     /// Solver of `assignment` and `window`: a name from the registry of `immiscible-assign`.
     pub assigner: String,
-    /// Cost of `assignment` and `window`: `dot`, `squared_l2` or `l2`.
+    /// Images of a block of the assigner `blocks`, at least 1.
+    pub block: usize,
+    /// Cost of `assignment` and `window`: `dot`, `squared_l2`, `l2` or `l1`.
     pub cost: Cost,
-    /// Whether `assignment` and `window` pair inside each label only; needs labelled data.
+    /// Whether `assignment` and `window` pair inside each label only, or `priced_knn` has prices for each label; needs labelled
+    /// data.
     pub class_wise: bool,
-    /// Precision of the distances of `assignment` and `window`: `f32`, or `int8`, which is faster and loses 0.01 to 0.03 % of
-    /// the gain. If absent, large windows have `int8`, and so no matrix of distances, and all others `f32`.
+    /// Precision of the distances of `assignment` and `window`: `f32`; `int8`, which is faster and loses 0.01 to 0.03 % of
+    /// the gain; or `f16` with the cost `l2`, as in the paper's code. If absent, large windows have `int8`, and so no matrix of
+    /// distances, and all others `f32`.
     pub precision: Option<Precision>,
+    /// Noises drawn for each image of `assignment`, at least 1. With more than 1 the marginal of the noise is no longer normal.
+    pub pool: usize,
+    /// Whether `assignment` and `window` compare images whose coordinates have mean 0 and variance 1 over the batch.
+    pub standardize: bool,
+    /// Images are compared with noises as if multiplied by this, above 0, where distances are `l2` or `l1`. What is trained on
+    /// stays as it is.
+    pub image_scale: f32,
     /// Rows that `window` pairs together: a multiple of the batch size.
     pub window: usize,
-    /// Candidates per image of `knn`, at least 1.
+    /// Candidates per image of `knn` and `priced_knn`, or of the KNN that `norm_shrink` and `mean_shift` imitate; at least 1.
     pub k: usize,
+    /// By what `knn` tells the nearest candidate: `l2` or `dot`.
+    pub select: Select,
+    /// Side of the grid of cells by whose means `knn` compares, in place of pixels; 8 is usual for large latents.
+    pub coarse: Option<usize>,
+    /// File in which `priced_knn` keeps what it learnt of the data set, and finds it again.
+    pub state: Option<PathBuf>,
+    /// Probability in [0, 1] that a step is coupled; the others have independent noise.
+    pub probability: f64,
+    /// Steps at the beginning that have independent noise.
+    pub warmup: u64,
+    /// Whether the noise changes its sign after it was chosen: the paper's control without optimal transport.
+    pub flip: bool,
+    /// Whether the noises of the batch change places at random after they were chosen: a control, without any coupling left.
+    pub shuffled: bool,
 }
 
 impl Default for CouplingConfig {
@@ -28,66 +57,239 @@ impl Default for CouplingConfig {
         Self {
             kind: "assignment".into(),
             assigner: "exact".into(),
+            block: Blocks::default().size,
             cost: Cost::Dot,
             class_wise: false,
             precision: None,
+            pool: 1,
+            standardize: false,
+            image_scale: 1.0,
             window: 8192,
             k: 4,
+            select: Select::L2,
+            coarse: None,
+            state: None,
+            probability: 1.0,
+            warmup: 0,
+            flip: false,
+            shuffled: false,
         }
     }
 }
 
-type Build = fn(&CouplingConfig) -> Result<Box<dyn Coupling>, CouplingError>;
+/// What the registry knows of a coupling.
+pub struct Entry {
+    /// The keys of the config that it reads, besides `kind`.
+    pub options: &'static [&'static str],
+    /// Builds it from them.
+    build: fn(&CouplingConfig) -> Result<Box<dyn Coupling>, CouplingError>,
+}
 
 /// Every coupling by name, sorted.
-pub const COUPLINGS: &[(&str, Build)] = &[
-    ("assignment", |config| Ok(Box::new(config.assignment(Precision::F32)?))),
-    ("independent", |_| Ok(Box::new(Independent))),
-    ("knn", |config| match config.k {
-        0 => Err(CouplingError::Option { option: "k", value: "0".into(), remedy: "write at least 1" }),
-        k => Ok(Box::new(Knn { k })),
-    }),
-    ("window", |config| match config.window {
-        0 => Err(CouplingError::Option {
-            option: "window",
-            value: "0".into(),
-            remedy: "write a multiple of the batch size, such as 8192",
-        }),
-        rows => {
-            let precision = if rows < LARGE { Precision::F32 } else { Precision::Int8 };
-            Ok(Box::new(Window { assignment: config.assignment(precision)?, rows }))
-        }
-    }),
+pub const COUPLINGS: &[(&str, Entry)] = &[
+    (
+        "assignment",
+        Entry {
+            options: &[
+                "assigner",
+                "block",
+                "cost",
+                "class_wise",
+                "precision",
+                "pool",
+                "standardize",
+                "image_scale",
+                "probability",
+                "warmup",
+                "flip",
+                "shuffled",
+            ],
+            build: |config| Ok(Box::new(config.assignment(Precision::F32)?)),
+        },
+    ),
+    ("independent", Entry { options: &[], build: |_| Ok(Box::new(Independent)) }),
+    (
+        "knn",
+        Entry {
+            options: &["k", "select", "coarse", "image_scale", "probability", "warmup", "flip", "shuffled"],
+            build: |config| Ok(Box::new(config.knn()?)),
+        },
+    ),
+    (
+        "mean_shift",
+        Entry {
+            options: &["k"],
+            build: |config| Ok(Box::new(MeanShift { mean: Mean::OfKnn { k: config.k()? } })),
+        },
+    ),
+    ("norm_shrink", Entry { options: &["k"], build: |config| Ok(Box::new(NormShrink { k: config.k()? })) }),
+    (
+        "priced_knn",
+        Entry {
+            options: &["k", "class_wise", "state", "probability", "warmup", "flip", "shuffled"],
+            build: |config| {
+                let (k, state) = (config.k()?, config.state.clone());
+                Ok(Box::new(PricedKnn { k, class_wise: config.class_wise, state, prices: None }))
+            },
+        },
+    ),
+    (
+        "window",
+        Entry {
+            options: &[
+                "assigner",
+                "block",
+                "cost",
+                "class_wise",
+                "precision",
+                "standardize",
+                "image_scale",
+                "window",
+                "probability",
+                "warmup",
+                "shuffled",
+            ],
+            build: |config| Ok(Box::new(config.window()?)),
+        },
+    ),
 ];
 
 /// Rows of a window from which on a matrix of its distances would be large.
 const LARGE: usize = 4096;
 
 impl CouplingConfig {
-    fn assignment(&self, precision: Precision) -> Result<Assignment, CouplingError> {
-        let assigner = immiscible_assign::by_name(&self.assigner)?;
-        if !assigner.shares_noise() {
-            return Err(CouplingError::Option {
-                option: "assigner",
-                value: self.assigner.clone(),
-                remedy: "write one that pairs a batch, such as exact, or set coupling.kind = \"knn\"",
-            });
-        }
-        let precision = self.precision.unwrap_or(precision);
-        Ok(Assignment { assigner, cost: self.cost, class_wise: self.class_wise, precision })
-    }
-
-    /// Builds the coupling that the config names.
+    /// Builds the coupling that the config names. One that [needs data](Coupling::needs_data) must then be fitted to it.
     ///
     /// # Errors
-    /// When the kind, the assigner or an option's value is not known.
+    /// When the kind, the assigner or an option's value is not known, or the kind does not have an option.
     pub fn build(&self) -> Result<Box<dyn Coupling>, CouplingError> {
-        match COUPLINGS.iter().find(|(name, _)| *name == self.kind) {
-            Some((_, build)) => build(self),
-            None => Err(CouplingError::Unknown {
+        let Some((kind, entry)) = COUPLINGS.iter().find(|(name, _)| *name == self.kind) else {
+            return Err(CouplingError::Unknown {
                 name: self.kind.clone(),
                 known: COUPLINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
-            }),
+            });
+        };
+        if let Some(option) = self.given().find(|option| !entry.options.contains(option)) {
+            let has = match entry.options {
+                [] => String::new(),
+                options => format!("; it has {}", options.join(", ")),
+            };
+            return Err(CouplingError::UnusedOption { kind, option, has });
         }
+        let mut coupling = (entry.build)(self)?;
+        for (given, after) in [(self.flip, After::Flip), (self.shuffled, After::Shuffle)] {
+            if given {
+                coupling = Box::new(Control { inner: coupling, after });
+            }
+        }
+        let Self { probability, warmup, .. } = *self;
+        if !(0.0..=1.0).contains(&probability) {
+            return Err(option("probability", probability, "write a number from 0 to 1"));
+        }
+        if probability < 1.0 || warmup > 0 {
+            coupling = Box::new(Sometimes { inner: coupling, probability, warmup });
+        }
+        Ok(coupling)
     }
+
+    /// The options that do not have their defaults.
+    fn given(&self) -> impl Iterator<Item = &'static str> {
+        let default = Self::default();
+        let given = [
+            ("assigner", self.assigner != default.assigner),
+            ("block", self.block != default.block),
+            ("cost", self.cost != default.cost),
+            ("class_wise", self.class_wise != default.class_wise),
+            ("precision", self.precision != default.precision),
+            ("pool", self.pool != default.pool),
+            ("standardize", self.standardize != default.standardize),
+            ("image_scale", self.image_scale != default.image_scale),
+            ("window", self.window != default.window),
+            ("k", self.k != default.k),
+            ("select", self.select != default.select),
+            ("coarse", self.coarse != default.coarse),
+            ("state", self.state != default.state),
+            ("probability", self.probability != default.probability),
+            ("warmup", self.warmup != default.warmup),
+            ("flip", self.flip != default.flip),
+            ("shuffled", self.shuffled != default.shuffled),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(option, _)| option)
+    }
+
+    fn k(&self) -> Result<usize, CouplingError> {
+        at_least_one("k", self.k)
+    }
+
+    fn image_scale(&self, matters: bool, of: &'static str) -> Result<f32, CouplingError> {
+        let scale = self.image_scale;
+        if !(scale.is_finite() && scale > 0.0) {
+            return Err(option("image_scale", scale, "write a number above 0"));
+        }
+        if scale != 1.0 && !matters {
+            return Err(CouplingError::OptionOf { option: "image_scale", of });
+        }
+        Ok(scale)
+    }
+
+    fn knn(&self) -> Result<Knn, CouplingError> {
+        if self.coarse == Some(0) {
+            return Err(option("coarse", 0, "write at least 1"));
+        }
+        let image_scale = self.image_scale(self.select == Select::L2, "coupling.select = \"l2\"")?;
+        Ok(Knn { k: self.k()?, select: self.select, coarse: self.coarse, image_scale })
+    }
+
+    fn window(&self) -> Result<Window, CouplingError> {
+        if self.window == 0 {
+            return Err(option("window", 0, "write a multiple of the batch size, such as 8192"));
+        }
+        let precision = if self.window < LARGE { Precision::F32 } else { Precision::Int8 };
+        Ok(Window { assignment: self.assignment(precision)?, rows: self.window })
+    }
+
+    /// The assignment; in this precision if the config names none.
+    fn assignment(&self, precision: Precision) -> Result<Assignment, CouplingError> {
+        let blocks = Blocks { size: at_least_one("block", self.block)? };
+        let assigner: Box<dyn Assigner> = match &*self.assigner {
+            "blocks" => Box::new(blocks),
+            _ if self.block != Blocks::default().size => {
+                return Err(CouplingError::OptionOf {
+                    option: "block",
+                    of: "coupling.assigner = \"blocks\"",
+                });
+            }
+            name => immiscible_assign::by_name(name)?,
+        };
+        if !assigner.shares_noise() {
+            let remedy = "write one that pairs a batch, such as exact, or set coupling.kind = \"knn\"";
+            return Err(option("assigner", &self.assigner, remedy));
+        }
+        let precision = self.precision.unwrap_or(precision);
+        if precision == Precision::F16 && self.cost != Cost::L2 {
+            return Err(option(
+                "precision",
+                "f16",
+                "it is that of the paper's distance; set coupling.cost = \"l2\"",
+            ));
+        }
+        let distance = matches!(self.cost, Cost::L2 | Cost::L1);
+        Ok(Assignment {
+            assigner,
+            cost: self.cost,
+            class_wise: self.class_wise,
+            precision,
+            pool: at_least_one("pool", self.pool)?,
+            standardize: self.standardize,
+            image_scale: self.image_scale(distance, "coupling.cost = \"l2\" or \"l1\"")?,
+        })
+    }
+}
+
+fn at_least_one(name: &'static str, value: usize) -> Result<usize, CouplingError> {
+    if value == 0 { Err(option(name, 0, "write at least 1")) } else { Ok(value) }
+}
+
+fn option(option: &'static str, value: impl ToString, remedy: &'static str) -> CouplingError {
+    CouplingError::Option { option, value: value.to_string(), remedy }
 }

@@ -1,6 +1,8 @@
+use ndarray::ArrayView2;
+
 /// The coupling's own view of a batch: what it may look at besides the images.
 ///
-/// Row `i` of every slice belongs to image `i`.
+/// Row `i` of every part belongs to image `i`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PairContext<'a> {
     /// Class labels. Class-wise couplings pair inside each label only, which keeps the noise independent of the
@@ -10,4 +12,7 @@ pub struct PairContext<'a> {
     pub index: Option<&'a [u64]>,
     /// Groups that must never exchange noise (images of equal shape, say), on top of `labels`.
     pub group: Option<&'a [u32]>,
+    /// The coordinates `[B, D]` that count when images and noises are compared: not an image's padding, say, which would
+    /// otherwise outweigh it. `None` is all.
+    pub mask: Option<ArrayView2<'a, bool>>,
 }

@@ -1,4 +1,5 @@
 use immiscible_assign::AssignError;
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// Why a coupling could not be built or could not draw.
@@ -23,6 +24,24 @@ pub enum CouplingError {
         /// What to write instead.
         remedy: &'static str,
     },
+    /// An option that the coupling does not have.
+    #[error("coupling.{option} has no meaning for coupling.kind = \"{kind}\": leave it out{has}")]
+    UnusedOption {
+        /// The coupling.
+        kind: &'static str,
+        /// The option's key.
+        option: &'static str,
+        /// The options that there are, as the end of the sentence.
+        has: String,
+    },
+    /// An option that another one leaves nothing to decide.
+    #[error("coupling.{option} is for {of} only: leave it out, or write that")]
+    OptionOf {
+        /// The option's key.
+        option: &'static str,
+        /// What it belongs to.
+        of: &'static str,
+    },
     /// Class-wise assignment was asked for and the batch has no labels.
     #[error("coupling.class_wise = true needs labels and the data has none; set coupling.class_wise = false")]
     LabelsRequired,
@@ -36,6 +55,41 @@ pub enum CouplingError {
         /// Rows of that part.
         found: usize,
     },
+    /// A coupling was to draw that must see the data set first.
+    #[error("coupling.kind = \"{name}\" must see the data set before it draws: call `Coupling::fit`")]
+    NotFitted {
+        /// The coupling.
+        name: &'static str,
+    },
+    /// A label that the data set of the fit did not have.
+    #[error(
+        "label {label} is not among those that priced_knn was fitted to; set coupling.class_wise = false or fit it anew"
+    )]
+    UnknownLabel {
+        /// The label.
+        label: u32,
+    },
+    /// The file with what a coupling learnt of a data set cannot be used.
+    #[error("{}: {reason}; delete it to fit it anew", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file with what a coupling learnt is for something else.
+    #[error("{} was fitted to another {what}; {remedy}", path.display())]
+    StateOfOther {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The images hold values that cannot be compared.
+    #[error("the images of the batch hold values that are not finite, or too large to be compared")]
+    NonFinite,
     /// The assignment refused the batch.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -47,5 +101,9 @@ pub enum CouplingError {
 impl CouplingError {
     pub(crate) fn device(reason: impl std::fmt::Display) -> Self {
         Self::Device(reason.to_string())
+    }
+
+    pub(crate) fn state(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::State { path: path.into(), reason: reason.to_string() }
     }
 }

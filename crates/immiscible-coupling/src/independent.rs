@@ -14,6 +14,10 @@ impl Coupling for Independent {
         "independent"
     }
 
+    fn exact_marginal(&self) -> bool {
+        true
+    }
+
     fn draw(
         &self,
         x0: &Tensor<4>,

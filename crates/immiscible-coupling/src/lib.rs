@@ -3,18 +3,31 @@
 mod assignment;
 mod config;
 mod context;
+mod control;
 mod error;
 mod independent;
 mod knn;
+mod mean_shift;
+mod moments;
+mod norm_shrink;
+mod priced_knn;
+mod sometimes;
+mod state;
 mod statistics;
 mod window;
 
 pub use assignment::Assignment;
-pub use config::{COUPLINGS, CouplingConfig};
+pub use config::{COUPLINGS, CouplingConfig, Entry};
 pub use context::PairContext;
+pub use control::{After, Control};
 pub use error::CouplingError;
 pub use independent::Independent;
-pub use knn::Knn;
+pub use knn::{Knn, Select};
+pub use mean_shift::{Mean, MeanShift};
+pub use moments::Moments;
+pub use norm_shrink::NormShrink;
+pub use priced_knn::{Price, PricedKnn, Prices};
+pub use sometimes::Sometimes;
 pub use statistics::Statistics;
 pub use window::Window;
 
@@ -37,6 +50,28 @@ pub struct Draw<N> {
 pub trait Coupling: Send + Sync {
     /// The name under which a config selects it.
     fn name(&self) -> &'static str;
+
+    /// Whether the noise keeps its distribution exactly: standard normal, each noise independent of the others, as long as the
+    /// images are not looked at.
+    fn exact_marginal(&self) -> bool {
+        false
+    }
+
+    /// Whether it must [`fit`](Self::fit) the data set before it draws.
+    fn needs_data(&self) -> bool {
+        false
+    }
+
+    /// Learns what it must know of the data set, where it must know anything.
+    ///
+    /// # Shapes
+    /// `x0` is `[N, D]`, the images or enough of them; `labels` has N entries.
+    ///
+    /// # Errors
+    /// When labels are missing, a value is not finite, or a state file cannot be used.
+    fn fit(&mut self, _x0: ArrayView2<f32>, _labels: Option<&[u32]>) -> Result<(), CouplingError> {
+        Ok(())
+    }
 
     /// Draws the noise of the batch `x0` on the device that holds it.
     ///
@@ -139,13 +174,15 @@ fn draw_through_host(
     pairing: &PairContext,
     key: Key,
 ) -> Result<Draw<Tensor<4>>, CouplingError> {
-    let shape = x0.dims();
-    let [rows, channels, height, width] = shape;
-    let values: Vec<f32> = x0.to_data().try_into_vec_as().map_err(CouplingError::device)?;
-    let images = ArrayView2::from_shape((rows, channels * height * width), &values);
-    let images = images.map_err(CouplingError::device)?;
-    let Draw { noise, statistics } = coupling.draw_host(images, pairing, key)?;
-    Ok(Draw { noise: upload(noise, shape, &x0.device()), statistics })
+    let Draw { noise, statistics } = coupling.draw_host(read(x0)?.view(), pairing, key)?;
+    Ok(Draw { noise: upload(noise, x0.dims(), &x0.device()), statistics })
+}
+
+/// Images or noise of a device, `[B, C, H, W]`, as host rows `[B, D]`.
+fn read(values: &Tensor<4>) -> Result<Array2<f32>, CouplingError> {
+    let [rows, channels, height, width] = values.dims();
+    let values: Vec<f32> = values.to_data().try_into_vec_as().map_err(CouplingError::device)?;
+    Array2::from_shape_vec((rows, channels * height * width), values).map_err(CouplingError::device)
 }
 
 /// Puts host noise `[B, D]` on a device as `[B, C, H, W]`.

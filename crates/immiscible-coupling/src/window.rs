@@ -12,7 +12,7 @@ use ndarray::{Array2, ArrayView2};
 /// As with the assignment of a batch the noises stay those that were drawn, and inside labels they stay independent of the label.
 /// A window of one batch is [`Assignment`]. Where nobody looks ahead, [`draw`](Coupling::draw) pairs the batch that it is given.
 pub struct Window {
-    /// How a window's rows and noises are paired.
+    /// How a window's rows and noises are paired; its pool is 1, as every row has one noise.
     pub assignment: Assignment,
     /// Rows of a window: a multiple of the batch size, or 1, with which nothing is paired.
     pub rows: usize,
@@ -21,6 +21,10 @@ pub struct Window {
 impl Coupling for Window {
     fn name(&self) -> &'static str {
         "window"
+    }
+
+    fn exact_marginal(&self) -> bool {
+        true
     }
 
     fn draw(

@@ -1,7 +1,10 @@
 //! What every coupling must hold, over the registry, and what each one promises on top.
 
 use burn::tensor::{Device, Tensor, TensorData};
-use immiscible_coupling::{COUPLINGS, CouplingConfig, CouplingError, Draw, PairContext, Statistics};
+use immiscible_assign::{Cost, Precision};
+use immiscible_coupling::{
+    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Select, Statistics,
+};
 use immiscible_random::{Key, Stream};
 use ndarray::Array2;
 use std::sync::Mutex;
@@ -33,9 +36,25 @@ fn independent_noise(key: Key) -> Vec<f32> {
     values
 }
 
+/// The coupling, fitted to images like those of the batches if it must be.
+fn build(config: &CouplingConfig) -> Box<dyn Coupling> {
+    let mut coupling = config.build().unwrap();
+    let mut values = vec![0.0; 500 * D];
+    Key::new(77).fill_normals(0, D, &mut values);
+    let data = Array2::from_shape_vec((500, D), values).unwrap() * 0.5 - 0.4;
+    let labels: Vec<u32> = (0..500).map(|i| i % 3).collect();
+    coupling.fit(data.view(), Some(&labels)).unwrap();
+    coupling
+}
+
+fn host_draw(config: &CouplingConfig, x0: &[f32], context: &PairContext, key: Key) -> Array2<f32> {
+    let x0 = Array2::from_shape_vec((x0.len() / D, D), x0.to_vec()).unwrap();
+    build(config).host().unwrap().draw_host(x0.view(), context, key).unwrap().noise
+}
+
 fn draw_with(config: &CouplingConfig, x0: &[f32], context: &PairContext, key: Key) -> (Vec<f32>, Statistics) {
     let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let coupling = config.build().unwrap();
+    let coupling = build(config);
     let x0 = Tensor::<4>::from_data(TensorData::new(x0.to_vec(), SHAPE), &Device::flex());
     let Draw { noise, statistics } = coupling.draw(&x0, context, key).unwrap();
     assert_eq!(noise.dims(), SHAPE);
@@ -69,12 +88,23 @@ fn every_coupling_reports_what_it_did() {
         };
         let inner: f64 = x0.iter().zip(&noise).map(|(x, n)| f64::from(x * n)).sum();
         let image: f64 = x0.iter().map(|x| f64::from(x * x)).sum();
+        let (mut alignment, mut mean_shift) = (0.0, 0.0);
+        for d in 0..D {
+            let column =
+                |values: &[f32]| -> Vec<f64> { values.chunks(D).map(|row| f64::from(row[d])).collect() };
+            let (x, e) = (column(&x0), column(&noise));
+            let mean = |values: &[f64]| values.iter().sum::<f64>() / SHAPE[0] as f64;
+            alignment += x.iter().zip(&e).map(|(x, e)| (x - mean(&column(&x0))) * e).sum::<f64>();
+            mean_shift += mean(&e).powi(2);
+        }
         let energy: f64 = noise.iter().map(|n| f64::from(n * n)).sum::<f64>() / noise.len() as f64;
         for (what, found, expected) in [
             ("before", statistics.distance_before, distance(&independent_noise(key(0)))),
             ("after", statistics.distance_after, distance(&noise)),
             ("coefficient", statistics.coefficient, inner / image),
             ("energy", statistics.energy, energy),
+            ("alignment", statistics.alignment, alignment / SHAPE[0] as f64),
+            ("mean shift", statistics.mean_shift, mean_shift * SHAPE[0] as f64 / D as f64),
         ] {
             assert!((found - expected).abs() < 1e-4, "{name}: {what} {found} instead of {expected}");
         }
@@ -84,8 +114,8 @@ fn every_coupling_reports_what_it_did() {
 
 #[test]
 fn host_and_device_forms_agree_bit_for_bit() {
-    for (name, build) in COUPLINGS {
-        let coupling = build(&config(name)).unwrap();
+    for (name, _) in COUPLINGS {
+        let coupling = build(&config(name));
         let Some(host) = coupling.host() else { continue };
         let x0 = images(3);
         let array = Array2::from_shape_vec((SHAPE[0], D), x0.clone()).unwrap();
@@ -132,6 +162,18 @@ fn one_candidate_or_one_image_is_ordinary_training_bit_for_bit() {
         rows(&draw_with(&config("independent"), &images(6), &nothing, key(9)).0),
         rows(&independent_noise(key(9)))
     );
+
+    let k1 = CouplingConfig { k: 1, ..config("priced_knn") };
+    assert_eq!(rows(&draw_with(&k1, &images(6), &nothing, key(9)).0), rows(&independent_noise(key(9))));
+    for (name, entry) in COUPLINGS {
+        if entry.options.contains(&"probability") {
+            let never = CouplingConfig { probability: 0.0, ..config(name) };
+            assert_eq!(
+                rows(&draw_with(&never, &images(6), &nothing, key(9)).0),
+                rows(&independent_noise(key(9)))
+            );
+        }
+    }
 
     let alone = CouplingConfig { window: 1, ..config("window") };
     assert_eq!(rows(&draw_with(&alone, &images(6), &nothing, key(9)).0), rows(&independent_noise(key(9))));
@@ -183,7 +225,7 @@ fn bad_input_is_one_line_with_a_remedy() {
     let error = |config: CouplingConfig| config.build().err().unwrap().to_string();
     assert_eq!(
         error(config("assignmnt")),
-        "unknown coupling `assignmnt`; known: assignment, independent, knn, window"
+        "unknown coupling `assignmnt`; known: assignment, independent, knn, mean_shift, norm_shrink, priced_knn, window"
     );
     assert!(
         error(CouplingConfig { assigner: "hungry".into(), ..config("assignment") }).contains("exact, greedy")
@@ -203,4 +245,218 @@ fn bad_input_is_one_line_with_a_remedy() {
     let context = PairContext { labels: Some(&labels), ..PairContext::default() };
     let error = host.draw_host(x0.view(), &context, key(0)).unwrap_err().to_string();
     assert!(error.contains("row 3") && error.contains("column 5"), "{error}");
+}
+
+#[test]
+fn options_are_refused_where_they_have_no_meaning() {
+    type Set = fn(&mut CouplingConfig);
+    let with: &[(&str, Set)] = &[
+        ("assigner", |config| config.assigner = "greedy".into()),
+        ("cost", |config| config.cost = "l1".parse().unwrap()),
+        ("class_wise", |config| config.class_wise = true),
+        ("pool", |config| config.pool = 2),
+        ("standardize", |config| config.standardize = true),
+        ("window", |config| config.window = 48),
+        ("k", |config| config.k = 9),
+        ("select", |config| config.select = Select::Dot),
+        ("coarse", |config| config.coarse = Some(2)),
+        ("state", |config| config.state = Some("prices".into())),
+        ("probability", |config| config.probability = 0.5),
+        ("warmup", |config| config.warmup = 3),
+        ("flip", |config| config.flip = true),
+        ("shuffled", |config| config.shuffled = true),
+    ];
+    for (kind, entry) in COUPLINGS {
+        assert!(entry.options.iter().all(|option| {
+            ["block", "precision", "image_scale"].contains(option)
+                || with.iter().any(|(name, _)| name == option)
+        }));
+        for (option, set) in with {
+            let mut config = config(kind);
+            set(&mut config);
+            match config.build() {
+                Ok(_) => assert!(entry.options.contains(option), "{kind} takes {option}"),
+                Err(error) => {
+                    assert!(!entry.options.contains(option), "{kind}, {option}: {error}");
+                    let line = error.to_string();
+                    assert!(line.contains(&format!("coupling.{option} has no meaning")), "{line}");
+                    assert!(entry.options.iter().all(|other| line.contains(other)), "{line}");
+                }
+            }
+        }
+    }
+    for (config, words) in [
+        (CouplingConfig { block: 8, ..config("assignment") }, "coupling.assigner = \"blocks\""),
+        (CouplingConfig { block: 0, assigner: "blocks".into(), ..config("window") }, "coupling.block = 0"),
+        (CouplingConfig { image_scale: 2.0, ..config("assignment") }, "coupling.cost"),
+        (CouplingConfig { image_scale: -1.0, ..config("knn") }, "above 0"),
+        (CouplingConfig { image_scale: 2.0, select: Select::Dot, ..config("knn") }, "coupling.select"),
+        (CouplingConfig { coarse: Some(0), ..config("knn") }, "at least 1"),
+        (CouplingConfig { pool: 0, ..config("assignment") }, "at least 1"),
+        (CouplingConfig { probability: f64::NAN, ..config("knn") }, "from 0 to 1"),
+        (
+            CouplingConfig { precision: Some(Precision::F16), ..config("assignment") },
+            "set coupling.cost = \"l2\"",
+        ),
+    ] {
+        let line = config.build().err().unwrap().to_string();
+        assert!(line.contains(words) && !line.contains('\n'), "{line}");
+    }
+    let half = CouplingConfig { precision: Some(Precision::F16), cost: Cost::L2, ..config("assignment") };
+    assert!(half.build().is_ok());
+}
+
+#[test]
+fn a_pool_comes_nearer_and_blocks_less_near() {
+    let drop = |config| {
+        let mean = (0..8).map(|step| {
+            draw_with(&config, &images(step), &PairContext::default(), key(step)).1.drop_percent()
+        });
+        mean.sum::<f64>() / 8.0
+    };
+    let whole = drop(config("assignment"));
+    let pool = drop(CouplingConfig { pool: 4, ..config("assignment") });
+    let blocks = drop(CouplingConfig { assigner: "blocks".into(), block: 6, ..config("assignment") });
+    assert!(0.0 < blocks && blocks < whole && whole < pool, "{blocks}, {whole}, {pool}");
+    let pooled = CouplingConfig { pool: 4, class_wise: true, ..config("assignment") };
+    let labels: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i % 5).collect();
+    let context = PairContext { labels: Some(&labels), ..PairContext::default() };
+    let (noise, _) = draw_with(&pooled, &images(1), &context, key(1));
+    let mut drawn = vec![0.0; 4 * SHAPE[0] * D];
+    key(1).fill_normals(0, D, &mut drawn);
+    let drawn = rows(&drawn);
+    for (i, row) in rows(&noise).iter().enumerate() {
+        let j = drawn.iter().position(|other| other == row).unwrap();
+        assert_eq!(labels[i], labels[j % SHAPE[0]]);
+    }
+}
+
+#[test]
+fn controls_do_what_they_say() {
+    let (x0, nothing) = (images(2), PairContext::default());
+    for kind in ["assignment", "knn"] {
+        let (plain, before) = draw_with(&config(kind), &x0, &nothing, key(3));
+        let (flipped, after) =
+            draw_with(&CouplingConfig { flip: true, ..config(kind) }, &x0, &nothing, key(3));
+        assert!(plain.iter().zip(&flipped).all(|(n, f)| *f == -*n), "{kind}");
+        assert!((before.alignment + after.alignment).abs() < 1e-5 && before.alignment > 1.0, "{kind}");
+        assert_eq!(before.distance_before as f32, after.distance_before as f32, "{kind}");
+
+        let shuffled = CouplingConfig { shuffled: true, ..config(kind) };
+        let (shuffled, after) = draw_with(&shuffled, &x0, &nothing, key(3));
+        let (mut ordered, mut other) = (rows(&plain), rows(&shuffled));
+        assert_ne!(ordered, other, "{kind}");
+        ordered.sort();
+        other.sort();
+        assert_eq!(ordered, other, "{kind}");
+        assert!(after.alignment < 0.5 * before.alignment, "{kind}: {after:?}");
+    }
+    let group: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i / 12).collect();
+    let context = PairContext { group: Some(&group), ..PairContext::default() };
+    let shuffled =
+        host_draw(&CouplingConfig { shuffled: true, ..config("assignment") }, &x0, &context, key(3));
+    let drawn = rows(&independent_noise(key(3)));
+    for (i, row) in rows(shuffled.as_slice().unwrap()).iter().enumerate() {
+        assert_eq!(group[i], group[drawn.iter().position(|other| other == row).unwrap()]);
+    }
+}
+
+#[test]
+fn steps_before_the_warm_up_and_uncoupled_ones_are_ordinary_training() {
+    let (x0, nothing) = (images(4), PairContext::default());
+    let coupled = |config: &CouplingConfig, step| {
+        rows(&draw_with(config, &x0, &nothing, key(step)).0) != rows(&independent_noise(key(step)))
+    };
+    for kind in ["assignment", "knn", "window"] {
+        let warm = CouplingConfig { warmup: 3, ..config(kind) };
+        assert_eq!([0, 2, 3, 4].map(|step| coupled(&warm, step)), [false, false, true, true], "{kind}");
+    }
+    let half = CouplingConfig { probability: 0.5, ..config("assignment") };
+    let count = (0..200).filter(|&step| coupled(&half, step)).count();
+    assert!((70..=130).contains(&count), "{count} of 200");
+
+    let window = CouplingConfig { window: SHAPE[0], shuffled: true, warmup: 3, ..config("window") };
+    let window = build(&window);
+    let ahead = window.host().unwrap().lookahead().unwrap();
+    let array = Array2::from_shape_vec((SHAPE[0], D), x0.clone()).unwrap();
+    let pair = |step| Lookahead::pair(ahead, array.view(), &nothing, key(step)).unwrap();
+    let identity: Vec<u32> = (0..SHAPE[0] as u32).collect();
+    assert_eq!((ahead.rows(), pair(2)), (SHAPE[0], identity.clone()));
+    let mut pairs = pair(3);
+    assert_ne!(pairs, identity);
+    pairs.sort();
+    assert_eq!(pairs, identity);
+}
+
+#[test]
+fn what_the_mask_hides_has_no_say() {
+    let x0 = images(5);
+    // The second half of every image is padding.
+    let mask = Array2::from_shape_fn((SHAPE[0], D), |(_, d)| d < D / 2);
+    let context = PairContext { mask: Some(mask.view()), ..PairContext::default() };
+    let padded: Vec<f32> =
+        x0.iter().enumerate().map(|(i, &x)| if i % D < D / 2 { x } else { 50.0 * x }).collect();
+    for kind in ["assignment", "knn", "priced_knn"] {
+        let (one, _) = draw_with(&config(kind), &x0, &context, key(6));
+        let (other, _) = draw_with(&config(kind), &padded, &context, key(6));
+        assert_eq!(rows(&one), rows(&other), "{kind}");
+        let (all, _) = draw_with(&config(kind), &padded, &PairContext::default(), key(6));
+        assert_ne!(rows(&one), rows(&all), "{kind}");
+    }
+    let short = Array2::from_elem((2, D), true);
+    let context = PairContext { mask: Some(short.view()), ..PairContext::default() };
+    for kind in ["assignment", "knn", "priced_knn"] {
+        let x0 = Tensor::<4>::from_data(TensorData::new(x0.clone(), SHAPE), &Device::flex());
+        assert!(build(&config(kind)).draw(&x0, &context, key(0)).is_err(), "{kind}");
+    }
+}
+
+#[test]
+fn a_standardised_cost_hears_every_coordinate() {
+    // One coordinate a hundred times as large as the others decides alone, unless they are brought to one scale.
+    let mut x0 = images(6);
+    x0.iter_mut().step_by(D).for_each(|x| *x *= 100.0);
+    let others = |config: &CouplingConfig| -> f64 {
+        let noise = host_draw(config, &x0, &PairContext::default(), key(7));
+        let pairs = x0.iter().zip(&noise).enumerate().filter(|(i, _)| i % D > 0);
+        pairs.map(|(_, (x, n))| f64::from((x + 0.4) * n)).sum::<f64>() / SHAPE[0] as f64
+    };
+    let (plain, standard) = (
+        others(&config("assignment")),
+        others(&CouplingConfig { standardize: true, ..config("assignment") }),
+    );
+    assert!(standard > plain + 1.0, "{plain}, {standard}");
+}
+
+#[test]
+fn knn_compares_as_it_is_told() {
+    let (x0, nothing) = (images(7), PairContext::default());
+    let (_, l2) = draw_with(&CouplingConfig { k: 16, ..config("knn") }, &x0, &nothing, key(8));
+    let dot = CouplingConfig { k: 16, select: Select::Dot, ..config("knn") };
+    let (by_dot, dot) = draw_with(&dot, &x0, &nothing, key(8));
+    assert!(dot.coefficient > l2.coefficient && dot.energy > l2.energy, "{dot:?}, {l2:?}");
+    let far = CouplingConfig { k: 16, image_scale: 1e3, ..config("knn") };
+    assert_eq!(rows(&draw_with(&far, &x0, &nothing, key(8)).0), rows(&by_dot));
+    // On a grid of one cell only the image's mean counts; on one of 6×6, the side, every pixel does.
+    let coarse = |side| CouplingConfig { coarse: Some(side), k: 16, ..config("knn") };
+    let fine = draw_with(&coarse(6), &x0, &nothing, key(8)).0;
+    assert_eq!(
+        rows(&fine),
+        rows(&draw_with(&CouplingConfig { k: 16, ..config("knn") }, &x0, &nothing, key(8)).0)
+    );
+    let of_means = draw_with(&coarse(1), &x0, &nothing, key(8)).0;
+    let distance = |noise: &[f32]| -> f32 {
+        let mean = |row: &[f32]| row.iter().sum::<f32>() / D as f32;
+        x0.chunks(D).zip(noise.chunks(D)).map(|(x, n)| (mean(x) - mean(n)).abs()).sum()
+    };
+    assert!(distance(&of_means) < 0.5 * distance(&fine));
+    let tensor = Tensor::<4>::from_data(TensorData::new(x0.clone(), SHAPE), &Device::flex());
+    let error = coarse(4).build().unwrap().draw(&tensor, &nothing, key(0)).unwrap_err().to_string();
+    assert!(error.contains("coupling.coarse = 4"), "{error}");
+    let bad = Tensor::<4>::full(SHAPE, f32::NAN, &Device::flex());
+    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    assert!(matches!(
+        config("knn").build().unwrap().draw(&bad, &nothing, key(0)),
+        Err(CouplingError::NonFinite)
+    ));
 }

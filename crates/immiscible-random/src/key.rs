@@ -52,6 +52,11 @@ impl Key {
         self.seed
     }
 
+    /// The step, for what changes in the course of a run.
+    pub const fn at_step(self) -> u64 {
+        self.step
+    }
+
     /// Fills `out` with standard normals: row `first_row` of the table, the next row, and so on.
     ///
     /// # Shapes

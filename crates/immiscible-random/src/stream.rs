@@ -31,6 +31,8 @@ impl Stream {
     pub const PROJECTION: Self = Self(11);
     /// Latents from the distribution that an autoencoder gives them, a row per sample.
     pub const LATENT: Self = Self(12);
+    /// What a coupling decides for a whole step: row 0 the order of a shuffle, row 1 whether the step is coupled.
+    pub const COUPLING: Self = Self(13);
 
     /// The first number of the streams that belong to the caller.
     const CUSTOM: u16 = 1 << 15;
@@ -57,6 +59,7 @@ impl fmt::Display for Stream {
             Self::SAMPLER => "sampler",
             Self::PROJECTION => "projection",
             Self::LATENT => "latent",
+            Self::COUPLING => "coupling",
             Self(number) => return write!(f, "custom({})", number & !Self::CUSTOM),
         };
         f.write_str(name)

@@ -35,7 +35,7 @@ pub struct Diffusion {
 
 /// The coupling's view of a batch.
 fn pairing(batch: &Batch) -> PairContext<'_> {
-    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), group: None }
+    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), ..PairContext::default() }
 }
 
 /// The images as vectors, `[B, C·H·W]`.

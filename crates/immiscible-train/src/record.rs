@@ -21,6 +21,10 @@ pub struct Average {
     drop_percent: f64,
     coefficient: f64,
     energy: f64,
+    #[serde(default)]
+    alignment: f64,
+    #[serde(default)]
+    mean_shift: f64,
     coupling_ms: f64,
     step_ms: f64,
 }
@@ -36,6 +40,8 @@ impl Average {
         self.drop_percent += coupling.drop_percent();
         self.coefficient += coupling.coefficient;
         self.energy += coupling.energy;
+        self.alignment += coupling.alignment;
+        self.mean_shift += coupling.mean_shift;
         self.coupling_ms += coupling.milliseconds;
         self.step_ms += step_ms;
     }
@@ -112,6 +118,12 @@ pub struct Record {
     pub coefficient: f64,
     /// Mean |ε|² / D.
     pub energy: f64,
+    /// Mean ⟨ε, x − x̄⟩ with the batch's mean as x̄.
+    #[serde(default)]
+    pub alignment: f64,
+    /// Mean over the steps of the squared mean noise of a batch, over what chance gives it: 1 for normal noise.
+    #[serde(default)]
+    pub mean_shift: f64,
 }
 
 impl Record {
@@ -132,6 +144,8 @@ impl Record {
             distance_drop_percent: average.drop_percent(),
             coefficient: average.per_step(average.coefficient),
             energy: average.per_step(average.energy),
+            alignment: average.per_step(average.alignment),
+            mean_shift: average.per_step(average.mean_shift),
         }
     }
 }

@@ -79,7 +79,7 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
     let labels = labels.map(|labels| labels.concat());
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
-    let context = PairContext { labels: labels.as_deref(), index: Some(&index), group: None };
+    let context = PairContext { labels: labels.as_deref(), index: Some(&index), ..PairContext::default() };
 
     let key = key.step(first).stream(Stream::NOISE);
     let start = Instant::now();
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_window_of_one_batch_is_the_assignment_of_the_batch() {
-        let assignment = CouplingConfig { kind: "assignment".into(), ..config(BATCH) }.build().unwrap();
+        let assignment = CouplingConfig::default().build().unwrap();
         for (step, found) in (5..).zip(prepared(&config(BATCH), 5, 3)) {
             let expected = prepare(&*assignment, loader().batch_at(step).unwrap(), KEY, step).unwrap();
             assert_eq!(found.batch, expected.batch);

@@ -32,7 +32,10 @@ fn loader(batch_size: usize) -> Loader {
 }
 
 fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
-    CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap().into()
+    let mut coupling = CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap();
+    let digits = loader(500).batch_at(0).unwrap();
+    coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
+    coupling.into()
 }
 
 fn diffusion(schedule: &str, objective: &str, coupling: Arc<dyn Coupling>) -> Diffusion {
@@ -82,7 +85,7 @@ fn method(coupling: Arc<dyn Coupling>) -> DiffusionStep {
 
 /// An unconditional network a few steps after its zero-initialised end.
 fn trained_a_little() -> Network {
-    let coupling = coupling("independent", 1);
+    let coupling = coupling("independent", 4);
     let diffusion = diffusion("linear", "epsilon", coupling.clone());
     let optimizer = OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() };
     let ema = EmaConfig { decay: 0.0, warmup: false };
@@ -562,10 +565,10 @@ fn training_learns_and_the_average_follows() {
 fn a_checkpoint_of_another_network_is_refused_by_name() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
-    let here = method(coupling("independent", 1));
+    let here = method(coupling("independent", 4));
     here.save(folder.path()).unwrap();
     let mut other = DiffusionStep::new(
-        diffusion("flow", "v", coupling("independent", 1)),
+        diffusion("flow", "v", coupling("independent", 4)),
         tiny_network(None),
         &OptimizerConfig::default(),
         &EmaConfig::default(),
@@ -582,8 +585,8 @@ fn a_loss_that_is_not_finite_ends_the_run_before_it_is_saved() {
     let _alone = alone();
     let mut batch: Batch = loader(4).batch_at(0).unwrap();
     batch.images[[1, 0, 0, 0]] = f32::INFINITY;
-    let mut method = method(coupling("independent", 1));
-    let prepared = prepare(&*coupling("independent", 1), batch, KEY, 0).unwrap();
+    let mut method = method(coupling("independent", 4));
+    let prepared = prepare(&*coupling("independent", 4), batch, KEY, 0).unwrap();
     let error = method.step(prepared, 0).unwrap_err();
     assert!(matches!(error, TrainError::NonFinite { step: 0, .. }), "{error}");
 }
