@@ -40,7 +40,10 @@ fn objective() -> Box<dyn Objective> {
 }
 
 fn coupling(kind: &str) -> Arc<dyn Coupling> {
-    CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }.build().unwrap().into()
+    let mut coupling = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }.build().unwrap();
+    let digits = loader(500).batch_at(0).unwrap();
+    coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
+    coupling.into()
 }
 
 fn diffusion(coupling: Arc<dyn Coupling>) -> Diffusion {

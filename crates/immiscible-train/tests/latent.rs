@@ -75,7 +75,13 @@ fn the_noise_is_coupled_to_scaled_latents() {
     let posterior = vae().encode(images);
     for (kind, _) in COUPLINGS {
         let config = CouplingConfig { kind: (*kind).into(), ..CouplingConfig::default() };
-        let coupling: Arc<dyn Coupling> = config.build().unwrap().into();
+        let mut coupling = config.build().unwrap();
+        if coupling.needs_data() {
+            let mut latents = ndarray::Array2::zeros((500, 64));
+            KEY.fill_normals(0, 64, latents.as_slice_mut().unwrap());
+            coupling.fit(latents.view(), None).unwrap();
+        }
+        let coupling: Arc<dyn Coupling> = coupling.into();
         for (sample, step) in [(false, 0), (true, 0), (true, 1)] {
             let Prepared { batch, drawn } = seen(&coupling, sample, step);
             let key = KEY.step(step);

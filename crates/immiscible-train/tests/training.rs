@@ -32,7 +32,11 @@ fn loader(batch_size: usize) -> Loader {
 }
 
 fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
-    let mut coupling = CouplingConfig { kind: kind.into(), k, ..CouplingConfig::default() }.build().unwrap();
+    let mut config = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
+    if kind.ends_with("knn") {
+        config.k = k;
+    }
+    let mut coupling = config.build().unwrap();
     let digits = loader(500).batch_at(0).unwrap();
     coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
     coupling.into()
@@ -199,10 +203,11 @@ fn a_perfect_model_has_no_loss_whatever_the_coupling() {
     let device = Device::flex();
     let batch = loader(32).batch_at(0).unwrap();
     let x0 = images(&batch);
+    let couplings: Vec<_> = COUPLINGS.iter().map(|(kind, _)| (kind, coupling(kind, 4))).collect();
     for (schedule, _) in SCHEDULES {
         for (objective, _) in OBJECTIVES {
-            for (kind, _) in COUPLINGS {
-                let diffusion = diffusion(schedule, objective, coupling(kind, 4));
+            for (kind, coupling) in &couplings {
+                let diffusion = diffusion(schedule, objective, coupling.clone());
                 let oracle = Oracle {
                     x0: x0.clone(),
                     schedule: &*diffusion.schedule,
@@ -222,15 +227,15 @@ fn a_perfect_model_has_no_loss_whatever_the_coupling() {
 fn a_perfect_model_has_no_loss_whatever_times_weights_and_distances() {
     let _alone = alone();
     let batch = loader(16).batch_at(0).unwrap();
+    let couplings: Vec<_> = COUPLINGS.iter().map(|(kind, _)| (kind, coupling(kind, 2))).collect();
     let mut combinations = 0;
     for (schedule, _) in SCHEDULES {
         for (objective, _) in OBJECTIVES {
-            for (kind, _) in COUPLINGS {
+            for (kind, coupling) in &couplings {
                 for (time, _) in TIME_SAMPLERS {
                     for loss in losses() {
                         let time = TimeSamplerConfig::new(*time);
-                        let coupling = coupling(kind, 2);
-                        let diffusion = match with_loss(schedule, objective, coupling, &time, &loss) {
+                        let diffusion = match with_loss(schedule, objective, coupling.clone(), &time, &loss) {
                             Ok(diffusion) => diffusion,
                             Err(TrainError::Schedule(_)) => continue,
                             Err(error) => panic!("{error}"),
