@@ -6,7 +6,7 @@ use std::process::Command;
 
 /// One for each family of networks.
 const SCRIPTS: &[&str] =
-    &["autoencoder_kl.py", "clip_text.py", "dit.py", "unet_2d.py", "unet_2d_condition.py"];
+    &["autoencoder_kl.py", "clip_text.py", "dit.py", "lpips.py", "unet_2d.py", "unet_2d_condition.py"];
 
 /// Makes the goldens in place. `check`: makes them in the target folder, and fails if the committed ones are others.
 pub(crate) fn run(check: bool) -> Outcome {
