@@ -1,7 +1,4 @@
-use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise,
-};
-use burn::tensor::Tensor;
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, fresh_noise};
 use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
@@ -126,15 +123,6 @@ impl Coupling for Assignment {
 
     fn exact_marginal(&self) -> bool {
         self.pool == 1
-    }
-
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
     }
 
     fn host(&self) -> Option<&dyn HostCoupling> {

@@ -125,9 +125,15 @@ impl Lookahead for Control {
         self.inner.host().and_then(HostCoupling::lookahead).map_or(1, Lookahead::rows)
     }
 
-    fn pair(&self, x0: ArrayView2<f32>, pairing: &PairContext, key: Key) -> Result<Vec<u32>, CouplingError> {
+    fn pair(
+        &self,
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Vec<u32>, CouplingError> {
         let noise_of = match self.inner.host().and_then(HostCoupling::lookahead) {
-            Some(ahead) => ahead.pair(x0, pairing, key)?,
+            Some(ahead) => ahead.pair(x0, drawn, pairing, key)?,
             None => (0..x0.nrows() as u32).collect(),
         };
         Ok(places(x0.nrows(), pairing, key)?.into_iter().map(|j| noise_of[j]).collect())

@@ -1,7 +1,4 @@
-use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise,
-};
-use burn::tensor::Tensor;
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, fresh_noise};
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -16,15 +13,6 @@ impl Coupling for Independent {
 
     fn exact_marginal(&self) -> bool {
         true
-    }
-
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
     }
 
     fn host(&self) -> Option<&dyn HostCoupling> {

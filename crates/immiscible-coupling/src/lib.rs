@@ -44,6 +44,25 @@ pub struct Draw<N> {
     pub statistics: Statistics,
 }
 
+impl Draw<Array2<f32>> {
+    /// `noise` for a batch in place of what was `drawn` for it, and what that did; `milliseconds` is how long the choice took.
+    ///
+    /// # Shapes
+    /// All three `[B, D]`.
+    ///
+    /// # Errors
+    /// [`CouplingError::Assign`] if the shapes differ.
+    pub fn measured(
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        noise: Array2<f32>,
+        milliseconds: f64,
+    ) -> Result<Self, CouplingError> {
+        let statistics = Statistics::measure(x0, drawn, noise.view(), milliseconds)?;
+        Ok(Self { noise, statistics })
+    }
+}
+
 /// Chooses the noise of every image of a batch.
 ///
 /// A draw is a pure function of its arguments: the same images, context and key give the same noise.
@@ -73,15 +92,25 @@ pub trait Coupling: Send + Sync {
         Ok(())
     }
 
-    /// Draws the noise of the batch `x0` on the device that holds it.
+    /// Draws the noise of the batch `x0` on the device that holds it; by the form for [host](Self::host) arrays, unless the
+    /// coupling has one for the device. It must have one of the two.
     ///
     /// # Shapes
     /// `x0` and the noise are `[B, C, H, W]`. `x0` must be a plain tensor, outside any autodiff graph.
     ///
     /// # Errors
     /// When a needed part of `pairing` is missing, or the images hold values that cannot be compared.
-    fn draw(&self, x0: &Tensor<4>, pairing: &PairContext, key: Key)
-    -> Result<Draw<Tensor<4>>, CouplingError>;
+    fn draw(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Draw<Tensor<4>>, CouplingError> {
+        match self.host() {
+            Some(host) => draw_through_host(host, x0, pairing, key),
+            None => Err(CouplingError::Device(format!("{} draws nowhere", self.name()))),
+        }
+    }
 
     /// The same draw on host arrays, where the coupling has one. A trainer whose images come from the host
     /// runs it in the loader's pipeline, a batch ahead, so that nothing of it delays the step.
@@ -107,7 +136,7 @@ pub trait HostCoupling: Send + Sync {
     ) -> Result<Draw<Array2<f32>>, CouplingError>;
 
     /// The part that pairs the rows of several coming batches at once, where the coupling has one. A trainer that knows
-    /// those batches runs it in place of [`draw_host`](Self::draw_host), and hands the noise out by [`hand_out`].
+    /// those batches runs it in place of [`draw_host`](Self::draw_host), and hands the noise out batch by batch.
     fn lookahead(&self) -> Option<&dyn Lookahead> {
         None
     }
@@ -118,44 +147,21 @@ pub trait Lookahead: Send + Sync {
     /// Rows of a window.
     fn rows(&self) -> usize;
 
-    /// Which noise each row takes, of those with the numbers of the rows under `key`. No noise is taken twice.
+    /// Which of the `drawn` noises each row takes; row i of them is what image i has without a pairing. No noise is taken
+    /// twice. `key` is for what the pairing itself leaves to chance.
     ///
     /// # Shapes
-    /// `x0` is `[W, D]`; W entries, each below W.
+    /// `x0` and `drawn` are `[W, D]`; W entries, each below W.
     ///
     /// # Errors
     /// As [`Coupling::draw`].
-    fn pair(&self, x0: ArrayView2<f32>, pairing: &PairContext, key: Key) -> Result<Vec<u32>, CouplingError>;
-}
-
-/// The noise of a batch whose window was paired: `noise_of` are the numbers of its rows' noises under `key`, and `first` is the
-/// number of its first row, which tells what it would have had without a pairing. `milliseconds` is its share of the time.
-///
-/// # Shapes
-/// `x0` and the noise are `[B, D]`.
-///
-/// # Errors
-/// [`CouplingError::Assign`] if there is not one number for each row.
-pub fn hand_out(
-    x0: ArrayView2<f32>,
-    noise_of: &[u32],
-    first: u64,
-    milliseconds: f64,
-    key: Key,
-) -> Result<Draw<Array2<f32>>, CouplingError> {
-    let (rows, dimensions) = x0.dim();
-    let (mut drawn, mut noise) =
-        (Array2::zeros((rows, dimensions)), Array2::zeros((noise_of.len(), dimensions)));
-    if let Some(values) = drawn.as_slice_mut() {
-        key.fill_normals(first, dimensions, values);
-    }
-    for (mut noise, &j) in noise.rows_mut().into_iter().zip(noise_of) {
-        if let Some(values) = noise.as_slice_mut() {
-            key.fill_normals(u64::from(j), dimensions, values);
-        }
-    }
-    let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;
-    Ok(Draw { noise, statistics })
+    fn pair(
+        &self,
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Vec<u32>, CouplingError>;
 }
 
 /// Independent standard normal rows `0..rows`, the noise that every coupling starts from.

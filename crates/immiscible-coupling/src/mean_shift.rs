@@ -1,7 +1,4 @@
-use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise, knn,
-};
-use burn::tensor::Tensor;
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise, knn};
 use immiscible_assign::AssignError;
 use immiscible_random::Key;
 use ndarray::{Array1, Array2, ArrayView2};
@@ -32,15 +29,6 @@ impl Coupling for MeanShift {
         "mean_shift"
     }
 
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
-    }
-
     fn host(&self) -> Option<&dyn HostCoupling> {
         Some(self)
     }
@@ -66,7 +54,6 @@ impl HostCoupling for MeanShift {
         }
         let drawn = fresh_noise(x0.nrows(), x0.ncols(), key);
         let noise = &drawn + &mean;
-        let statistics = Statistics::measure(x0, drawn.view(), noise.view(), 0.0)?;
-        Ok(Draw { noise, statistics })
+        Draw::measured(x0, drawn.view(), noise, 0.0)
     }
 }

@@ -1,7 +1,4 @@
-use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, draw_through_host, fresh_noise, knn,
-};
-use burn::tensor::Tensor;
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise, knn};
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -16,15 +13,6 @@ pub struct NormShrink {
 impl Coupling for NormShrink {
     fn name(&self) -> &'static str {
         "norm_shrink"
-    }
-
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
     }
 
     fn host(&self) -> Option<&dyn HostCoupling> {
@@ -45,7 +33,6 @@ impl HostCoupling for NormShrink {
             // In few dimensions the closed form can leave nothing.
             noise *= (1.0 - share).max(0.0).sqrt() as f32;
         }
-        let statistics = Statistics::measure(x0, drawn.view(), noise.view(), 0.0)?;
-        Ok(Draw { noise, statistics })
+        Draw::measured(x0, drawn.view(), noise, 0.0)
     }
 }

@@ -1,8 +1,7 @@
 use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, Moments, PairContext, Statistics, draw_through_host,
-    fresh_noise, knn::expected_maximum, state,
+    Coupling, CouplingError, Draw, HostCoupling, Moments, PairContext, fresh_noise, knn::expected_maximum,
+    state,
 };
-use burn::tensor::Tensor;
 use immiscible_assign::AssignError;
 use immiscible_random::{Key, Stream};
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, parallel::prelude::*};
@@ -22,7 +21,7 @@ const CHUNK: usize = 16;
 /// because there every image finds something to its liking. The price of a noise is what all images together would gain by it:
 /// for data that are themselves normal √(nᵀΣn), up to a factor, is its price under optimal transport. κ is fitted, so that the
 /// noise's variance along the leading components is 1. So mean and energy stay those of standard normal noise, nearly; it is an
-/// approximation, and [`Statistics`] shows what is left.
+/// approximation, and [`Statistics`](crate::Statistics) shows what is left.
 ///
 /// It needs no other image, so it works at batch size 1. All is drawn on the host by address; the first candidate is the
 /// independent noise, so `k = 1` is ordinary training bit for bit.
@@ -266,15 +265,6 @@ impl Coupling for PricedKnn {
         Ok(())
     }
 
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
-    }
-
     fn host(&self) -> Option<&dyn HostCoupling> {
         Some(self)
     }
@@ -321,8 +311,7 @@ impl HostCoupling for PricedKnn {
         let each = noise.axis_iter_mut(Axis(0)).into_par_iter().enumerate();
         each.for_each(|(row, mut noise)| choose(row, &mut noise));
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let statistics = Statistics::measure(x0, drawn.view(), noise.view(), milliseconds)?;
-        Ok(Draw { noise, statistics })
+        Draw::measured(x0, drawn.view(), noise, milliseconds)
     }
 }
 

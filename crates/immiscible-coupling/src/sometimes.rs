@@ -79,9 +79,15 @@ impl Lookahead for Sometimes {
         self.ahead().map_or(1, Lookahead::rows)
     }
 
-    fn pair(&self, x0: ArrayView2<f32>, pairing: &PairContext, key: Key) -> Result<Vec<u32>, CouplingError> {
+    fn pair(
+        &self,
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Vec<u32>, CouplingError> {
         match self.ahead() {
-            Some(ahead) if self.couples(key) => ahead.pair(x0, pairing, key),
+            Some(ahead) if self.couples(key) => ahead.pair(x0, drawn, pairing, key),
             _ => Ok((0..x0.nrows() as u32).collect()),
         }
     }

@@ -1,8 +1,4 @@
-use crate::{
-    Assignment, Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead, PairContext,
-    draw_through_host, fresh_noise,
-};
-use burn::tensor::Tensor;
+use crate::{Assignment, Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead, PairContext};
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -25,15 +21,6 @@ impl Coupling for Window {
 
     fn exact_marginal(&self) -> bool {
         true
-    }
-
-    fn draw(
-        &self,
-        x0: &Tensor<4>,
-        pairing: &PairContext,
-        key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        draw_through_host(self, x0, pairing, key)
     }
 
     fn host(&self) -> Option<&dyn HostCoupling> {
@@ -64,8 +51,13 @@ impl Lookahead for Window {
         self.rows
     }
 
-    fn pair(&self, x0: ArrayView2<f32>, pairing: &PairContext, key: Key) -> Result<Vec<u32>, CouplingError> {
-        let drawn = fresh_noise(x0.nrows(), x0.ncols(), key);
-        self.assignment.choose(x0, drawn.view(), pairing)
+    fn pair(
+        &self,
+        x0: ArrayView2<f32>,
+        drawn: ArrayView2<f32>,
+        pairing: &PairContext,
+        _key: Key,
+    ) -> Result<Vec<u32>, CouplingError> {
+        self.assignment.choose(x0, drawn, pairing)
     }
 }

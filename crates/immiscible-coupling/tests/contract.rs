@@ -379,7 +379,10 @@ fn steps_before_the_warm_up_and_uncoupled_ones_are_ordinary_training() {
     let window = build(&window);
     let ahead = window.host().unwrap().lookahead().unwrap();
     let array = Array2::from_shape_vec((SHAPE[0], D), x0.clone()).unwrap();
-    let pair = |step| Lookahead::pair(ahead, array.view(), &nothing, key(step)).unwrap();
+    let pair = |step| {
+        let drawn = Array2::from_shape_vec((SHAPE[0], D), independent_noise(key(step))).unwrap();
+        Lookahead::pair(ahead, array.view(), drawn.view(), &nothing, key(step)).unwrap()
+    };
     let identity: Vec<u32> = (0..SHAPE[0] as u32).collect();
     assert_eq!((ahead.rows(), pair(2)), (SHAPE[0], identity.clone()));
     let mut pairs = pair(3);

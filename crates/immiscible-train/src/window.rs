@@ -1,8 +1,8 @@
 use crate::{Prepared, TrainError, diffusion::rows_of};
-use immiscible_coupling::{Coupling, Lookahead, PairContext, hand_out};
+use immiscible_coupling::{Coupling, Draw, Lookahead, PairContext};
 use immiscible_data::{Batch, DataError, Loader, prefetch};
 use immiscible_random::{Key, Stream};
-use ndarray::{Axis, concatenate};
+use ndarray::{Array2, Axis, concatenate};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -60,18 +60,20 @@ struct Window {
 }
 
 struct Pairing {
+    /// The run's.
+    key: Key,
     /// Step of the window's first batch.
     first: u64,
-    /// Of the window's noise.
-    key: Key,
-    /// The number of each row's noise.
+    /// Rows of a batch.
+    size: usize,
+    /// The number of each row's noise: that of the row which would have it without a pairing.
     noise_of: Vec<u32>,
     /// Time of the pairing, for each batch.
     milliseconds: f64,
 }
 
 fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -> Result<Window, TrainError> {
-    let first = steps.start;
+    let (first, size) = (steps.start, loader.order().batch_size());
     let batches = steps.map(|step| loader.batch_at(step)).collect::<Result<Vec<Batch>, DataError>>()?;
     let rows: Vec<_> = batches.iter().map(rows_of).collect();
     let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
@@ -81,25 +83,42 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
     let context = PairContext { labels: labels.as_deref(), index: Some(&index), ..PairContext::default() };
 
-    let key = key.step(first).stream(Stream::NOISE);
-    let start = Instant::now();
-    let noise_of = match lookahead(coupling) {
-        Some(lookahead) => lookahead.pair(x0.view(), &context, key),
-        None => Ok((0..x0.nrows() as u32).collect()),
-    };
-    let noise_of = noise_of.map_err(|source| TrainError::Coupling { step: first, source })?;
-    let milliseconds = start.elapsed().as_secs_f64() * 1e3 / batches.len() as f64;
-    Ok(Window { batches, pairing: Arc::new(Pairing { first, key, noise_of, milliseconds }) })
+    let mut pairing =
+        Pairing { key, first, size, noise_of: (0..x0.nrows() as u32).collect(), milliseconds: 0.0 };
+    if let Some(lookahead) = lookahead(coupling) {
+        let drawn = pairing.noise(0..x0.nrows() as u32, x0.ncols());
+        let start = Instant::now();
+        let noise_of = lookahead.pair(x0.view(), drawn.view(), &context, pairing.key_at(0));
+        pairing.noise_of = noise_of.map_err(|source| TrainError::Coupling { step: first, source })?;
+        pairing.milliseconds = start.elapsed().as_secs_f64() * 1e3 / batches.len() as f64;
+    }
+    Ok(Window { batches, pairing: Arc::new(pairing) })
 }
 
 impl Pairing {
+    /// Of the noise of the window's batch of this number, as without a window.
+    fn key_at(&self, number: usize) -> Key {
+        self.key.step(self.first + number as u64).stream(Stream::NOISE)
+    }
+
+    /// The noises with these numbers, `[n, D]`.
+    fn noise(&self, numbers: impl ExactSizeIterator<Item = u32>, dimensions: usize) -> Array2<f32> {
+        let mut values = vec![0.0; numbers.len() * dimensions];
+        for (values, j) in values.chunks_exact_mut(dimensions.max(1)).zip(numbers) {
+            let (number, row) = (j as usize / self.size, j as usize % self.size);
+            self.key_at(number).fill_normals(row as u64, dimensions, values);
+        }
+        let shape = (values.len() / dimensions.max(1), dimensions);
+        Array2::from_shape_vec(shape, values).expect("n rows of D values")
+    }
+
     /// The window's batch of this number, with its noise.
     fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
-        let size = batch.index.len();
-        let rows = number * size..(number + 1) * size;
+        let rows = number * self.size..(number + 1) * self.size;
         let x0 = rows_of(&batch);
-        let drawn =
-            hand_out(x0.view(), &self.noise_of[rows.clone()], rows.start as u64, self.milliseconds, self.key);
+        let drawn = self.noise(rows.start as u32..rows.end as u32, x0.ncols());
+        let noise = self.noise(self.noise_of[rows].iter().copied(), x0.ncols());
+        let drawn = Draw::measured(x0.view(), drawn.view(), noise, self.milliseconds);
         let drawn = drawn.map_err(|source| {
             let step = self.first + number as u64;
             TrainError::Coupling { step, source }
@@ -141,6 +160,23 @@ mod tests {
         rows.map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
     }
 
+    /// What ordinary training draws in these steps.
+    fn plain(steps: Range<u64>) -> Vec<f32> {
+        let noise = |step| {
+            let mut values = vec![0.0; BATCH * 64];
+            KEY.step(step).stream(Stream::NOISE).fill_normals(0, 64, &mut values);
+            values
+        };
+        steps.flat_map(noise).collect()
+    }
+
+    #[test]
+    fn a_window_that_is_not_coupled_is_ordinary_training_bit_for_bit() {
+        let config = CouplingConfig { probability: 0.0, ..config(4 * BATCH) };
+        let bits: Vec<u32> = plain(2..9).iter().map(|value| value.to_bits()).collect();
+        assert_eq!(noise(&prepared(&config, 2, 7)).concat(), bits);
+    }
+
     #[test]
     fn a_window_of_one_batch_is_the_assignment_of_the_batch() {
         let assignment = CouplingConfig::default().build().unwrap();
@@ -165,8 +201,7 @@ mod tests {
     #[test]
     fn a_window_hands_out_every_noise_once() {
         let found = prepared(&config(4 * BATCH), 4, 4);
-        let mut drawn = vec![0.0; 4 * BATCH * 64];
-        KEY.step(4).stream(Stream::NOISE).fill_normals(0, 64, &mut drawn);
+        let drawn = plain(4..8);
         let mut expected: Vec<Vec<u32>> =
             drawn.chunks(64).map(|row| row.iter().map(|value| value.to_bits()).collect()).collect();
         let mut taken = noise(&found);
@@ -193,8 +228,7 @@ mod tests {
         let config = CouplingConfig { class_wise: true, ..config(8 * BATCH) };
         let found = prepared(&config, 0, 8);
         let labels: Vec<u32> = found.iter().flat_map(|p| p.batch.labels.clone().unwrap()).collect();
-        let mut drawn = vec![0.0; 8 * BATCH * 64];
-        KEY.step(0).stream(Stream::NOISE).fill_normals(0, 64, &mut drawn);
+        let drawn = plain(0..8);
         let bits = |row: &[f32]| -> Vec<u32> { row.iter().map(|value| value.to_bits()).collect() };
         let number: BTreeMap<Vec<u32>, usize> =
             drawn.chunks(64).enumerate().map(|(j, row)| (bits(row), j)).collect();
