@@ -1,6 +1,7 @@
 use crate::{MethodConfig, TrainError};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_models::Lpips;
+use immiscible_schedule::{Distance as _, distance::PseudoHuber};
 
 /// How far apart two batches of images are, sample by sample.
 ///
@@ -15,7 +16,7 @@ pub const DISTANCES: &[(&str, Build)] = &[
     ("l1", |_, _| Ok(Box::new(|a, b| per_sample((a - b).abs())))),
     ("l2", |_, _| Ok(Box::new(|a, b| per_sample((a - b).square())))),
     ("lpips", perceptual),
-    ("pseudo_huber", |_, _| Ok(Box::new(pseudo_huber))),
+    ("pseudo_huber", |_, _| Ok(Box::new(|a, b| per_sample(PseudoHuber { c: None }.of(a - b))))),
 ];
 
 /// LPIPS of images that are brought to 224 pixels where they are smaller than 256, as in the code of Song et al. 2023. One
@@ -59,14 +60,6 @@ fn resize(x: Tensor<4>, side: usize) -> Tensor<4> {
 /// The mean of every sample.
 fn per_sample(x: Tensor<4>) -> Tensor<1> {
     x.flatten::<2>(1, 3).mean_dim(1).squeeze_dim(1)
-}
-
-/// √(‖a − b‖² + c²) − c with c = 0.00054 √D (Song & Dhariwal 2024, arXiv 2310.14189, §3.3).
-fn pseudo_huber(a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
-    let dimensions: usize = a.dims()[1..].iter().product();
-    let c = 0.00054 * (dimensions as f64).sqrt();
-    let squared: Tensor<1> = (a - b).square().flatten::<2>(1, 3).sum_dim(1).squeeze_dim(1);
-    (squared + c * c).sqrt() - c
 }
 
 #[cfg(test)]
