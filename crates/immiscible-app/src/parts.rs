@@ -11,8 +11,10 @@ use immiscible_data::{Batch, Source};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::Sampler;
-use immiscible_schedule::{NoiseSchedule, Objective};
-use immiscible_train::{ClassCondition, Diffusion, LatentStep, Latents, MethodParts, OnLatents, TrainStep};
+use immiscible_schedule::{NoiseSchedule, Objective, TimeSamplerConfig};
+use immiscible_train::{
+    ClassCondition, Diffusion, LatentStep, Latents, LossConfig, MethodParts, OnLatents, TrainStep,
+};
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -112,6 +114,16 @@ impl Parts {
             "sample.variance: the network predicts no variance; write \"fixed_small\" or \"fixed_large\""
         );
         check_sampler(&config)?;
+        for (table, set) in [
+            ("time", config.time != TimeSamplerConfig::default()),
+            ("loss", config.loss != LossConfig::default()),
+        ] {
+            ensure!(
+                !(set && config.method.jumps()),
+                "method.kind = {:?} has its own times and loss; leave the table `{table}` out",
+                config.method.kind
+            );
+        }
         let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);

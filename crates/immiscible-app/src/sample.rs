@@ -126,6 +126,9 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
             (Some(_), []) => {
                 bail!("{}: the network draws what a text says; write --prompt", folder.display())
             }
+            (Some(_), _) if labels.is_some() => {
+                bail!("{}: the network takes a text and a class, which is not supported", folder.display())
+            }
             (Some(text), prompts) => {
                 let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
                 let encode = |texts: &[&str]| anyhow::Ok(Condition::Text(text.encode(texts, &device)?));
