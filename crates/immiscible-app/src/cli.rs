@@ -79,7 +79,7 @@ pub(crate) struct Sample {
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// Sampling steps; the config's, or 50 for a folder, if absent.
+    /// Sampling steps; if absent the config's, or 50 for a folder, 1 if it holds a consistency function.
     #[arg(long)]
     pub(crate) steps: Option<usize>,
     /// Sampler; the config's, or that of the folder's scheduler, if absent.

@@ -3,7 +3,7 @@
 use crate::config::insert;
 use crate::sample::open_run;
 use crate::{Failure, cli, device};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use immiscible_models::{AutoencoderKLConfig, Pretrained};
 use immiscible_sample::{Pipeline, Scheduler};
 use std::path::Path;
@@ -61,14 +61,15 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
 fn of_run(run: &Path, last: bool) -> Result<(Pipeline, u64)> {
     let (parts, step, network) = open_run(run, on_the_cpu, last)?;
     let config = &parts.config;
-    let Some(objective) = config.objective.as_ref().filter(|_| !config.method.jumps()) else {
-        bail!("method.kind = {:?}: only runs of diffusion can be exported", config.method.kind);
+    let scheduler = match &config.objective {
+        Some(objective) => Scheduler::of_run(&config.schedule, objective, &config.sampling())?,
+        None => {
+            let [_, s1] = config.method.fineness();
+            let levels = usize::try_from(s1)? + 1;
+            let sigma_data = config.method.sigma_data();
+            Scheduler::of_consistency(&config.schedule, sigma_data, levels, &config.sampling())?
+        }
     };
-    ensure!(
-        config.loss.vlb_weight.is_none(),
-        "loss.vlb_weight: a run with a learned variance cannot be exported; sample it with `immiscible sample`"
-    );
-    let scheduler = Scheduler::of_run(&config.schedule, objective, &config.sampling())?;
     let mut pipeline = Pipeline::new(Pretrained { config: config.model.clone(), network }, scheduler);
     let classes = parts.data.classes.iter().flatten();
     pipeline.labels = (0..).zip(classes.cloned()).collect();

@@ -108,12 +108,12 @@ impl Parts {
         let (schedule, objective) = (config.schedule.build()?, config.objective()?);
         config.time.build_for(&*schedule)?;
         config.loss.build(&*schedule, &*objective)?;
+        check_sampler(&config)?;
         let sampler = Sampler::new(&config.sampling(), &*schedule, &*objective)?;
         ensure!(
             out == 2 * channels || !sampler.needs_variance(),
             "sample.variance: the network predicts no variance; write \"fixed_small\" or \"fixed_large\""
         );
-        check_sampler(&config)?;
         for (table, set) in [
             ("time", config.time != TimeSamplerConfig::default()),
             ("loss", config.loss != LossConfig::default()),

@@ -19,8 +19,6 @@ use toml::{Table, Value};
 const SAMPLES: usize = 64;
 /// More samples than anybody looks at.
 const MOST: usize = 1 << 24;
-/// Steps of a model folder if --steps does not tell.
-const STEPS: usize = 50;
 
 /// Draws samples from a run's newest checkpoint, or from a folder that `diffusers` can open.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
@@ -73,21 +71,15 @@ fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String)
 
 fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, String), Failure> {
     let device = device::by_name(arguments.device.as_deref().unwrap_or("flex")).map_err(Failure::usage)?;
-    let steps = arguments.steps.unwrap_or(STEPS);
     let sampler = arguments.sampler.as_deref().map(SamplerConfig::new);
     let guidance = arguments.guidance.unwrap_or(1.0);
     let open = || {
         let given = Given::read(arguments)?;
-        if let Some(sampler) = &sampler {
-            ensure!(
-                !sampler.build()?.jumps(),
-                "--sampler {}: it needs a consistency function, and folders hold none; write another, such as ddim",
-                sampler.name
-            );
-        }
         // Whatever the settings tell is checked before weights are read, which can be gigabytes.
         let config = Pipeline::config(folder)?;
-        let needs_variance = Pipeline::scheduler(folder)?.sampler(sampler.as_ref(), steps)?.needs_variance();
+        let scheduler = Pipeline::scheduler(folder)?;
+        let steps = arguments.steps.unwrap_or(scheduler.steps());
+        let needs_variance = scheduler.sampler(sampler.as_ref(), steps)?.needs_variance();
         let labels = folder_labels(arguments, &given, &config)?;
         let null = null_class(arguments, &config, labels.is_some())?;
         ensure!(
@@ -135,9 +127,9 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, S
                 (Some(encode(&prompts)?), Some(encode(&[""])?))
             }
         };
-        anyhow::Ok((given, pipeline, condition.unwrap_or_default(), null, shape))
+        anyhow::Ok((given, pipeline, steps, condition.unwrap_or_default(), null, shape))
     };
-    let (given, pipeline, condition, null, shape) = open().map_err(Failure::usage)?;
+    let (given, pipeline, steps, condition, null, shape) = open().map_err(Failure::usage)?;
     let draw = Draw {
         sampler: pipeline.scheduler.sampler(sampler.as_ref(), steps).map_err(Failure::usage)?,
         network: &pipeline.model.network,

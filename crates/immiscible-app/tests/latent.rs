@@ -257,6 +257,21 @@ fn a_consistency_run_is_sampled_in_one_step() {
     };
     assert!(draw("1", &[]).iter().all(|value| value.is_finite()));
     assert_ne!(draw("1", &[]), draw("2", &[]));
+    // A folder draws the same where the number of steps divides s1.
+    let exported = succeed(folder, &["export", "runs/c", "--to", "c"]);
+    assert!(exported.contains("ConsistencyModelPipeline"), "{exported}");
+    for steps in [None, Some("2"), Some("4")] {
+        let run = draw(steps.unwrap_or("1"), &[]);
+        let steps: Vec<_> = steps.iter().flat_map(|steps| ["--steps", steps]).collect();
+        let arguments = ["sample", "--model", "c", "--n", "2", "--out", "s.npy"];
+        succeed(folder, &[&arguments[..], &steps].concat());
+        let model = npy::read::<f32>(&folder.join("s.npy")).unwrap().values;
+        assert!(run.iter().zip(&model).all(|(a, b)| (a - b).abs() < 1e-4), "{run:?} {model:?}");
+    }
+    let ddim = immiscible(folder, &["sample", "--model", "c", "--sampler", "ddim"]);
+    let message = String::from_utf8_lossy(&ddim.stderr);
+    assert_eq!(ddim.status.code(), Some(2), "{message}");
+    assert!(message.contains("\"ddim\"") && message.contains("consistency"), "{message}");
     let ddim = immiscible(folder, &["sample", "--checkpoint", "runs/c", "--sampler", "ddim"]);
     let message = String::from_utf8_lossy(&ddim.stderr);
     assert_eq!(ddim.status.code(), Some(2), "{message}");

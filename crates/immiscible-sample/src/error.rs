@@ -34,6 +34,28 @@ pub enum SampleError {
     /// Dynamic thresholding of estimates that are not kept in range.
     #[error("threshold = {0} is a way to clip, and clip = false: set clip = true, or leave out threshold")]
     ThresholdWithoutClip(f64),
+    /// A sampler that jumps to the end of a trajectory, for a network that does not, or the other way round.
+    #[error(
+        "sampler \"{sampler}\" does not go with a network that was trained for \"{objective}\": {remedy}"
+    )]
+    Jumps {
+        /// Name of the sampler.
+        sampler: &'static str,
+        /// Name of the objective.
+        objective: &'static str,
+        /// What to change.
+        remedy: &'static str,
+    },
+    /// Noise levels for a sampler that has its own.
+    #[error(
+        "spacing = {spacing:?} with sampler \"{sampler}\": it takes its noise levels from the schedule; leave spacing out"
+    )]
+    OwnSpacing {
+        /// How they were to be spaced.
+        spacing: Spacing,
+        /// Name of the sampler.
+        sampler: &'static str,
+    },
     /// A way to space noise levels that the schedule does not have.
     #[error(
         "spacing = {spacing:?} is not possible on schedule \"{schedule}\"; leave it out, or use karras or exponential"

@@ -16,10 +16,13 @@ use crate::{SampleError, Scheduler};
 ///
 /// | parts | its class there |
 /// |---|---|
-/// | UNet | `DDIMPipeline` with a `DDIMScheduler`, `DDPMPipeline` with another scheduler that it can run |
+/// | UNet | `DDIMPipeline` with a `DDIMScheduler`, `ConsistencyModelPipeline` with that of consistency functions, `DDPMPipeline` with another scheduler that it can run |
 /// | UNet, autoencoder | `LDMPipeline` |
 /// | UNet with text, autoencoder, text encoder | `StableDiffusionPipeline` |
 /// | transformer with 1,000 classes, autoencoder, and no flow-matching scheduler | `DiTPipeline` |
+///
+/// Of a network that predicts a variance, the pipelines of UNets need a `DDPMScheduler` that takes it, and that of transformers
+/// one that does not.
 ///
 /// The package has no pipeline for other networks: their folder is that of the bare model, with `scheduler/` and `vae/` in it.
 pub struct Pipeline {
@@ -145,10 +148,18 @@ impl Pipeline {
 
     /// The name of the class in diffusers; none for the folder of a bare model.
     pub fn class_name(&self) -> Option<&'static str> {
-        let scheduler = self.scheduler.class_name();
-        match (&self.model.config, &self.vae, &self.text) {
+        let (scheduler, config) = (self.scheduler.class_name(), &self.model.config);
+        let transformer = matches!(config, NetworkConfig::DiTTransformer2DModel(_));
+        let variance = config.out_channels() == 2 * config.in_channels();
+        if self.scheduler.takes_variance() != (variance && !transformer) {
+            return None;
+        }
+        match (config, &self.vae, &self.text) {
             (NetworkConfig::UNet2DModel(_), None, None) if scheduler == "DDIMScheduler" => {
                 Some("DDIMPipeline")
+            }
+            (NetworkConfig::UNet2DModel(_), None, None) if scheduler == "CMStochasticIterativeScheduler" => {
+                Some("ConsistencyModelPipeline")
             }
             (NetworkConfig::UNet2DModel(_), None, None) if DDPM_PIPELINE.contains(&scheduler) => {
                 Some("DDPMPipeline")

@@ -112,6 +112,10 @@ impl<'a> Sampler<'a> {
         let kernel = config.sampler.build()?;
         let points = match config.spacing {
             None => kernel.grid(schedule, config.steps)?,
+            // At the end of another grid a consistency function is the identity.
+            Some(spacing) if kernel.jumps() => {
+                return Err(SampleError::OwnSpacing { spacing, sampler: kernel.name() });
+            }
             spacing => grid(schedule, spacing, config.steps)?,
         };
         let path = points.windows(2).map(|pair| (pair[0], pair[1])).collect();
@@ -125,6 +129,14 @@ impl<'a> Sampler<'a> {
         plan: Plan,
     ) -> Result<Self, SampleError> {
         compatible(schedule, objective)?;
+        let sampler = plan.kernel.name();
+        if plan.kernel.jumps() != objective.jumps() {
+            let remedy = match objective.jumps() {
+                true => "it jumps to the end of the trajectory; write consistency",
+                false => "the sampler needs a consistency function; write another, such as ddim",
+            };
+            return Err(SampleError::Jumps { sampler, objective: objective.name(), remedy });
+        }
         plan.kernel.begin(schedule, &plan.path)?;
         Ok(Self { schedule, objective, plan })
     }

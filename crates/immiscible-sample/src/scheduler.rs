@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use crate::sampler::Plan;
 use crate::{SampleConfig, SampleError, Sampler};
 
+mod cm_stochastic_iterative;
 mod ddim;
 mod ddpm;
 mod discrete;
@@ -52,6 +53,11 @@ trait Class: Send + Sync {
         steps: usize,
         sampler: Option<&str>,
     ) -> Result<Plan, SampleError>;
+
+    /// A usual number of steps.
+    fn steps(&self) -> usize {
+        50
+    }
 }
 
 /// Reads the fields of a class.
@@ -59,6 +65,7 @@ type Read = fn(&mut Fields) -> Result<Model, SampleError>;
 
 /// Every class of the package that is known.
 const CLASSES: &[(&str, Read)] = &[
+    ("CMStochasticIterativeScheduler", cm_stochastic_iterative::read),
     ("DDIMScheduler", ddim::read),
     ("DDPMScheduler", ddpm::read),
     ("DPMSolverMultistepScheduler", dpm_solver_multistep::read),
@@ -121,9 +128,38 @@ impl Scheduler {
         objective: &ObjectiveConfig,
         sample: &SampleConfig,
     ) -> Result<Self, SampleError> {
-        let fields = of_run::fields(schedule, objective, sample)?;
+        Self::from_given(of_run::fields(schedule, objective, sample)?)
+    }
+
+    /// The scheduler of a consistency function that was trained here, with `levels` noise levels at the end. A number of steps
+    /// that divides `levels` − 1 takes this project's noise levels, others take the package's.
+    ///
+    /// # Errors
+    /// [`SampleError::Scheduler`] for a schedule or a spacing that the package does not have.
+    pub fn of_consistency(
+        schedule: &ScheduleConfig,
+        sigma_data: f64,
+        levels: usize,
+        sample: &SampleConfig,
+    ) -> Result<Self, SampleError> {
+        Self::from_given(of_run::fields_of_consistency(schedule, sigma_data, levels, sample)?)
+    }
+
+    /// Null stands for a default.
+    fn from_given(fields: Value) -> Result<Self, SampleError> {
         let Value::Object(fields) = fields else { return Err(refuse("fields", &fields, "use a map")) };
         Self::from_fields(fields.into_iter().filter(|(_, value)| !value.is_null()).collect())
+    }
+
+    /// Whether the network must predict the variance of a step, in a second half of channels.
+    pub fn takes_variance(&self) -> bool {
+        let variance = self.fields.get("variance_type").and_then(Value::as_str);
+        self.class == "DDPMScheduler" && variance.is_some_and(|kind| kind.starts_with("learned"))
+    }
+
+    /// A usual number of steps for the class.
+    pub fn steps(&self) -> usize {
+        self.model.class.steps()
     }
 
     /// The sampler of the scheduler's class, or the one that is named, in this number of steps.

@@ -8,6 +8,7 @@ use immiscible_random::{Key, Stream};
 use immiscible_sample::{
     Guidance, NoiseSource, Predictor, SampleConfig, SampleError, Sampler, SeededNoise, Spacing,
 };
+use immiscible_schedule::objective::Consistency;
 use immiscible_schedule::{
     Levels, NoiseSchedule, OBJECTIVES, Objective, ObjectiveConfig, Point, SAMPLERS, SCHEDULES, SamplerConfig,
     ScheduleConfig, ScheduleError, Time, Variance, compatible,
@@ -47,6 +48,7 @@ fn point_of(schedule: &dyn NoiseSchedule, objective: &dyn Objective, u: f32) -> 
     match schedule.name() {
         "flow" if edm => schedule.at(Time::Continuous(ratio / (1.0 + ratio))).unwrap(),
         "flow" => schedule.at(Time::Continuous(f64::from(u) / 1000.0)).unwrap(),
+        "ve" if objective.jumps() => schedule.at(Time::Sigma(f64::from(u / 250.0).exp())).unwrap(),
         "ve" => schedule.at(Time::Sigma(ratio)).unwrap(),
         _ if edm => {
             let off = |point: &Point| (objective.network_time(*point) - u).abs();
@@ -67,8 +69,6 @@ fn x_t_of(objective: &dyn Objective, input: Tensor<4>, levels: &Levels) -> Tenso
 struct GaussianNetwork<'a> {
     schedule: &'a dyn NoiseSchedule,
     objective: &'a dyn Objective,
-    /// Whether it says where the trajectory of x_t ends, and not the mean of the data behind x_t.
-    jumps: bool,
 }
 
 impl Denoiser for GaussianNetwork<'_> {
@@ -85,8 +85,11 @@ impl Denoiser for GaussianNetwork<'_> {
         let (alpha, sigma) = (levels.alpha.clone(), levels.sigma.clone());
         let variance = alpha.clone().square() * STD.powi(2) + sigma.clone().square();
         let centred = x.clone() - alpha.clone() * mean.clone();
-        let share =
-            if self.jumps { variance.sqrt().recip() * STD } else { alpha.clone() / variance * STD.powi(2) };
+        let share = if self.objective.jumps() {
+            variance.sqrt().recip() * STD
+        } else {
+            alpha.clone() / variance * STD.powi(2)
+        };
         let x0 = mean + centred * share;
         let noise = (x - alpha * x0.clone()) / sigma;
         output(self.objective.target(&x0, &noise, &levels))
@@ -123,10 +126,11 @@ fn sample(
     sampler.sample(&mut predictor, &mut noise, shape, condition, &device(), |_| ()).unwrap()
 }
 
-/// Whether the sampler needs a continuous time, which the schedule does not have.
+/// Whether the sampler needs a continuous time, which the schedule does not have, or another kind of network.
 fn refused(config: &SampleConfig, schedule: &dyn NoiseSchedule, objective: &dyn Objective) -> bool {
     match Sampler::new(config, schedule, objective) {
         Err(SampleError::Schedule(ScheduleError::DiscreteTime { .. })) => true,
+        Err(SampleError::Jumps { .. }) => true,
         Err(error) => panic!("{error}"),
         Ok(_) => false,
     }
@@ -137,19 +141,21 @@ fn refused(config: &SampleConfig, schedule: &dyn NoiseSchedule, objective: &dyn 
 #[test]
 fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
     for (name, _) in SCHEDULES {
-        for (target, _) in OBJECTIVES {
+        let mut objectives: Vec<_> = OBJECTIVES.iter().map(|(target, _)| objective(target)).collect();
+        objectives.push(Box::new(Consistency::new(0.002, 0.5).unwrap()));
+        for objective in &objectives {
             for (kernel, _) in SAMPLERS {
-                let (schedule, objective) = (schedule(name), objective(target));
-                let (schedule, objective) = (schedule.as_ref(), objective.as_ref());
-                if compatible(schedule, objective).is_err() {
+                let (schedule, objective) = (schedule(name), objective.as_ref());
+                let (schedule, target) = (schedule.as_ref(), objective.name());
+                // A consistency function keeps the size of the data.
+                if compatible(schedule, objective).is_err() || (objective.jumps() && *name != "ve") {
                     continue;
                 }
                 let config = config(kernel, 100);
                 if refused(&config, schedule, objective) {
                     continue;
                 }
-                let jumps = SamplerConfig::new(*kernel).build().unwrap().jumps();
-                let network = GaussianNetwork { schedule, objective, jumps };
+                let network = GaussianNetwork { schedule, objective };
                 let shape = [2_000, 1, 2, 2];
                 let noise = SeededNoise::new(5, 0);
                 let images = sample(&config, schedule, objective, &network, noise, shape, &Condition::None);
@@ -168,8 +174,7 @@ fn gaussian_data_come_back_for_every_schedule_objective_and_sampler() {
 #[test]
 fn each_image_follows_its_class() {
     let (schedule, objective) = (schedule("flow"), objective("flow_velocity"));
-    let network =
-        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     let classes = [0, 5, 2, 5];
     let condition = Condition::classes(&classes, &device());
     let noise = SeededNoise::new(1, 0);
@@ -184,8 +189,7 @@ fn each_image_follows_its_class() {
 #[test]
 fn an_image_is_the_same_in_any_batch() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network =
-        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     for (kernel, _) in SAMPLERS {
         if refused(&config(kernel, 5), &*schedule, &*objective) {
             continue;
@@ -325,8 +329,7 @@ fn guidance_extrapolates_from_the_null_class() {
 #[test]
 fn guidance_moves_the_samples_away_from_the_unconditional_ones() {
     let (schedule, objective) = (schedule("linear"), objective("epsilon"));
-    let network =
-        GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref(), jumps: false };
+    let network = GaussianNetwork { schedule: schedule.as_ref(), objective: objective.as_ref() };
     let sampler = Sampler::new(&config("ddim", 50), &*schedule, &*objective).unwrap();
     let condition = Condition::classes(&[6], &device());
     // Class 6 has mean 0.4, class 2, taken as null, has 0: the guided mean is 0.4 w.
@@ -411,7 +414,7 @@ fn a_learned_variance_is_passed_on() {
         let noise = SeededNoise::new(5, 0);
         values(sample(&config, schedule, objective, network, noise, [2, 1, 4, 4], &Condition::None))
     };
-    let network = || GaussianNetwork { schedule, objective, jumps: false };
+    let network = || GaussianNetwork { schedule, objective };
     for (place, fixed) in [(-1.0, Variance::FixedSmall), (1.0, Variance::FixedLarge)] {
         let learned = run(Variance::LearnedRange, &Learned { inner: network(), place });
         for (a, b) in learned.iter().zip(run(fixed, &network())) {
@@ -591,4 +594,19 @@ fn configs_read_what_they_know() {
     assert_eq!((config.steps, config.guidance, config.clip, config.sampler.eta), (20, 1.5, false, Some(0.5)));
     assert_eq!(toml::from_str::<SampleConfig>("").unwrap(), SampleConfig::default());
     assert!(toml::from_str::<SampleConfig>("step = 20").is_err());
+}
+
+#[test]
+fn consistency_functions_and_their_sampler_go_together_on_a_grid_of_their_own() {
+    let (schedule, consistency) = (schedule("ve"), Consistency::new(0.002, 0.5).unwrap());
+    let refusal = |config: &SampleConfig, objective: &dyn Objective| {
+        Sampler::new(config, &*schedule, objective).err().unwrap().to_string()
+    };
+    let ddim = refusal(&config("ddim", 2), &consistency);
+    assert!(ddim.contains("\"ddim\"") && ddim.contains("write consistency"), "{ddim}");
+    let jump = refusal(&config("consistency", 2), &*objective("edm"));
+    assert!(jump.contains("\"edm\"") && jump.contains("such as ddim"), "{jump}");
+    let spaced = SampleConfig { spacing: Some(Spacing::Karras), ..config("consistency", 2) };
+    let spaced = refusal(&spaced, &consistency);
+    assert!(spaced.contains("spacing = Karras") && spaced.contains("leave spacing out"), "{spaced}");
 }

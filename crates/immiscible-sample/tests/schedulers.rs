@@ -4,6 +4,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use immiscible_models::Condition;
 use immiscible_sample::{NoiseSource, Predictor, Scheduler};
+use immiscible_schedule::objective::Consistency;
 use immiscible_schedule::{Objective, ObjectiveConfig, Point, SamplerConfig};
 use serde_json::Value;
 
@@ -21,6 +22,7 @@ impl Network {
     fn of(config: &Value) -> Self {
         let class = config["_class_name"].as_str().unwrap();
         let kind = match config["prediction_type"].as_str() {
+            _ if class.starts_with("CM") => "consistency",
             _ if class.starts_with("EDM") => "edm",
             _ if class.starts_with("Flow") => "flow",
             None | Some("epsilon") => "epsilon",
@@ -30,19 +32,26 @@ impl Network {
         };
         let sigma_data = config["sigma_data"].as_f64();
         let objective = match kind {
-            "edm" => ObjectiveConfig { sigma_data, ..ObjectiveConfig::new("edm") },
+            "consistency" => {
+                let sigma_min = config["sigma_min"].as_f64().unwrap_or(0.002);
+                Box::new(Consistency::new(sigma_min, sigma_data.unwrap_or(0.5)).unwrap())
+            }
+            "edm" => ObjectiveConfig { sigma_data, ..ObjectiveConfig::new("edm") }.build().unwrap(),
             // All others look at x_t itself and at the number of its time.
-            _ => ObjectiveConfig::new("epsilon"),
+            _ => ObjectiveConfig::new("epsilon").build().unwrap(),
         };
         let variance = match config["variance_type"].as_str() {
             Some("learned") => Some(true),
             Some("learned_range") => Some(false),
             _ => None,
         };
-        Self { kind, objective: objective.build().unwrap(), variance }
+        Self { kind, objective, variance }
     }
 
     fn mean(&self, x: Tensor<4>, t: f64) -> Tensor<4> {
+        if self.kind == "consistency" {
+            return (x.clone() * 1.5).sin() * 0.8 + x * 0.3 - 0.1 * (t / 1000.0);
+        }
         if self.kind == "edm" {
             return (x.clone() * 1.5).sin() * 0.8 + x * 0.3 - 0.1 * t;
         }

@@ -87,6 +87,12 @@ pub trait Objective: Send + Sync {
     fn reads_pure_noise(&self) -> bool {
         true
     }
+
+    /// Whether x0 of [`read`](Objective::read) is where the trajectory of x_t ends, and not what the data behind x_t are on
+    /// average. It takes a sampler that [jumps](crate::StepKernel::jumps), and no other.
+    fn jumps(&self) -> bool {
+        false
+    }
 }
 
 /// Which objective.

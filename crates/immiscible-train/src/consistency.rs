@@ -56,10 +56,11 @@ impl ConsistencyStep {
     /// When an option is outside its range.
     pub fn new(config: &MethodConfig, parts: MethodParts) -> Result<Self, TrainError> {
         let learner = Learner::new(parts.network, &parts.optimizer, &parts.ema)?;
+        let [s0, s1] = config.fineness();
         Ok(Self {
             curriculum: Curriculum {
-                s0: config.s0.unwrap_or(2),
-                s1: config.s1.unwrap_or(150),
+                s0,
+                s1,
                 mu0: config.mu0.unwrap_or(0.9),
                 steps: config.curriculum_steps.unwrap_or(parts.steps),
             },

@@ -88,12 +88,9 @@ impl ImprovedConsistencyStep {
     /// # Errors
     /// When an option is outside its range.
     pub fn new(config: &MethodConfig, parts: MethodParts) -> Result<Self, TrainError> {
+        let [s0, s1] = config.fineness();
         Ok(Self {
-            curriculum: DoublingCurriculum {
-                s0: config.s0.unwrap_or(10),
-                s1: config.s1.unwrap_or(1280),
-                steps: config.curriculum_steps.unwrap_or(parts.steps),
-            },
+            curriculum: DoublingCurriculum { s0, s1, steps: config.curriculum_steps.unwrap_or(parts.steps) },
             noise_levels: LogNormal { mean: config.p_mean.unwrap_or(-1.1), std: config.p_std.unwrap_or(2.0) },
             learner: Learner::new(parts.network, &parts.optimizer, &parts.ema)?,
             loss: ConsistencyLoss {

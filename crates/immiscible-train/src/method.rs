@@ -101,6 +101,18 @@ impl MethodConfig {
         [CONSISTENCY, IMPROVED_CONSISTENCY].contains(&&*self.kind)
     }
 
+    /// The standard deviation of the data that a consistency function is made for.
+    pub fn sigma_data(&self) -> f64 {
+        self.sigma_data.unwrap_or(0.5)
+    }
+
+    /// s₀ and s₁ ≥ s₀ of a consistency method: the grid has s₀ + 1 noise levels at the beginning, or s₀ of `consistency`, and
+    /// s₁ + 1 at the end.
+    pub fn fineness(&self) -> [u64; 2] {
+        let [s0, s1] = if self.kind == CONSISTENCY { [2, 150] } else { [10, 1280] };
+        [self.s0.unwrap_or(s0), self.s1.unwrap_or(s1)]
+    }
+
     /// # Errors
     /// When the kind is unknown, has no such option, or a value is outside its range.
     pub fn validate(&self) -> Result<(), TrainError> {
@@ -134,11 +146,10 @@ impl MethodConfig {
             return Err(TrainError::UnusedOption { key: "method.distance", name, option: "method.lpips" });
         }
         let option = |key, value: String, remedy| Err(TrainError::Option { key, value, remedy });
-        let (s0, s1) = (self.s0.unwrap_or(if plain { 2 } else { 10 }), self.s1);
+        let [s0, s1] = self.fineness();
         if s0 == 0 {
             return option("method.s0", s0.to_string(), "write at least 1");
         }
-        let s1 = s1.unwrap_or(if plain { 150 } else { 1280 });
         if !(s0..=MOST_LEVELS).contains(&s1) {
             return option("method.s1", s1.to_string(), "write at least method.s0, and at most 10000");
         }
@@ -188,7 +199,7 @@ impl MethodConfig {
             }
             None => {
                 let sigma_min = schedule.sigma_min.unwrap_or(0.002);
-                Ok(Box::new(Consistency::new(sigma_min, self.sigma_data.unwrap_or(0.5))?))
+                Ok(Box::new(Consistency::new(sigma_min, self.sigma_data())?))
             }
         }
     }

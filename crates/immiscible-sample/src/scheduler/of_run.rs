@@ -72,6 +72,34 @@ fn of_edm(
     }))
 }
 
+pub(super) fn fields_of_consistency(
+    schedule: &ScheduleConfig,
+    sigma_data: f64,
+    levels: usize,
+    sample: &SampleConfig,
+) -> Result<Value, SampleError> {
+    if schedule.name != "ve" {
+        return Err(refuse("schedule.name", &schedule.name, "a consistency function needs ve"));
+    }
+    if sample.spacing.is_some() {
+        let remedy = "diffusers samples a consistency function on the schedule's own grid; leave it out";
+        return Err(refuse("sample.spacing", &sample.spacing, remedy));
+    }
+    if sample.threshold.is_some() {
+        let remedy = "diffusers clamps a consistency function; leave it out";
+        return Err(refuse("sample.threshold", &sample.threshold, remedy));
+    }
+    Ok(json!({
+        "_class_name": "CMStochasticIterativeScheduler",
+        "num_train_timesteps": levels,
+        "sigma_min": schedule.sigma_min,
+        "sigma_max": schedule.sigma_max,
+        "rho": schedule.rho,
+        "sigma_data": sigma_data,
+        "clip_denoised": sample.clip,
+    }))
+}
+
 fn of_discrete(
     schedule: &ScheduleConfig,
     objective: &ObjectiveConfig,
@@ -88,8 +116,9 @@ fn of_discrete(
         return Err(refuse("objective.name", &objective.name, remedy));
     };
     let variance = sampler.variance.unwrap_or_default();
-    if sampler.name == "ddpm" && variance != Variance::FixedSmall {
-        let remedy = "with it diffusers adds noise to the last image; train with fixed_small";
+    let ends_at_0 = matches!(sample.spacing, Some(Spacing::Leading | Spacing::Linspace));
+    if sampler.name == "ddpm" && variance != Variance::FixedSmall && !ends_at_0 {
+        let remedy = "with it diffusers adds noise to the last image, unless sample.spacing is \"linspace\" or \"leading\"";
         return Err(refuse("sample.variance", &sampler.variance, remedy));
     }
     if sampler.eta.is_some_and(|eta| eta != 1.0) && sampler.name == "euler_ancestral" {

@@ -13,6 +13,7 @@ import diffusers
 import numpy as np
 import torch
 from diffusers.schedulers import (
+    scheduling_consistency_models,
     scheduling_ddim,
     scheduling_ddpm,
     scheduling_dpmsolver_multistep,
@@ -21,10 +22,14 @@ from diffusers.schedulers import (
 
 SHAPE = (1, 1, 2, 2)
 STEPS = (10, 20, 50)
+# Consistency functions are sampled in few.
+FEW_STEPS = (1, 2, 3, 10, 20)
 
 
 def network(kind, x, t):
     """What the network outputs for x at the number t that it is given. The Rust test has the same formulas."""
+    if kind == "consistency":
+        return 0.8 * torch.sin(1.5 * x) + 0.3 * x - 0.1 * (t / 1000)
     if kind == "edm":
         return 0.8 * torch.sin(1.5 * x) + 0.3 * x - 0.1 * t
     u = t / 1000
@@ -110,6 +115,9 @@ CASES = [
     ("EDMEulerScheduler", {}, {}),
     ("EDMEulerScheduler", {"sigma_schedule": "exponential", "sigma_min": 0.01, "sigma_max": 40.0, "sigma_data": 1.0}, {}),
     ("EDMEulerScheduler", {"rho": 5.0, **SIGMA_MIN}, {}),
+    ("CMStochasticIterativeScheduler", {}, {}),
+    ("CMStochasticIterativeScheduler", {"num_train_timesteps": 151, "clip_denoised": False}, {}),
+    ("CMStochasticIterativeScheduler", {"sigma_min": 0.01, "sigma_max": 40.0, "sigma_data": 1.0, "rho": 5.0}, {}),
     ("FlowMatchEulerDiscreteScheduler", {}, {}),
     ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, {}),
     ("FlowMatchEulerDiscreteScheduler", {**KARRAS}, {}),
@@ -130,6 +138,7 @@ def recorded_noise(shape, **_):
 
 
 for module in (
+    scheduling_consistency_models,
     scheduling_ddim,
     scheduling_ddpm,
     scheduling_dpmsolver_multistep,
@@ -139,6 +148,8 @@ for module in (
 
 
 def kind_of(name, scheduler):
+    if name.startswith("CM"):
+        return "consistency"
     if name.startswith("EDM"):
         return "edm"
     return "flow" if name.startswith("Flow") else scheduler.config.prediction_type
@@ -208,6 +219,10 @@ def trajectory(name, settings, arguments, steps):
     return path
 
 
+def steps_of(name):
+    return FEW_STEPS if name.startswith("CM") else STEPS
+
+
 def rounded(values):
     return [float(f"{value:.7g}") for value in values]
 
@@ -218,7 +233,7 @@ def main():
     for name, settings, arguments in CASES:
         config = dict(getattr(diffusers, name)(**settings).config)
         config = {"_class_name": name} | {key: value for key, value in config.items() if key in settings}
-        runs = {str(steps): [rounded(row) for row in trajectory(name, settings, arguments, steps)] for steps in STEPS}
+        runs = {str(steps): [rounded(row) for row in trajectory(name, settings, arguments, steps)] for steps in steps_of(name)}
         cases.append({"config": config, "arguments": arguments, "runs": runs})
     golden = {
         "start": rounded(START.flatten().tolist()),

@@ -84,4 +84,8 @@ impl Objective for Consistency {
     fn reads_pure_noise(&self) -> bool {
         false
     }
+
+    fn jumps(&self) -> bool {
+        true
+    }
 }
