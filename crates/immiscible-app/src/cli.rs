@@ -116,6 +116,9 @@ pub(crate) struct Export {
     /// The folder of the autoencoder whose latents the run was trained on, which then becomes part of it.
     #[arg(long, value_name = "DIR")]
     pub(crate) vae: Option<PathBuf>,
+    /// The sampler that the folder's scheduler is made for; the run's if absent.
+    #[arg(long)]
+    pub(crate) sampler: Option<String>,
     /// The weights of the last step, and not their average.
     #[arg(long)]
     pub(crate) last: bool,

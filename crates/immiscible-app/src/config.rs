@@ -164,7 +164,7 @@ fn grid_every() -> u64 {
 
 impl SampleConfig {
     /// The keys that belong to some samplers only.
-    pub(crate) const OF_SAMPLER: [&str; 5] = ["eta", "variance", "order", "skip_prk_steps", "tolerance"];
+    const OF_SAMPLER: [&str; 5] = ["eta", "variance", "order", "skip_prk_steps", "tolerance"];
 
     /// The part that the sampler itself reads.
     fn sampling(&self) -> immiscible_sample::SampleConfig {
@@ -186,6 +186,14 @@ impl SampleConfig {
             threshold: self.threshold,
         }
     }
+}
+
+/// Another sampler; the config's options belong to the config's sampler.
+pub(crate) fn set_sampler(table: &mut Table, name: &str) -> Result<()> {
+    if let Some(Value::Table(sample)) = table.get_mut("sample") {
+        SampleConfig::OF_SAMPLER.iter().for_each(|option| drop(sample.remove(*option)));
+    }
+    insert(table, "sample.sampler", Value::String(name.into()))
 }
 
 /// The text of a built-in config.

@@ -3,7 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use immiscible_models::{AutoencoderKL, Condition, Denoiser};
-use immiscible_sample::{GivenNoise, Guidance, NoiseSource, Sampler, SeededNoise};
+use immiscible_sample::{GivenNoise, Guidance, NoiseSource, Progress, Sampler, SeededNoise};
 use ndarray::{Array4, ArrayView4, Axis};
 
 /// Samples that are drawn together, and the numbers in them: 256 of 3×64×64, fewer of larger ones.
@@ -29,14 +29,22 @@ pub(crate) struct Draw<'a> {
     pub(crate) device: &'a Device,
 }
 
+/// Samples, and what they cost.
+pub(crate) struct Drawn {
+    /// `[N, C, H, W]`
+    pub(crate) images: Array4<f32>,
+    /// How often the network was asked on the way of one sample; with guidance each time also without the condition.
+    pub(crate) evaluations: usize,
+}
+
 impl Draw<'_> {
     /// Draws `n` samples from the noise of `seed`: sample i is the same for every `n`.
-    pub(crate) fn seeded(&self, n: usize, seed: u64) -> Result<Array4<f32>> {
+    pub(crate) fn seeded(&self, n: usize, seed: u64) -> Result<Drawn> {
         self.all(n, |first, _| Box::new(SeededNoise::new(seed, first as u64)))
     }
 
     /// One sample for each given x_T, `[N, C, H, W]`; `seed` is for whatever the steps add.
-    pub(crate) fn from(&self, noise: ArrayView4<f32>, seed: u64) -> Result<Array4<f32>> {
+    pub(crate) fn from(&self, noise: ArrayView4<f32>, seed: u64) -> Result<Drawn> {
         let (n, c, h, w) = noise.dim();
         ensure!(
             [c, h, w] == self.shape,
@@ -51,7 +59,7 @@ impl Draw<'_> {
         })
     }
 
-    fn all(&self, n: usize, noise: impl Fn(usize, usize) -> Box<dyn NoiseSource>) -> Result<Array4<f32>> {
+    fn all(&self, n: usize, noise: impl Fn(usize, usize) -> Box<dyn NoiseSource>) -> Result<Drawn> {
         let [channels, height, width] = self.shape;
         let mut predictor =
             Guidance::new(self.sampler.predictor(self.network), self.guidance, self.null.clone())?;
@@ -60,21 +68,22 @@ impl Draw<'_> {
         }
         let factor = self.vae.map_or(1, |(_, factor)| factor * factor);
         let chunk = (CHUNK_NUMBERS / (channels * height * width * factor)).clamp(1, CHUNK);
-        let mut batches = Vec::new();
+        let (mut batches, mut evaluations) = (Vec::new(), 0);
         for first in (0..n).step_by(chunk) {
             let rows = chunk.min(n - first);
             let condition = self.condition_of(first..first + rows);
             let shape = [rows, channels, height, width];
             let mut noise = noise(first, rows);
+            let count = |progress: Progress<'_>| evaluations = evaluations.max(progress.evaluations);
             let x =
-                self.sampler.sample(&mut predictor, &mut *noise, shape, &condition, self.device, |_| ())?;
+                self.sampler.sample(&mut predictor, &mut *noise, shape, &condition, self.device, count)?;
             let x = self.vae.map_or_else(|| x.clone(), |(vae, _)| vae.images(x.clone()));
             let dims = x.dims();
             let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
             batches.push(Array4::from_shape_vec(dims, x)?);
         }
         let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
-        Ok(ndarray::concatenate(Axis(0), &views)?)
+        Ok(Drawn { images: ndarray::concatenate(Axis(0), &views)?, evaluations })
     }
 
     fn condition_of(&self, samples: std::ops::Range<usize>) -> Condition {

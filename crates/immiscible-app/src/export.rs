@@ -1,6 +1,6 @@
 //! `immiscible export`.
 
-use crate::config::insert;
+use crate::config::{insert, set_sampler};
 use crate::sample::open_run;
 use crate::{Failure, cli, device};
 use anyhow::{Context, Result, ensure};
@@ -19,11 +19,6 @@ pub(crate) fn run(arguments: &cli::Export) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A run from any device is exported without it.
-fn on_the_cpu(config: &mut Table) -> Result<()> {
-    insert(config, "device", Value::String("flex".into()))
-}
-
 /// What is written, and where its weights are from.
 fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
     let (run, to) = (&arguments.run, &arguments.to);
@@ -33,9 +28,10 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
     }
     let (mut pipeline, of) = if is_folder_of_models(run) {
         ensure!(!arguments.last, "--last: {} is no run; leave it out", run.display());
+        ensure!(arguments.sampler.is_none(), "--sampler: {} is no run; leave it out", run.display());
         (Pipeline::from_pretrained(run, &device::by_name("flex")?)?, run.display().to_string())
     } else {
-        let (pipeline, step) = of_run(run, arguments.last)?;
+        let (pipeline, step) = of_run(arguments)?;
         (pipeline, format!("step {step}"))
     };
     if let Some(folder) = &arguments.vae {
@@ -58,8 +54,15 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
 }
 
 /// A run's network with its scheduler, and the step that its weights are from.
-fn of_run(run: &Path, last: bool) -> Result<(Pipeline, u64)> {
-    let (parts, step, network) = open_run(run, on_the_cpu, last)?;
+fn of_run(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
+    let change = |config: &mut Table| {
+        if let Some(sampler) = &arguments.sampler {
+            set_sampler(config, sampler)?;
+        }
+        // A run from any device is exported without it.
+        insert(config, "device", Value::String("flex".into()))
+    };
+    let (parts, step, network) = open_run(&arguments.run, change, arguments.last)?;
     let config = &parts.config;
     let scheduler = match &config.objective {
         Some(objective) => Scheduler::of_run(&config.schedule, objective, &config.sampling())?,

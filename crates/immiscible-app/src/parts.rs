@@ -10,10 +10,10 @@ use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
 use immiscible_data::{Batch, Source};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
-use immiscible_sample::Sampler;
-use immiscible_schedule::{NoiseSchedule, Objective, TimeSamplerConfig};
+use immiscible_sample::{SampleError, Sampler};
+use immiscible_schedule::{NoiseSchedule, Objective, ScheduleError, TimeSamplerConfig};
 use immiscible_train::{
-    ClassCondition, Diffusion, LatentStep, Latents, LossConfig, MethodParts, OnLatents, TrainStep,
+    ClassCondition, Diffusion, LatentStep, Latents, LossConfig, MethodParts, OnLatents, TrainError, TrainStep,
 };
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
@@ -106,10 +106,11 @@ impl Parts {
             check_latents(&config, &data, plan)?;
         }
         let (schedule, objective) = (config.schedule.build()?, config.objective()?);
-        config.time.build_for(&*schedule)?;
-        config.loss.build(&*schedule, &*objective)?;
+        config.time.build_for(&*schedule).map_err(|error| with_keys(error, &config))?;
+        config.loss.build(&*schedule, &*objective).map_err(|error| with_keys(error, &config))?;
         check_sampler(&config)?;
-        let sampler = Sampler::new(&config.sampling(), &*schedule, &*objective)?;
+        let sampler = Sampler::new(&config.sampling(), &*schedule, &*objective);
+        let sampler = sampler.map_err(|error| with_keys(error, &config))?;
         ensure!(
             out == 2 * channels || !sampler.needs_variance(),
             "sample.variance: the network predicts no variance; write \"fixed_small\" or \"fixed_large\""
@@ -194,7 +195,7 @@ impl Parts {
     /// A class-conditional network draws all classes in turn.
     pub(crate) fn sample(&self, network: &impl Denoiser, n: usize, seed: u64) -> Result<Array4<f32>> {
         let (schedule, objective) = (self.config.schedule.build()?, self.config.objective()?);
-        self.draw(network, &*schedule, &*objective)?.seeded(n, seed)
+        Ok(self.draw(network, &*schedule, &*objective)?.seeded(n, seed)?.images)
     }
 
     /// What draws with the options of the config's `[sample]` table, on the config's schedule and objective; all classes
@@ -296,6 +297,27 @@ fn check_latents(config: &Config, data: &DataInfo, plan: &LatentPlan) -> Result<
         (None, None) => {}
     }
     Ok(())
+}
+
+/// What does not go together, after the keys of the config that say it.
+fn with_keys(error: impl Into<anyhow::Error>, config: &Config) -> anyhow::Error {
+    let error = error.into();
+    let of_schedule = match (error.downcast_ref(), error.downcast_ref(), error.downcast_ref()) {
+        (Some(error), _, _) | (_, Some(TrainError::Schedule(error)), _) => Some(error),
+        (_, _, Some(SampleError::Schedule(error))) => Some(error),
+        _ => None,
+    };
+    let keys = match of_schedule {
+        Some(ScheduleError::PureNoise { .. }) if config.schedule.zero_terminal_snr => {
+            "objective.name, schedule.zero_terminal_snr"
+        }
+        Some(ScheduleError::PureNoise { .. }) => "objective.name, schedule.name",
+        Some(ScheduleError::TimeSampler { .. }) => "time.name, schedule.name",
+        Some(ScheduleError::Weight { .. }) => "loss.weighting.name, objective.name",
+        Some(ScheduleError::DiscreteTime { .. }) => "sample.sampler, schedule.name",
+        _ => return error,
+    };
+    error.context(keys)
 }
 
 /// A consistency function and the sampler that jumps to the end go together, and no others do.

@@ -1,6 +1,6 @@
 //! `immiscible sample`.
 
-use crate::draw::Draw;
+use crate::draw::{Draw, Drawn};
 use crate::parts::{DataInfo, Parts};
 use crate::train::{CONFIG, DATA};
 use crate::{Failure, cli, config, device, grid};
@@ -22,19 +22,20 @@ const MOST: usize = 1 << 24;
 
 /// Draws samples from a run's newest checkpoint, or from a folder that `diffusers` can open.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
-    let (samples, what) = match (&arguments.checkpoint, &arguments.model) {
+    let (Drawn { images, evaluations }, what) = match (&arguments.checkpoint, &arguments.model) {
         (Some(run), _) => from_run(arguments, run)?,
         (None, Some(folder)) => from_folder(arguments, folder)?,
         (None, None) => {
             return Err(Failure::usage(anyhow!("write --checkpoint RUN, or --model FOLDER")));
         }
     };
-    write(&samples, &arguments.out).map_err(Failure::run)?;
-    println!("{} samples of {what}: {}", samples.dim().0, arguments.out.display());
+    write(&images, &arguments.out).map_err(Failure::run)?;
+    let (n, out) = (images.dim().0, arguments.out.display());
+    println!("{n} samples of {what}, {evaluations} evaluations of the network each: {out}");
     Ok(())
 }
 
-fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String), Failure> {
+fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Drawn, String), Failure> {
     let open = || {
         let given = Given::read(arguments)?;
         let (parts, step, network) = open_run(run, |table| change(table, arguments), false)?;
@@ -69,7 +70,7 @@ fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Array4<f32>, String)
     Ok((samples, what))
 }
 
-fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Array4<f32>, String), Failure> {
+fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Drawn, String), Failure> {
     let device = device::by_name(arguments.device.as_deref().unwrap_or("flex")).map_err(Failure::usage)?;
     let sampler = arguments.sampler.as_deref().map(SamplerConfig::new);
     let guidance = arguments.guidance.unwrap_or(1.0);
@@ -260,7 +261,7 @@ impl Given {
         Ok(Some(labels))
     }
 
-    fn draw(&self, draw: &Draw<'_>, seed: u64) -> Result<Array4<f32>> {
+    fn draw(&self, draw: &Draw<'_>, seed: u64) -> Result<Drawn> {
         match &self.noise {
             Some(noise) => draw.from(noise.view(), seed),
             None => draw.seeded(self.n, seed),
@@ -286,11 +287,7 @@ fn change(table: &mut Table, arguments: &cli::Sample) -> Result<()> {
         changes.push(("sample.steps", Value::Integer(i64::try_from(steps).context("--steps")?)));
     }
     if let Some(sampler) = &arguments.sampler {
-        changes.push(("sample.sampler", Value::String(sampler.clone())));
-        // The config's options belong to the config's sampler.
-        if let Some(Value::Table(sample)) = table.get_mut("sample") {
-            config::SampleConfig::OF_SAMPLER.iter().for_each(|option| drop(sample.remove(*option)));
-        }
+        config::set_sampler(table, sampler)?;
     }
     if let Some(guidance) = arguments.guidance {
         changes.push(("sample.guidance", Value::Float(guidance)));

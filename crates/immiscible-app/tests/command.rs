@@ -4,33 +4,11 @@ use immiscible_data::{Batch, DataOptions, build, npy};
 use immiscible_metrics::NearestNeighbour;
 use ndarray::{Array2, Array4, aview1};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
-fn immiscible(folder: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_immiscible")).current_dir(folder).args(arguments).output().unwrap()
-}
+mod common;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// Runs a command that must succeed and returns what it printed.
-fn succeed(folder: &Path, arguments: &[&str]) -> String {
-    let output = immiscible(folder, arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
-    text(&output.stdout)
-}
-
-/// Runs a command that the user got wrong: one line, exit status 2, nothing left behind.
-fn refused(folder: &Path, arguments: &[&str]) -> String {
-    let output = immiscible(folder, arguments);
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
-    assert_eq!(message.lines().count(), 1, "{arguments:?}: {message}");
-    assert!(message.starts_with("error: "), "{message}");
-    assert!(!folder.join("runs").exists(), "{arguments:?} left a run directory");
-    message
-}
+use common::{immiscible, refused, succeed, text};
 
 const SMALL: &[&str] = &[
     "--set",
@@ -67,7 +45,7 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (with("optimizer.kind=sgd"), &["optimizer.kind = sgd", "adamw"]),
         (with("train.batch_size=9999"), &["9999", "1797"]),
         (with("model.norm_num_groups=7"), &["norm_num_groups", "7"]),
-        (with("objective.name=epsilon"), &["epsilon", "flow"]),
+        (with("objective.name=epsilon"), &["objective.name, schedule.name", "epsilon", "flow"]),
         (with("schedule.name=cosin"), &["cosin", "cosine"]),
         (with("schedule.zero_terminal_snr=true"), &["flow", "zero_terminal_snr"]),
         (with("schedule.shift=-3"), &["shift = -3", "1 for none"]),
@@ -82,17 +60,21 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
                 &["train", "--set", "schedule.name=linear", "--set", "schedule.zero_terminal_snr=true"][..],
                 &["--set", "objective.name=epsilon", "--set", "sample.sampler=ddim"],
             ].concat()),
-            &["epsilon", "linear", "alpha = 0"],
+            &["objective.name, schedule.zero_terminal_snr", "epsilon", "linear", "alpha = 0"],
         ),
         (
             refused(folder, &["train", "--set", "schedule.name=linear", "--set", "time.name=logit_normal"]),
-            &["logit_normal", "linear"],
+            &["time.name, schedule.name", "logit_normal", "linear"],
         ),
         (
             refused(folder, &[
                 &["train", "--set", "objective.name=x0", "--set", "loss.weighting.name=sigma_sqrt"][..],
             ].concat()),
-            &["sigma_sqrt", "x0", "flow"],
+            &["loss.weighting.name, objective.name", "sigma_sqrt", "x0", "flow"],
+        ),
+        (
+            refused(folder, &["train", "--set", "schedule.name=linear", "--set", "sample.sampler=dopri5"]),
+            &["sample.sampler, schedule.name", "dopri5", "linear"],
         ),
         (with("sample.steps=0"), &["0", "steps"]),
         (with("sample.guidance=2"), &["sample.guidance = 2", "num_class_embeds"]),
@@ -638,4 +620,24 @@ fn the_default_preset_learns_the_digits() {
     // Real digits are 2.1 from their nearest other one on average, normal noise clamped to [−1, 1] is 7.7 from any.
     let mean = nearest.iter().map(|nearest| nearest.distance).sum::<f64>() / SAMPLES as f64;
     assert!(mean < 3.5, "mean distance to the nearest real digit {mean}");
+}
+
+#[test]
+fn guidance_keeps_to_its_interval_and_a_threshold_changes_the_samples() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let grid = |run: &str, settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments = ["train", "--preset", "digits-classes", "--run", run, "--set", "train.steps=20"];
+        let learning = ["--set", "optimizer.learning_rate=0.01", "--set", "ema.decay=0.5"];
+        let arguments: Vec<&str> =
+            arguments.iter().chain(SMALL).chain(&learning).copied().chain(settings).collect();
+        succeed(folder, &arguments);
+        std::fs::read(folder.join("runs").join(run).join("samples/step-00000020.png")).unwrap()
+    };
+    let plain = grid("plain", &["sample.guidance=1"]);
+    assert!(plain != grid("guided", &["sample.guidance=4"]));
+    // No noise level is there.
+    assert!(plain == grid("nowhere", &["sample.guidance=4", "sample.guidance_interval=[1e6, 1e7]"]));
+    assert!(plain != grid("threshold", &["sample.guidance=1", "sample.threshold=0.3"]));
 }

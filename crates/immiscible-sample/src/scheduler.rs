@@ -118,8 +118,8 @@ impl Scheduler {
     }
 
     /// The scheduler of a model that was trained here: the class of the sampler's name on a discrete schedule, and the package's
-    /// flow-matching or EDM classes on the others. Steps are spaced as this project does. Classes without clamping do not
-    /// clamp.
+    /// flow-matching or EDM classes on the others. Steps are spaced as this project does, but on flows, whose last step begins at
+    /// time 0.001 in the package. Classes without clamping do not clamp.
     ///
     /// # Errors
     /// [`SampleError::Scheduler`] for a schedule, an objective or a sampler that the package does not have.
@@ -377,7 +377,12 @@ mod tests {
         assert_eq!(of("ve", "edm", "euler").unwrap(), "EDMEulerScheduler");
         assert!(of("flow", "epsilon", "euler").is_err());
         assert!(of("linear", "flow_velocity", "euler").is_err());
-        assert!(of("linear", "epsilon", "dopri5").is_err());
+        for (schedule, objective, sampler) in
+            [("linear", "epsilon", "dopri5"), ("flow", "flow_velocity", "midpoint"), ("ve", "edm", "heun")]
+        {
+            let error = of(schedule, objective, sampler).unwrap_err().to_string();
+            assert!(error.contains("sample.sampler") && error.contains("euler"), "{error}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
+from diffusers import AutoencoderKL, ConsistencyModelPipeline, DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, DiTPipeline
 from diffusers import DiTTransformer2DModel, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler, HeunDiscreteScheduler
 from diffusers import LDMPipeline, PNDMScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
@@ -32,9 +32,9 @@ def immiscible(*arguments):
     assert done.returncode == 0, f"{arguments}: {done.stderr}"
 
 
-def train(folder, name, *settings, export=()):
+def train(folder, name, *settings, preset="digits", export=()):
     sets = [word for setting in ("train.steps=10", "sample.n=4", *settings) for word in ("--set", setting)]
-    immiscible("train", "--runs", folder / "runs", "--run", name, *sets)
+    immiscible("train", "--preset", preset, "--runs", folder / "runs", "--run", name, *sets)
     immiscible("export", folder / "runs" / name, "--to", folder / name, *export)
     return folder / name
 
@@ -113,6 +113,31 @@ def exported_unets(folder):
     ours = images_of(sampled(path, x_T, "--steps", 10))
     compare("exported flow: DDPMPipeline with flow matching", ours, torch.from_numpy(images))
 
+    learned = ("loss.vlb_weight=0.001", "sample.variance=learned_range", "sample.spacing=linspace")
+    path = train(folder, "learned", "sample.sampler=ddpm", "objective.name=epsilon", "schedule.name=linear", *learned)
+    pipeline = DDPMPipeline.from_pretrained(path)
+    assert pipeline.scheduler.config.variance_type == "learned_range"
+    pipeline.set_progress_bar_config(disable=True)
+    # Its steps are random; those of recorded noise are compared in the tests of immiscible-sample.
+    assert np.isfinite(pipeline(batch_size=8, num_inference_steps=10, output_type="np").images).all()
+
+
+def exported_consistency(folder):
+    x_T = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    model = (
+        "model={kind='unet',block_out_channels=[8,16],norm_num_groups=4,layers_per_block=1,attention_head_dim=4,"
+        "down_block_types=['DownBlock2D','AttnDownBlock2D'],up_block_types=['AttnUpBlock2D','UpBlock2D']}"
+    )
+    method = ("method={kind='improved_consistency',s0=4,s1=16}", "optimizer.learning_rate=1e-3", "ema.decay=0.5")
+    data = ("data={name='digits'}", "train.batch_size=16")
+    path = train(folder, "consistency", model, *method, *data, preset="cifar10-consistency")
+    pipeline = ConsistencyModelPipeline.from_pretrained(path)
+    loaded(UNet2DModel, path / "unet")
+    pipeline.set_progress_bar_config(disable=True)
+    given_start(sys.modules[ConsistencyModelPipeline.__module__], x_T)
+    images = pipeline(batch_size=8, num_inference_steps=1, output_type="np").images
+    compare("exported consistency: ConsistencyModelPipeline", images_of(sampled(path, x_T)), torch.from_numpy(images))
+
 
 def exported_transformer(folder):
     model = ("model={kind='dit',num_attention_heads=2,attention_head_dim=16,num_layers=2,patch_size=2}",)
@@ -153,18 +178,21 @@ def exported_latents(folder):
     labels = torch.arange(6)
 
     small = "kind='dit',num_attention_heads=2,attention_head_dim=16,num_layers=2,patch_size=2"
-    path = train(folder, "latent dit", f"model={{{small},num_embeds_ada_norm=1000}}", *discrete, export=vae)
-    np.save(path / "labels.npy", labels.numpy())
-    pipeline = DiTPipeline.from_pretrained(path)
-    loaded(DiTTransformer2DModel, path / "transformer")
-    assert pipeline.get_label_ids(["7"]) == [7]
-    pipeline.set_progress_bar_config(disable=True)
-    given_start(pipeline_dit, x_T)
-    for guidance in (1, 4):
-        options = ("--steps", 10, "--labels", path / "labels.npy", "--guidance", guidance)
-        images = pipeline(labels.tolist(), guidance_scale=guidance, num_inference_steps=10, output_type="np").images
-        ours = images_of(sampled(path, x_T, *options))
-        compare(f"exported latent dit: DiTPipeline, guidance {guidance}", ours, torch.from_numpy(images))
+    for name, variance in (("latent dit", ()), ("latent dit with a variance", ("loss.vlb_weight=0.001",))):
+        model = f"model={{{small},num_embeds_ada_norm=1000}}"
+        path = train(folder, name, model, *discrete, *variance, export=vae)
+        np.save(path / "labels.npy", labels.numpy())
+        pipeline = DiTPipeline.from_pretrained(path)
+        loaded(DiTTransformer2DModel, path / "transformer")
+        assert pipeline.get_label_ids(["7"]) == [7]
+        pipeline.set_progress_bar_config(disable=True)
+        given_start(pipeline_dit, x_T)
+        for guidance in (1, 4):
+            options = ("--steps", 10, "--labels", path / "labels.npy", "--guidance", guidance)
+            steps = dict(guidance_scale=guidance, num_inference_steps=10, output_type="np")
+            images = pipeline(labels.tolist(), **steps).images
+            ours = images_of(sampled(path, x_T, *options))
+            compare(f"exported {name}: DiTPipeline, guidance {guidance}", ours, torch.from_numpy(images))
 
     path = train(folder, "latent unet", *discrete, export=vae)
     pipeline = LDMPipeline.from_pretrained(path)
@@ -307,6 +335,7 @@ disable_progress_bar()
 with tempfile.TemporaryDirectory() as temporary:
     folder = Path(temporary)
     exported_unets(folder)
+    exported_consistency(folder)
     exported_transformer(folder)
     exported_latents(folder)
     imported(folder)

@@ -42,15 +42,23 @@ fn of_flow(
         let remedy = "on the flow schedule diffusers samples the flow's velocity only; train flow_velocity";
         return Err(refuse("objective.name", &objective.name, remedy));
     }
-    if sample.sampler.name == "heun" && sample.spacing.is_none() {
-        return Ok(json!({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": schedule.shift}));
+    match (&*sample.sampler.name, sample.spacing) {
+        ("euler", spacing) => Ok(json!({
+            "_class_name": "FlowMatchEulerDiscreteScheduler",
+            "shift": schedule.shift,
+            "use_karras_sigmas": spacing == Some(Spacing::Karras),
+            "use_exponential_sigmas": spacing == Some(Spacing::Exponential),
+        })),
+        ("heun", None) => {
+            Ok(json!({"_class_name": "FlowMatchHeunDiscreteScheduler", "shift": schedule.shift}))
+        }
+        ("heun", spacing) => Err(refuse("sample.spacing", &spacing, "with heun diffusers has its own only")),
+        (sampler, _) => Err(refuse(
+            "sample.sampler",
+            sampler,
+            "diffusers has euler and heun for flows; export with one of them",
+        )),
     }
-    Ok(json!({
-        "_class_name": "FlowMatchEulerDiscreteScheduler",
-        "shift": schedule.shift,
-        "use_karras_sigmas": sample.spacing == Some(Spacing::Karras),
-        "use_exponential_sigmas": sample.spacing == Some(Spacing::Exponential),
-    }))
 }
 
 fn of_edm(
@@ -61,6 +69,10 @@ fn of_edm(
     if objective.name != "edm" {
         let remedy = "on the ve schedule diffusers samples EDM's objective only; train edm";
         return Err(refuse("objective.name", &objective.name, remedy));
+    }
+    if sample.sampler.name != "euler" {
+        let remedy = "diffusers has euler for EDM; export with it";
+        return Err(refuse("sample.sampler", &sample.sampler.name, remedy));
     }
     Ok(json!({
         "_class_name": "EDMEulerScheduler",
