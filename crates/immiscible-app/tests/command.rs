@@ -639,5 +639,5 @@ fn guidance_keeps_to_its_interval_and_a_threshold_changes_the_samples() {
     assert!(plain != grid("guided", &["sample.guidance=4"]));
     // No noise level is there.
     assert!(plain == grid("nowhere", &["sample.guidance=4", "sample.guidance_interval=[1e6, 1e7]"]));
-    assert!(plain != grid("threshold", &["sample.guidance=1", "sample.threshold=0.3"]));
+    assert!(plain != grid("threshold", &["sample.guidance=1", "sample.threshold=1.0"]));
 }

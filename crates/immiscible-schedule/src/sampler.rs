@@ -159,7 +159,11 @@ impl Coordinates {
     /// come from nearly no signal or none, have [`Path`](Self::Path).
     pub fn of(schedule: &dyn NoiseSchedule) -> Self {
         // None of 0 is less than ten times 0.
-        if schedule.quantile(0.9).alpha < 10.0 * schedule.noisiest().alpha { Self::Scaled } else { Self::Path }
+        if schedule.quantile(0.9).alpha < 10.0 * schedule.noisiest().alpha {
+            Self::Scaled
+        } else {
+            Self::Path
+        }
     }
 
     /// x at `to` from `x_t` at `from`, if x0 and eps stay the same on the way.
