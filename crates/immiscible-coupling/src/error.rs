@@ -87,6 +87,9 @@ pub enum CouplingError {
         /// What to do.
         remedy: &'static str,
     },
+    /// There is nothing to learn from.
+    #[error("the data has no images")]
+    NoImages,
     /// The images hold values that cannot be compared.
     #[error("the images of the batch hold values that are not finite, or too large to be compared")]
     NonFinite,

@@ -1,13 +1,43 @@
-//! The file of [`Prices`]: what they are, little-endian, between a line that says so and a checksum.
+//! Files with what couplings learnt of a data set: little-endian, between a line that says what they are and a checksum.
 
 use crate::{CouplingError, Moments, Price, Prices};
 use ndarray::{Array1, Array2, ArrayView2};
 use sha2::{Digest, Sha256};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The first line. The number changes with the format.
+/// The first line of [`Prices`]. The number changes with the format.
 const HEADER: &[u8] = b"immiscible prices 1\n";
 const CHECKSUM: usize = 32;
+
+/// Writes a file, which is there as a whole or not at all.
+pub(crate) fn write(path: &Path, header: &[u8], content: &[u8]) -> Result<(), CouplingError> {
+    let mut bytes = [header, content].concat();
+    bytes.extend(Sha256::digest(&bytes));
+    let new = path.with_extension("new");
+    let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, path));
+    written.map_err(|error| CouplingError::state(path, error))
+}
+
+/// Reads what [`write`] wrote; `what` is what the file should hold.
+pub(crate) fn read<T>(
+    path: &Path,
+    header: &[u8],
+    what: &str,
+    parse: impl FnOnce(&mut Reader<'_>) -> Result<T, &'static str>,
+) -> Result<T, CouplingError> {
+    let bytes = fs::read(path).map_err(|error| CouplingError::state(path, error))?;
+    if !bytes.starts_with(header) {
+        return Err(CouplingError::state(path, format!("it holds no {what} that this version reads")));
+    }
+    let content = bytes.len().saturating_sub(CHECKSUM);
+    let (content, checksum) = bytes.split_at(content.max(header.len()));
+    if Sha256::digest(content)[..] != *checksum {
+        return Err(CouplingError::state(path, "its checksum is not that of its content"));
+    }
+    let mut reader = Reader(&content[header.len()..]);
+    let parsed = parse(&mut reader).map_err(|reason| CouplingError::state(path, reason))?;
+    if reader.0.is_empty() { Ok(parsed) } else { Err(CouplingError::state(path, "it is too long")) }
+}
 
 /// A SHA-256 of data: its shape, its values, and the labels if they matter.
 pub(crate) fn hash(x0: ArrayView2<f32>, labels: Option<&[u32]>) -> [u8; 32] {
@@ -27,8 +57,7 @@ impl Prices {
     /// # Errors
     /// [`CouplingError::State`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), CouplingError> {
-        let mut bytes = HEADER.to_vec();
-        bytes.extend(self.data);
+        let mut bytes = self.data.to_vec();
         let numbers = [self.k as u64, self.class_wise.into(), self.of.len() as u64];
         bytes.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
         for (label, Price { moments, kappa }) in &self.of {
@@ -38,10 +67,7 @@ impl Prices {
             bytes.extend([*kappa, *rest].iter().chain(variances).flat_map(|value| value.to_le_bytes()));
             bytes.extend(mean.iter().chain(components).flat_map(|value| value.to_le_bytes()));
         }
-        bytes.extend(Sha256::digest(&bytes));
-        let new = path.with_extension("new");
-        let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, path));
-        written.map_err(|error| CouplingError::state(path, error))
+        write(path, HEADER, &bytes)
     }
 
     /// Reads what [`save`](Self::save) wrote.
@@ -49,20 +75,10 @@ impl Prices {
     /// # Errors
     /// [`CouplingError::State`] if it is not there, not such a file, or damaged.
     pub fn load(path: &Path) -> Result<Self, CouplingError> {
-        let bytes = fs::read(path).map_err(|error| CouplingError::state(path, error))?;
-        Self::parse(&bytes).map_err(|reason| CouplingError::state(path, reason))
+        read(path, HEADER, "state of priced_knn", Self::parse)
     }
 
-    fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
-        if !bytes.starts_with(HEADER) {
-            return Err("it is no state of priced_knn that this version reads");
-        }
-        let content = bytes.len().saturating_sub(CHECKSUM);
-        let (content, checksum) = bytes.split_at(content.max(HEADER.len()));
-        if Sha256::digest(content)[..] != *checksum {
-            return Err("its checksum is not that of its content");
-        }
-        let mut reader = Reader(&content[HEADER.len()..]);
+    fn parse(reader: &mut Reader<'_>) -> Result<Self, &'static str> {
         let data = reader.take()?;
         let (k, class_wise, labels) = (reader.number()?, reader.number()? != 0, reader.number()?);
         let mut of = BTreeMap::new();
@@ -76,7 +92,7 @@ impl Prices {
             let components = components.map_err(|_| "its sizes do not fit")?;
             of.insert(label, Price { moments: Moments { mean, components, variances, rest }, kappa });
         }
-        if reader.0.is_empty() { Ok(Self { k, data, of, class_wise }) } else { Err("it is too long") }
+        Ok(Self { k, data, of, class_wise })
     }
 
     /// # Errors
@@ -102,25 +118,25 @@ impl Prices {
 }
 
 /// What is not read yet.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
+    pub(crate) fn take<const N: usize>(&mut self) -> Result<[u8; N], &'static str> {
         let (first, rest) = self.0.split_first_chunk().ok_or("it ends too early")?;
         self.0 = rest;
         Ok(*first)
     }
 
-    fn number(&mut self) -> Result<usize, &'static str> {
+    pub(crate) fn number(&mut self) -> Result<usize, &'static str> {
         usize::try_from(u64::from_le_bytes(self.take()?)).map_err(|_| "a number is too large")
     }
 
-    fn float(&mut self) -> Result<f64, &'static str> {
+    pub(crate) fn float(&mut self) -> Result<f64, &'static str> {
         let value = f64::from_le_bytes(self.take()?);
         if value.is_finite() { Ok(value) } else { Err("a value is not finite") }
     }
 
-    fn values(&mut self, count: usize) -> Result<Vec<f32>, &'static str> {
+    pub(crate) fn values(&mut self, count: usize) -> Result<Vec<f32>, &'static str> {
         let bytes = count.checked_mul(4).filter(|&bytes| bytes <= self.0.len()).ok_or("it ends too early")?;
         let (values, rest) = self.0.split_at(bytes);
         self.0 = rest;

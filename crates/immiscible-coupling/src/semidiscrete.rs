@@ -1,0 +1,437 @@
+use crate::{CouplingError, state};
+use immiscible_random::{Key, Stream};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, parallel::prelude::*};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// The first line of a file. The number changes with the format.
+const HEADER: &[u8] = b"immiscible semidiscrete 1\n";
+/// Noises that are compared with images at once.
+const NOISES: usize = 64;
+/// Images that they are compared with at once.
+const IMAGES: usize = 2048;
+/// κ₀: the first price of an image is −κ₀ times its distance from the mean. The optimum is flat between 2.5 and 3.
+const FIRST_PRICE: f64 = 2.5;
+/// Weight of the past in the average of the prices.
+const AVERAGE: f64 = 0.98;
+/// Sizes of a step, over the root mean square of |y − ȳ|: in the first half of the steps, and in the second.
+const RATES: [f64; 2] = [0.03, 0.005];
+/// Adam's.
+const DECAYS: [f64; 2] = [0.9, 0.999];
+/// Steps between two looks at how good the prices are.
+const LOOK_EVERY: usize = 50;
+/// Standard error of χ² that a look is large enough for.
+const LOOK_ERROR: f64 = 0.005;
+/// Parts of a look, whose differences give the standard errors.
+const LOOK_PARTS: usize = 16;
+
+/// Semidiscrete optimal transport from standard normal noise to a whole data set (arXiv 2509.25519, §3): prices
+/// g with which the noise n goes to the image y_j of the largest ⟨n, y_j⟩ + g_j. It is what assignment over ever larger windows
+/// tends to, and so tells how much of the full alignment a window reaches.
+///
+/// The prices rise by stochastic gradients b − h, with the weights b of the images and the shares h of noises that go to them; the
+/// average of the prices is kept, which is several times better than the last ones. Images that are equal share a price, as do, if
+/// asked for, an image and its mirror image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Semidiscrete {
+    /// A SHA-256 of the data that it was fitted to.
+    pub data: [u8; 32],
+    /// Whether the numbers of `of` are labels; otherwise it has one entry, with the number 0.
+    pub class_wise: bool,
+    /// The prices of each label's images, or of all of them.
+    pub of: BTreeMap<u32, Potential>,
+}
+
+/// The prices of some images, and how good they are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Potential {
+    /// g_j of every row of the data, in units of ⟨n, y⟩.
+    pub prices: Vec<f32>,
+    /// χ² of the images that noises go to against uniform ones, without bias: 0 for perfect prices. The quality of samples is
+    /// said to gain little below 0.05.
+    pub chi_squared: f64,
+    /// Its standard error.
+    pub chi_squared_error: f64,
+    /// E max_j(⟨n, y_j⟩ + g_j) − Σ b_j g_j − E⟨n, ȳ⟩: the dual value, which no coupling's alignment E⟨ε, x − x̄⟩ exceeds.
+    pub alignment: f64,
+    /// Its standard error.
+    pub alignment_error: f64,
+    /// Gradients that were taken.
+    pub steps: usize,
+}
+
+/// How prices are fitted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SemidiscreteOptions {
+    /// Whether each label has prices of its own.
+    pub class_wise: bool,
+    /// The width of an image, if its mirror image, which a loader makes at random, shares its price.
+    pub mirrored_width: Option<usize>,
+    /// Fit until χ² is at most this.
+    pub chi_squared: f64,
+    /// Gradients at most.
+    pub most_steps: usize,
+}
+
+impl Default for SemidiscreteOptions {
+    fn default() -> Self {
+        Self { class_wise: false, mirrored_width: None, chi_squared: 0.05, most_steps: 3000 }
+    }
+}
+
+impl Semidiscrete {
+    /// Fits prices to data. `key` is that of the noise.
+    ///
+    /// # Shapes
+    /// `x0` is `[N, D]`, `labels` `[N]`.
+    ///
+    /// # Errors
+    /// [`CouplingError::LabelsRequired`] if they are, [`CouplingError::ContextRows`] if they are not N, and
+    /// [`CouplingError::NonFinite`] or [`CouplingError::NoImages`] for images that are not finite or not there.
+    pub fn fit(
+        x0: ArrayView2<f32>,
+        labels: Option<&[u32]>,
+        options: &SemidiscreteOptions,
+        key: Key,
+    ) -> Result<Self, CouplingError> {
+        if x0.is_empty() {
+            return Err(CouplingError::NoImages);
+        }
+        if !x0.iter().all(|x| x.is_finite()) {
+            return Err(CouplingError::NonFinite);
+        }
+        let mut groups = BTreeMap::<u32, Vec<usize>>::new();
+        match (options.class_wise, labels) {
+            (false, _) => drop(groups.insert(0, (0..x0.nrows()).collect())),
+            (true, None) => return Err(CouplingError::LabelsRequired),
+            (true, Some(labels)) if labels.len() != x0.nrows() => {
+                let (rows, found) = (x0.nrows(), labels.len());
+                return Err(CouplingError::ContextRows { what: "labels have", rows, found });
+            }
+            (true, Some(labels)) => {
+                labels.iter().zip(0..).for_each(|(label, row)| groups.entry(*label).or_default().push(row));
+            }
+        }
+        let fit = |(label, rows): (u32, Vec<usize>)| {
+            let images = x0.select(Axis(0), &rows);
+            let targets = Targets::of(images.view(), options.mirrored_width);
+            (label, targets.fit(options, key.step(label.into())))
+        };
+        let labels = labels.filter(|_| options.class_wise);
+        Ok(Self {
+            data: state::hash(x0, labels),
+            class_wise: options.class_wise,
+            of: groups.into_iter().map(fit).collect(),
+        })
+    }
+
+    /// The dual value of all images: that of each label by its share of them.
+    pub fn alignment(&self) -> f64 {
+        let rows: usize = self.of.values().map(|potential| potential.prices.len()).sum();
+        let sum = self.of.values().map(|p| p.alignment * p.prices.len() as f64).sum::<f64>();
+        sum / rows.max(1) as f64
+    }
+
+    /// Writes the prices to a file, which is there as a whole or not at all.
+    ///
+    /// # Errors
+    /// [`CouplingError::State`] if it cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), CouplingError> {
+        let mut bytes = self.data.to_vec();
+        let numbers = [self.class_wise.into(), self.of.len() as u64];
+        bytes.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
+        for (label, p) in &self.of {
+            let numbers = [u64::from(*label), p.prices.len() as u64, p.steps as u64];
+            bytes.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
+            let floats = [p.chi_squared, p.chi_squared_error, p.alignment, p.alignment_error];
+            bytes.extend(floats.into_iter().flat_map(f64::to_le_bytes));
+            bytes.extend(p.prices.iter().flat_map(|price| price.to_le_bytes()));
+        }
+        state::write(path, HEADER, &bytes)
+    }
+
+    /// Reads what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`CouplingError::State`] if it is not there, not such a file, or damaged.
+    pub fn load(path: &Path) -> Result<Self, CouplingError> {
+        state::read(path, HEADER, "semidiscrete prices", |reader| {
+            let data = reader.take()?;
+            let (class_wise, labels) = (reader.number()? != 0, reader.number()?);
+            let mut of = BTreeMap::new();
+            for _ in 0..labels {
+                let label = u32::try_from(reader.number()?).map_err(|_| "a label is above 32 bits")?;
+                let (rows, steps) = (reader.number()?, reader.number()?);
+                let [chi_squared, chi_squared_error] = [reader.float()?, reader.float()?];
+                let [alignment, alignment_error] = [reader.float()?, reader.float()?];
+                let prices = reader.values(rows)?;
+                let potential =
+                    Potential { prices, chi_squared, chi_squared_error, alignment, alignment_error, steps };
+                of.insert(label, potential);
+            }
+            Ok(Self { data, class_wise, of })
+        })
+    }
+}
+
+/// What noises go to.
+struct Targets {
+    /// y − ȳ, `[M, D]`: every image once, and its mirror image if they share a price.
+    images: Array2<f32>,
+    /// The price of each of them.
+    price_of: Vec<usize>,
+    /// b: the share of the data that each price stands for.
+    weights: Vec<f64>,
+    /// The price of every row of the data.
+    price_of_row: Vec<usize>,
+    /// Root mean square of |y − ȳ|.
+    scale: f64,
+}
+
+/// Where noises went.
+struct Look {
+    /// How many went to each price.
+    counts: Vec<u32>,
+    /// Σ max_j(⟨n, y_j − ȳ⟩ + g_j)
+    best: f64,
+}
+
+impl Targets {
+    fn of(rows: ArrayView2<f32>, mirrored_width: Option<usize>) -> Self {
+        let mirror = |row: &[f32]| -> Vec<f32> {
+            let width = mirrored_width.filter(|width| row.len().is_multiple_of(*width)).unwrap_or(1);
+            row.chunks(width).flat_map(|line| line.iter().rev().copied()).collect()
+        };
+        let bits = |row: &[f32]| -> Vec<u32> { row.iter().map(|x| x.to_bits()).collect() };
+        let mut known = HashMap::<Vec<u32>, usize>::new();
+        let (mut images, mut price_of, mut counts) = (Vec::new(), Vec::new(), Vec::<usize>::new());
+        let price_of_row = rows.rows().into_iter().map(|row| {
+            let row = row.to_vec();
+            let price = *known.entry(bits(&row)).or_insert_with(|| {
+                price_of.push(counts.len());
+                images.extend_from_slice(&row);
+                counts.push(0);
+                counts.len() - 1
+            });
+            if mirrored_width.is_some() {
+                let mirrored = mirror(&row);
+                known.entry(bits(&mirrored)).or_insert_with(|| {
+                    price_of.push(price);
+                    images.extend_from_slice(&mirrored);
+                    price
+                });
+            }
+            counts[price] += 1;
+            price
+        });
+        let price_of_row: Vec<usize> = price_of_row.collect();
+        let weights: Vec<f64> = counts.iter().map(|count| *count as f64 / rows.nrows() as f64).collect();
+        let shape = (price_of.len(), rows.ncols());
+        let mut images = Array2::from_shape_vec(shape, images).expect("whole rows");
+
+        let mut targets_of = vec![0.0; weights.len()];
+        price_of.iter().for_each(|price| targets_of[*price] += 1.0);
+        let share = |price: usize| weights[price] / targets_of[price];
+        let mut mean = Array1::<f64>::zeros(rows.ncols());
+        for (image, price) in images.rows().into_iter().zip(&price_of) {
+            mean.zip_mut_with(&image, |mean, x| *mean += share(*price) * f64::from(*x));
+        }
+        images -= &mean.mapv(|mean| mean as f32);
+        let squares = images.rows().into_iter().zip(&price_of);
+        let square = squares.map(|(image, price)| share(*price) * f64::from(image.dot(&image))).sum::<f64>();
+        Self { images, price_of, weights, price_of_row, scale: square.sqrt() }
+    }
+
+    fn fit(&self, options: &SemidiscreteOptions, key: Key) -> Potential {
+        let prices = self.weights.len();
+        let mut g = vec![0.0; prices];
+        for (image, price) in self.images.rows().into_iter().zip(&self.price_of) {
+            g[*price] = -FIRST_PRICE * f64::from(image.dot(&image)).sqrt();
+        }
+        let mut average = g.clone();
+        let mut moments = [vec![0.0; prices], vec![0.0; prices]];
+        let noises = (prices / 4).clamp(1024, 4096);
+        // One image, or equal ones: there is nothing to choose.
+        let most = if prices < 2 { 0 } else { options.most_steps };
+        let [train, test] = [key.stream(Stream::NOISE), key.stream(Stream::PROJECTION)];
+        let mut found = self.quality(&average, test);
+        for step in 1..=most {
+            if found.chi_squared + 2.0 * found.chi_squared_error <= options.chi_squared {
+                break;
+            }
+            let look = self.look(&g, train, (step * noises) as u64, noises);
+            let rate = RATES[usize::from(2 * step > most)] * self.scale;
+            let [first, second] = &mut moments;
+            let bias = DECAYS.map(|decay| 1.0 - decay.powi(step as i32));
+            for j in 0..prices {
+                let gradient = f64::from(look.counts[j]) / noises as f64 - self.weights[j];
+                first[j] += (1.0 - DECAYS[0]) * (gradient - first[j]);
+                second[j] += (1.0 - DECAYS[1]) * (gradient * gradient - second[j]);
+                // With a floor far below 1/B, of which gradients are multiples.
+                g[j] -= rate * first[j] / bias[0] / ((second[j] / bias[1]).sqrt() + 1e-12);
+                average[j] += (1.0 - AVERAGE) * (g[j] - average[j]);
+            }
+            if step % LOOK_EVERY == 0 || step == most {
+                found = Potential { steps: step, ..self.quality(&average, test) };
+            }
+        }
+        found
+    }
+
+    /// The prices with what they are worth, by noises that they were not fitted with.
+    fn quality(&self, g: &[f64], key: Key) -> Potential {
+        let prices = g.len();
+        // For good prices the variance of χ² from B noises is 2P/B².
+        let noises = ((2.0 * prices as f64).sqrt() / LOOK_ERROR / LOOK_PARTS as f64).ceil() as usize;
+        let noises = noises.max(NOISES);
+        let weighted: f64 = g.iter().zip(&self.weights).map(|(g, b)| g * b).sum();
+        let looks = (0..LOOK_PARTS).map(|part| self.look(g, key, (part * noises) as u64, noises));
+        let (mut chi, mut alignments) = (Vec::new(), Vec::new());
+        for look in looks {
+            let pairs = noises as f64 * (noises - 1) as f64;
+            let terms = look.counts.iter().zip(&self.weights);
+            let square = terms.map(|(h, b)| f64::from(*h) * (f64::from(*h) - 1.0) / (b * pairs)).sum::<f64>();
+            chi.push(square - 1.0);
+            alignments.push(look.best / noises as f64 - weighted);
+        }
+        let ((chi_squared, chi_squared_error), (alignment, alignment_error)) =
+            (mean_and_error(&chi), mean_and_error(&alignments));
+        let prices = self.price_of_row.iter().map(|price| g[*price] as f32).collect();
+        Potential { prices, chi_squared, chi_squared_error, alignment, alignment_error, steps: 0 }
+    }
+
+    /// Where the noises `first..first + count` of the key go.
+    fn look(&self, g: &[f64], key: Key, first: u64, count: usize) -> Look {
+        let d = self.images.ncols();
+        let chunk = |number: usize| {
+            let rows = NOISES.min(count - number * NOISES);
+            let mut noise = Array2::<f32>::zeros((rows, d));
+            if let Some(values) = noise.as_slice_mut() {
+                key.fill_normals(first + (number * NOISES) as u64, d, values);
+            }
+            let mut best = vec![(f64::NEG_INFINITY, 0); rows];
+            for from in (0..self.images.nrows()).step_by(IMAGES) {
+                let to = (from + IMAGES).min(self.images.nrows());
+                let images = self.images.slice_axis(Axis(0), Slice::from(from..to));
+                let products = noise.dot(&images.t());
+                for (best, products) in best.iter_mut().zip(products.rows()) {
+                    for (product, price) in products.iter().zip(&self.price_of[from..to]) {
+                        let score = f64::from(*product) + g[*price];
+                        if score > best.0 {
+                            *best = (score, *price);
+                        }
+                    }
+                }
+            }
+            best
+        };
+        let chunks: Vec<_> = (0..count.div_ceil(NOISES)).into_par_iter().map(chunk).collect();
+        let mut look = Look { counts: vec![0; g.len()], best: 0.0 };
+        for (score, price) in chunks.into_iter().flatten() {
+            look.counts[price] += 1;
+            look.best += score;
+        }
+        look
+    }
+}
+
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
+    (mean, (square / n).sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
+        let mut values = vec![0.0; rows * columns];
+        Key::new(seed).fill_normals(0, columns, &mut values);
+        Array2::from_shape_vec((rows, columns), values).unwrap()
+    }
+
+    /// Two images ±a: every half space has half of the noises, and the alignment is E|⟨n, a⟩| = |a| √(2/π).
+    #[test]
+    fn two_images_share_the_noise_at_their_plane() {
+        let mut images = Array2::zeros((2, 3));
+        images[(0, 0)] = 2.0;
+        images[(1, 0)] = -2.0;
+        let fitted =
+            Semidiscrete::fit(images.view(), None, &SemidiscreteOptions::default(), Key::new(1)).unwrap();
+        let potential = &fitted.of[&0];
+        let off = (potential.alignment - 2.0 * (2.0 / std::f64::consts::PI).sqrt()).abs();
+        assert!(off < 4.0 * potential.alignment_error, "{potential:?}");
+        assert!(f64::from(potential.prices[0] - potential.prices[1]).abs() < 0.1, "{potential:?}");
+    }
+
+    #[test]
+    fn prices_bring_every_image_its_share() {
+        let images = normals(2, 300, 12);
+        let options = SemidiscreteOptions { chi_squared: 0.02, ..SemidiscreteOptions::default() };
+        let fitted = Semidiscrete::fit(images.view(), None, &options, Key::new(1)).unwrap();
+        let potential = &fitted.of[&0];
+        assert!(potential.chi_squared + 2.0 * potential.chi_squared_error <= 0.02, "{potential:?}");
+        let none = Targets::of(images.view(), None);
+        let without = none.quality(&vec![0.0; 300], Key::new(7));
+        assert!(without.chi_squared > 1.0, "without prices large images take all: {without:?}");
+        assert!(
+            potential.alignment < without.alignment - 4.0 * without.alignment_error,
+            "any prices bound the alignment: {potential:?}, {without:?}"
+        );
+        let again = Semidiscrete::fit(images.view(), None, &options, Key::new(1)).unwrap();
+        assert_eq!(fitted, again);
+    }
+
+    #[test]
+    fn equal_and_mirrored_images_share_a_price() {
+        let mut images = normals(3, 40, 8);
+        let first = images.row(0).to_owned();
+        images.row_mut(7).assign(&first);
+        let mirrored: Vec<f32> =
+            first.to_vec().chunks(4).flat_map(|line| line.iter().rev().copied()).collect();
+        images.row_mut(9).assign(&Array1::from(mirrored));
+        let targets = Targets::of(images.view(), Some(4));
+        assert_eq!(targets.weights.len(), 38);
+        assert!((targets.weights[0] - 3.0 / 40.0).abs() < 1e-12);
+        assert_eq!(targets.images.nrows(), 76);
+        assert_eq!([targets.price_of_row[0], targets.price_of_row[7], targets.price_of_row[9]], [0; 3]);
+        let alone = Targets::of(images.view(), None);
+        assert_eq!((alone.weights.len(), alone.images.nrows()), (39, 39));
+    }
+
+    #[test]
+    fn labels_have_prices_of_their_own_and_a_single_image_has_nothing_to_choose() {
+        let images = normals(4, 41, 6);
+        let labels: Vec<u32> = (0..41).map(|row| if row == 40 { 9 } else { row % 2 }).collect();
+        let options = SemidiscreteOptions { class_wise: true, ..SemidiscreteOptions::default() };
+        let fitted = Semidiscrete::fit(images.view(), Some(&labels), &options, Key::new(1)).unwrap();
+        let sizes: Vec<_> = fitted.of.iter().map(|(label, p)| (*label, p.prices.len())).collect();
+        assert_eq!(sizes, [(0, 20), (1, 20), (9, 1)]);
+        let alone = &fitted.of[&9];
+        assert_eq!((alone.steps, alone.chi_squared), (0, 0.0));
+        assert!(alone.alignment.abs() < 1e-6, "{alone:?}");
+        let missing = Semidiscrete::fit(images.view(), None, &options, Key::new(1));
+        assert!(matches!(missing, Err(CouplingError::LabelsRequired)));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("prices.bin");
+        fitted.save(&path).unwrap();
+        assert_eq!(Semidiscrete::load(&path).unwrap(), fitted);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(matches!(Semidiscrete::load(&path), Err(CouplingError::State { .. })));
+    }
+
+    #[test]
+    fn images_that_are_not_finite_or_not_there_are_refused() {
+        let options = SemidiscreteOptions::default();
+        let mut images = normals(5, 4, 3);
+        images[(2, 1)] = f32::NAN;
+        let fit = |images: &Array2<f32>| Semidiscrete::fit(images.view(), None, &options, Key::new(1));
+        assert!(matches!(fit(&images), Err(CouplingError::NonFinite)));
+        assert!(matches!(fit(&Array2::zeros((0, 3))), Err(CouplingError::NoImages)));
+    }
+}
