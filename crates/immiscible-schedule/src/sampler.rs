@@ -143,10 +143,9 @@ pub trait Steps {
 }
 
 /// The coordinates in which a method that combines several estimates goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coordinates {
     /// x itself: dx = x0 dalpha + eps dsigma. Defined everywhere; on the straight path it is dx = u dt.
-    #[default]
     Path,
     /// x/alpha, in which the data keep their size: d(x/alpha) = eps d(sigma/alpha) (Karras et al. 2022, arXiv 2206.00364, §4).
     /// Needs alpha > 0.
@@ -154,6 +153,15 @@ pub enum Coordinates {
 }
 
 impl Coordinates {
+    /// [`Scaled`](Self::Scaled), unless x/alpha falls to less than a tenth over the noisiest tenth of the times:
+    /// that would happen in the first few steps, and a combination of estimates far apart is wrong by more than all that is left.
+    /// So `linear`, `scaled_linear` and `ve` are scaled; `cosine`, `sigmoid`, `flow` and schedules with `zero_terminal_snr`, which
+    /// come from nearly no signal or none, have [`Path`](Self::Path).
+    pub fn of(schedule: &dyn NoiseSchedule) -> Self {
+        // None of 0 is less than ten times 0.
+        if schedule.quantile(0.9).alpha < 10.0 * schedule.noisiest().alpha { Self::Scaled } else { Self::Path }
+    }
+
     /// x at `to` from `x_t` at `from`, if x0 and eps stay the same on the way.
     fn advance(self, x_t: &Tensor<4>, estimate: Estimate, from: Point, to: Point) -> Tensor<4> {
         match self {
@@ -244,7 +252,7 @@ pub const SAMPLERS: &[(&str, BuildSampler)] = &[
     ("midpoint", |_| Ok(Box::new(Midpoint))),
     ("pndm", |config| {
         let skip_prk_steps = config.skip_prk_steps.unwrap_or(true);
-        Ok(Box::new(Pndm { skip_prk_steps, coordinates: Coordinates::Path }))
+        Ok(Box::new(Pndm { skip_prk_steps, coordinates: None }))
     }),
     ("unipc", |config| Ok(Box::new(UniPc::new(config.order())?))),
 ];

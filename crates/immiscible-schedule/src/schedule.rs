@@ -112,7 +112,7 @@ pub struct ScheduleConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tau: Option<f64>,
     /// Of discrete schedules: whether the last timestep is brought to pure noise; see
-    /// [`VariancePreserving::zero_terminal_snr`].
+    /// [`VariancePreserving::with_zero_terminal_snr`].
     #[serde(default, skip_serializing_if = "is_false")]
     pub zero_terminal_snr: bool,
     /// Of `flow`: how far times are moved towards the noise; 1, not at all, if absent. See [`flow::Flow::new`].
@@ -176,7 +176,7 @@ impl ScheduleConfig {
         build: impl FnOnce(usize) -> Result<VariancePreserving, ScheduleError>,
     ) -> Result<Box<dyn NoiseSchedule>, ScheduleError> {
         let schedule = build(self.timesteps.unwrap_or(1000))?;
-        Ok(Box::new(if self.zero_terminal_snr { schedule.zero_terminal_snr()? } else { schedule }))
+        Ok(Box::new(if self.zero_terminal_snr { schedule.with_zero_terminal_snr(0.0)? } else { schedule }))
     }
 }
 

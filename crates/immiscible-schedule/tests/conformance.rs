@@ -166,11 +166,11 @@ fn times_outside_a_schedule_are_refused() {
 #[test]
 fn a_schedule_without_signal_at_its_end_keeps_its_beginning() {
     let before = linear(1000).unwrap();
-    let after = before.clone().with_zero_terminal_snr(0.0);
+    let after = before.clone().with_zero_terminal_snr(0.0).unwrap();
     assert_eq!((after.noisiest().alpha, after.noisiest().sigma), (0.0, 1.0));
     assert_close(after.points()[0].alpha, before.points()[0].alpha, 1e-15, "the first alpha");
     assert!(after.points().windows(2).all(|pair| pair[0].alpha > pair[1].alpha));
-    assert_close(before.with_zero_terminal_snr(0.25).noisiest().alpha, 0.5, 0.0, "the last alpha");
+    assert_close(before.with_zero_terminal_snr(0.25).unwrap().noisiest().alpha, 0.5, 0.0, "the last alpha");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub(super) fn betas(fields: &mut Fields, default: [f64; 2]) -> Result<VariancePr
 pub(super) fn betas_or_zero_snr(fields: &mut Fields, last: f64) -> Result<VariancePreserving, SampleError> {
     let schedule = betas(fields, BETAS)?;
     Ok(match fields.take("rescale_betas_zero_snr", false)? {
-        true => schedule.with_zero_terminal_snr(last),
+        true => schedule.with_zero_terminal_snr(last)?,
         false => schedule,
     })
 }

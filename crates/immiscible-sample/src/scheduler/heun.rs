@@ -35,7 +35,7 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
 impl Class for HeunDiscreteScheduler {
     fn plan(&self, schedule: &dyn NoiseSchedule, steps: usize, _: Option<&str>) -> Result<Plan, SampleError> {
         let (path, prior) = self.way.path(schedule, steps)?;
-        let kernel = Box::new(Heun { coordinates: Coordinates::Scaled });
+        let kernel = Box::new(Heun { coordinates: Some(Coordinates::Scaled) });
         Ok(Plan { kernel, path, clip: self.clip, prior })
     }
 }

@@ -22,8 +22,8 @@ pub(super) fn read(fields: &mut Fields) -> Result<Model, SampleError> {
     }
     let last =
         if fields.take("set_alpha_to_one", false)? { Point::CLEAN } else { schedule.at(Time::Index(0))? };
-    let kernel =
-        Pndm { skip_prk_steps: fields.take("skip_prk_steps", false)?, coordinates: Coordinates::Scaled };
+    let skip_prk_steps = fields.take("skip_prk_steps", false)?;
+    let kernel = Pndm { skip_prk_steps, coordinates: Some(Coordinates::Scaled) };
     // Outputs are combined before they are read, which makes a difference for v.
     let objective = discrete::prediction(fields, &["epsilon"])?;
     let class = Box::new(PndmScheduler { timesteps, last, kernel });

@@ -169,3 +169,50 @@ impl Run<'_> {
         if share.is_finite() { left * share.clamp(1e-4, 1.0) } else { left * 0.01 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{DType, TensorData};
+
+    use super::*;
+    use crate::schedule::{flow::Flow, ve::Ve};
+
+    /// For data N(0.3, 0.5²), whose trajectories keep (x_t − alpha mean)/std_t: the error of x a standard deviation above the mean after
+    /// `steps` steps of the same size, and the largest estimate that they had of it.
+    fn errors(schedule: &dyn NoiseSchedule, from: Point, to: Point, steps: usize) -> (f64, f64) {
+        let std = |point: Point| (0.5 * point.alpha).hypot(point.sigma);
+        let on_it = |point: Point| 0.3 * point.alpha + std(point);
+        let mut denoise = |x_t: &Tensor<4>, point: Point| {
+            let centred = x_t.clone() - 0.3 * point.alpha;
+            let x0 = centred.clone() * (0.25 * point.alpha / std(point).powi(2)) + 0.3;
+            Estimate { x0, noise: centred * (point.sigma / std(point).powi(2)), variance: None }
+        };
+        let run = Run { schedule, tolerance: 1.0, size: None, last: None };
+        let start = TensorData::new(vec![on_it(from)], [1, 1, 1, 1]);
+        let mut x = Tensor::from_data(start, (&Device::flex(), DType::F64));
+        let (mut at, mut estimate, mut largest) = (from, denoise(&x, from), 0.0_f64);
+        for i in 1..=steps {
+            let next = run.between(from, to, i as f64 / steps as f64).unwrap();
+            let (ahead, last, error) = run.try_step(&x, &estimate, at, next, &mut denoise).unwrap();
+            (x, estimate, at, largest) = (ahead, last, next, largest.max(error));
+        }
+        ((x.into_scalar::<f64>() - on_it(to)).abs(), largest)
+    }
+
+    #[test]
+    fn halving_the_step_reduces_error_and_estimate_to_a_32nd() {
+        let ve = Ve::new(0.002, 80.0, 7.0).unwrap();
+        for (schedule, ends) in [
+            (&Flow::default() as &dyn NoiseSchedule, [0.95, 0.2].map(Time::Continuous)),
+            (&ve, [3.0, 0.3].map(Time::Sigma)),
+        ] {
+            let [from, to] = ends.map(|time| schedule.at(time).unwrap());
+            let mut before = (0.0,0.0);
+            for steps in [4, 8, 16, 32, 64] {
+                let now = errors(schedule, from, to, steps);
+                println!("{} {steps} {now:?} {:.2} {:.2}", schedule.name(), before.0/now.0, before.1/now.1);
+                before = now;
+            }
+        }
+    }
+}

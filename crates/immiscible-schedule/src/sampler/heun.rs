@@ -7,8 +7,8 @@ use crate::{Estimate, NoiseSchedule, Point, ScheduleError};
 /// 2022, arXiv 2206.00364, algorithm 1). A step to clean data is an Euler step, because eps cannot be read there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Heun {
-    /// The coordinates of the steps; the paper's are [`Coordinates::Scaled`].
-    pub coordinates: Coordinates,
+    /// The coordinates of the steps, the paper's being [`Coordinates::Scaled`]; [`Coordinates::of`] the schedule if absent.
+    pub coordinates: Option<Coordinates>,
 }
 
 impl StepKernel for Heun {
@@ -18,10 +18,10 @@ impl StepKernel for Heun {
 
     fn begin<'a>(
         &'a self,
-        _: &'a dyn NoiseSchedule,
+        schedule: &'a dyn NoiseSchedule,
         _: &'a [(Point, Point)],
     ) -> Result<Box<dyn Steps + 'a>, ScheduleError> {
-        Ok(Box::new(*self))
+        Ok(Box::new(Run { coordinates: self.coordinates.unwrap_or_else(|| Coordinates::of(schedule)) }))
     }
 
     fn evaluations(&self, steps: usize) -> Option<usize> {
@@ -29,7 +29,11 @@ impl StepKernel for Heun {
     }
 }
 
-impl Steps for Heun {
+struct Run {
+    coordinates: Coordinates,
+}
+
+impl Steps for Run {
     fn step(
         &mut self,
         x_t: &Tensor<4>,

@@ -13,8 +13,8 @@ pub struct Pndm {
     /// Start with combinations of fewer estimates, after one step that is corrected (PLMS, as in Stable Diffusion), in place of
     /// three Runge-Kutta steps of four evaluations each (F-PNDM, the paper's).
     pub skip_prk_steps: bool,
-    /// The coordinates of the steps; the paper's are [`Coordinates::Scaled`], which are of no use where alpha is nearly 0.
-    pub coordinates: Coordinates,
+    /// The coordinates of the steps, the paper's being [`Coordinates::Scaled`]; [`Coordinates::of`] the schedule if absent.
+    pub coordinates: Option<Coordinates>,
 }
 
 /// Runge-Kutta steps at the start.
@@ -35,7 +35,8 @@ impl StepKernel for Pndm {
             return Err(ScheduleError::TooFewSteps { sampler: self.name(), steps, least });
         }
         let runge_kutta = if self.skip_prk_steps { 0 } else { PRK_STEPS };
-        Ok(Box::new(Run { schedule, coordinates: self.coordinates, runge_kutta, last: Vec::new() }))
+        let coordinates = self.coordinates.unwrap_or_else(|| Coordinates::of(schedule));
+        Ok(Box::new(Run { schedule, coordinates, runge_kutta, last: Vec::new() }))
     }
 
     fn evaluations(&self, steps: usize) -> Option<usize> {

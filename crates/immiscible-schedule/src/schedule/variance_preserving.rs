@@ -33,49 +33,31 @@ impl VariancePreserving {
             *alpha_bar *= 1.0 - beta; // DDPM eq. 4
             Some(*alpha_bar)
         });
-        Ok(Self::of_alpha_bars(name, alpha_bars))
-    }
-
-    fn of_alpha_bars(name: String, alpha_bars: impl Iterator<Item = f64>) -> Self {
         let points = alpha_bars.zip(0..).map(|(alpha_bar, i)| Point {
             time: Time::Index(i),
             alpha: alpha_bar.sqrt(),
             sigma: (1.0 - alpha_bar).sqrt(),
         });
-        Self { name, points: points.collect() }
+        Ok(Self { name, points: points.collect() })
     }
 
-    /// The same schedule with alphas shifted and scaled so that the last one is 0 and the first one stays (Lin et al. 2024,
-    /// arXiv 2305.08891, algorithm 1). `last` is what alpha² is in place of 0, for methods that divide by it.
-    pub fn with_zero_terminal_snr(self, last: f64) -> Self {
-        let (first, end) = (self.points[0].alpha, self.noisiest().alpha);
-        let count = self.points.len();
-        let scale = if count == 1 { 0.0 } else { first / (first - end) };
-        let alpha_bars = self
-            .points
-            .iter()
-            .enumerate()
-            .map(|(i, point)| if i + 1 == count { last } else { ((point.alpha - end) * scale).powi(2) });
-        Self::of_alpha_bars(self.name.clone(), alpha_bars)
-    }
-
-    /// The same schedule with sqrt(alpha_bar) moved and stretched so that it is 0 at the last timestep and unchanged at the
-    /// first (Lin et al. 2024, arXiv 2305.08891, algorithm 1): training then sees the pure noise that sampling starts from.
+    /// The same schedule with alphas moved and stretched so that the last one is 0 and the first one stays (Lin et al. 2024,
+    /// arXiv 2305.08891, algorithm 1): training then sees the pure noise that sampling starts from. `last`, from 0 to below 1,
+    /// takes the place of the 0 as alpha² of the last timestep, for methods that divide by it.
     ///
     /// # Errors
     /// [`ScheduleError::OneTimestep`] if there is no other timestep than the last.
-    pub fn zero_terminal_snr(self) -> Result<Self, ScheduleError> {
-        let Self { name, mut points } = self;
-        let (first, last) = (points[0].alpha, points[points.len() - 1].alpha);
-        if points.len() < 2 {
-            return Err(ScheduleError::OneTimestep(name));
+    pub fn with_zero_terminal_snr(mut self, last: f64) -> Result<Self, ScheduleError> {
+        let [first, .., end] = self.points[..] else {
+            return Err(ScheduleError::OneTimestep(self.name));
+        };
+        let scale = first.alpha / (first.alpha - end.alpha);
+        let count = self.points.len();
+        for (i, point) in self.points.iter_mut().enumerate() {
+            let alpha_bar = if i + 1 == count { last } else { ((point.alpha - end.alpha) * scale).powi(2) };
+            (point.alpha, point.sigma) = (alpha_bar.sqrt(), (1.0 - alpha_bar).sqrt());
         }
-        let scale = first / (first - last);
-        for point in &mut points {
-            point.alpha = (point.alpha - last) * scale;
-            point.sigma = (1.0 - point.alpha * point.alpha).sqrt();
-        }
-        Ok(Self { name, points })
+        Ok(self)
     }
 
     /// The points of the timesteps 0 to T − 1.
