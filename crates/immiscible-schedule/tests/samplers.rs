@@ -270,6 +270,26 @@ fn what_a_sampler_cannot_do_is_said_before_it_begins() {
     assert!(matches!(error, ScheduleError::TooFewSteps { steps: 3, least: 4, .. }));
 }
 
+#[test]
+fn coordinates_are_scaled_unless_the_data_vanish_at_the_end() {
+    let built = |toml: &str| toml::from_str::<ScheduleConfig>(toml).unwrap().build().unwrap();
+    for (config, expected) in [
+        ("name = 'linear'", Coordinates::Scaled),
+        ("name = 'linear'\ntimesteps = 100", Coordinates::Scaled),
+        ("name = 'scaled_linear'", Coordinates::Scaled),
+        ("name = 've'", Coordinates::Scaled),
+        ("name = 'cosine'", Coordinates::Path),
+        ("name = 'cosine'\ntimesteps = 20", Coordinates::Path),
+        ("name = 'sigmoid'", Coordinates::Path),
+        ("name = 'flow'", Coordinates::Path),
+        ("name = 'linear'\nzero_terminal_snr = true", Coordinates::Path),
+    ] {
+        assert_eq!(Coordinates::of(&*built(config)), expected, "{config}");
+    }
+    let divided = linear(1000).unwrap().with_zero_terminal_snr(6e-8).unwrap();
+    assert_eq!(Coordinates::of(&divided), Coordinates::Path);
+}
+
 // ---- distributions ----
 
 /// The mean within 0.01 and the standard deviation within 4 % after 200 steps.
