@@ -24,7 +24,7 @@ cargo xtask COMMAND
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
-  golden            makes what the networks are tested against anew, with diffusers and transformers (installs torch)
+  golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)
                     --check: elsewhere, and compares it with what is committed
 ";
 

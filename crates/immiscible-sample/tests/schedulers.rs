@@ -3,9 +3,9 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use immiscible_models::Condition;
-use immiscible_sample::{NoiseSource, Predictor, Scheduler};
+use immiscible_sample::{NoiseSource, Predictor, SampleConfig, Sampler, Scheduler};
 use immiscible_schedule::objective::Consistency;
-use immiscible_schedule::{Objective, ObjectiveConfig, Point, SamplerConfig};
+use immiscible_schedule::{Objective, ObjectiveConfig, Point, SamplerConfig, ScheduleConfig};
 use serde_json::Value;
 
 const SHAPE: [usize; 4] = [1, 1, 2, 2];
@@ -145,4 +145,41 @@ fn every_scheduler_walks_as_the_packages() {
         }
     }
     assert!(failures.is_empty(), "{} runs:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The package's classes go in x/alpha there, and so do the samplers of their names.
+#[test]
+fn a_run_with_several_estimates_a_step_draws_what_its_export_draws() {
+    let noise = [0.3, -1.2, 0.8, 2.1];
+    let objective = ObjectiveConfig::new("epsilon");
+    for schedule in ["linear", "scaled_linear"] {
+        let config = ScheduleConfig::new(schedule);
+        let (own, target) = (config.build().unwrap(), objective.build().unwrap());
+        for (name, skip_prk_steps) in [("heun", None), ("pndm", None), ("pndm", Some(false))] {
+            let sampler = SamplerConfig { skip_prk_steps, ..SamplerConfig::new(name) };
+            let sample = SampleConfig { sampler, steps: 20, clip: false, ..SampleConfig::default() };
+            let exported = Scheduler::of_run(&config, &objective, &sample).unwrap();
+            let draw = |sampler: &Sampler<'_>, std: f64| -> Vec<f32> {
+                let mut network = Network::of(&serde_json::from_str(&exported.to_json()).unwrap());
+                let start = noise.map(|value| (value * std) as f32).to_vec();
+                let mut noise = Recorded { start, steps: vec![] };
+                let x = sampler.sample(
+                    &mut network,
+                    &mut noise,
+                    SHAPE,
+                    &Condition::None,
+                    &Device::flex(),
+                    |_| {},
+                );
+                x.unwrap().into_data().try_to_vec().unwrap()
+            };
+            // There Heun's x_T has the standard deviation sigma, and not 1.
+            let std = if name == "heun" { own.noisiest().sigma } else { 1.0 };
+            let run = draw(&Sampler::new(&sample, &*own, &*target).unwrap(), std);
+            let export = draw(&exported.sampler(None, 20).unwrap(), 1.0);
+            for (a, b) in run.iter().zip(&export) {
+                assert!((a - b).abs() < 1e-5, "{name} on {schedule}: {run:?}, exported {export:?}");
+            }
+        }
+    }
 }

@@ -1,4 +1,24 @@
 //! Step kernels: from x_t to a distribution of x_s at a lower noise level.
+//!
+//! # Orders
+//!
+//! As measured in double precision on Gaussian data, where the score is known, from 1024 to 2048 steps of one run: p where
+//! half the step has 2^−p of the error, without the ends of the schedule and from the noisiest point to the middle.
+//!
+//! | | in between | from `linear`, `scaled_linear`, `ve` | from `flow` | from `cosine` | from `sigmoid` |
+//! |---|---|---|---|---|---|
+//! | `euler`, `ddim`, `dpmpp_2m` with `order` = 1 | 1.0 | 1.0 | 1.0 | 1.0 | 1.0 |
+//! | `dpmpp_2m` | 2.0 | 2.0 | 1.9 | 1.9 | 1.0 |
+//! | `heun` | 2.0 | 2.0 | 2.0 | 2.0 | 2.0 |
+//! | `midpoint` (2 in general) | 3.0 | 3.0 | 3.0 | | |
+//! | `pndm` | 2.0 to 3.0 | 2.0 | 3.0 | 1.1 | 1.0 |
+//! | `pndm` without `skip_prk_steps` | 2.0 to 4.0 | 2.0 | 4.0 | 1.0 | 1.0 |
+//! | `unipc` with `order` = 1 | 2.0 | 2.0 | 2.0 | 2.0 | 2.0 |
+//! | `unipc` | 3.0 | 3.0 | 2.0 | 2.0 | 1.0 |
+//! | `unipc` with `order` = 3 | 2.9 to 4.0 | 3.3 to 4.0 | 2.0 | 2.0 | 1.0 |
+//!
+//! On `flow` and `ve` that is so also up to the data, but for `unipc` with `lower_order_final`. On discrete schedules the last step, from
+//! timestep 0 or a later one to clean data, is Euler's for all of them; sigma is the root of the time there, and whole runs are of order 1.
 
 use burn::prelude::*;
 use serde::{Deserialize, Serialize};

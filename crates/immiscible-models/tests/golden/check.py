@@ -1,20 +1,21 @@
 """Compares goldens that were made anew with the committed ones.
 
-    python check.py FOLDER
+    python check.py COMMITTED FOLDER
 
-The same files must be there with the same content: tensors to 1e-4 of the largest committed value, whole numbers
-and everything else exactly, but for the versions of the packages in JSON.
+The same files must be there with the same content: tensors to 1e-4 of the largest committed value, lists of numbers in JSON and
+TOML to 1e-6 of it, whole numbers and everything else exactly, but for the versions of the packages in JSON.
 """
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
-COMMITTED = Path(__file__).parent
 TOLERANCE = 1e-4
+LIST_TOLERANCE = 1e-6
 # Of a gradient that is zero but for rounding.
 ROUNDING = 1e-7
 VERSIONS = ("_diffusers_version", "transformers_version")
@@ -39,8 +40,9 @@ def files(folder):
 
 def compare(committed, made):
     """What differs between two files."""
-    if committed.suffix == ".json":
-        yield from compare_json(*(json.loads(path.read_text(encoding="utf-8")) for path in (committed, made)))
+    readers = {".json": json.loads, ".toml": tomllib.loads}
+    if read := readers.get(committed.suffix):
+        yield from compare_fields(*(read(path.read_text(encoding="utf-8")) for path in (committed, made)))
     elif committed.suffix == ".safetensors":
         yield from compare_tensors(load_file(committed), load_file(made))
     elif committed.suffix == ".bin":
@@ -49,14 +51,25 @@ def compare(committed, made):
         yield "another text"
 
 
-def compare_json(committed, made, where=""):
+def numbers(values):
+    """Whether it is a list of numbers that are not whole."""
+    return isinstance(values, list) and len(values) > 1 and all(isinstance(value, float) for value in values)
+
+
+def compare_fields(committed, made, where=""):
     """Fields by their paths."""
+    if numbers(committed) and numbers(made) and len(committed) == len(made):
+        errors, largest = [abs(old - new) for old, new in zip(committed, made)], max(map(abs, committed))
+        # Written so that NaN fails.
+        if not all(error <= LIST_TOLERANCE * largest for error in errors):
+            yield f"{where}: off by {max(errors):.1e} where the largest value is {largest:.1e}"
+        return
     if isinstance(committed, list) and isinstance(made, list):
         committed, made = (dict(enumerate(values)) for values in (committed, made))
     if isinstance(committed, dict) and isinstance(made, dict):
         for key, old, new in pairs(committed, made):
             if key not in VERSIONS:
-                yield from compare_json(old, new, f"{where}.{key}" if where else str(key))
+                yield from compare_fields(old, new, f"{where}.{key}" if where else str(key))
     elif absent := absence(committed, made):
         yield f"{where}: {absent}"
     # As text, for which 1, 1.0 and true are three values.
@@ -82,7 +95,7 @@ def compare_tensors(committed, made):
 
 
 def main():
-    committed, made = files(COMMITTED), files(Path(sys.argv[1]))
+    committed, made = (files(Path(folder)) for folder in sys.argv[1:3])
     differences = []
     for name, old, new in pairs(committed, made):
         if absent := absence(old, new):

@@ -5,7 +5,7 @@ use crate::{NoiseSchedule, Point, ScheduleError};
 
 /// DPM-Solver++(2M): exact in the linear part of the equation, with x0 extrapolated from the last two estimates, of second order
 /// for one evaluation a step (Lu et al. 2022, arXiv 2211.01095, algorithm 2). The first step and a step to clean data are of first order,
-/// which is DDIM.
+/// which is DDIM; from pure noise on `sigmoid` the first one is so long that the whole is of order 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DpmPp2m {
     order: usize,

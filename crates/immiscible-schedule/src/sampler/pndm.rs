@@ -5,9 +5,11 @@ use super::{Coordinates, Denoise, StepKernel, Steps, Transition, between};
 use crate::{Estimate, NoiseSchedule, Point, ScheduleError, Time};
 
 /// Pseudo linear multistep: an Adams-Bashforth combination of the last four estimates takes the place of the one in DDIM's step
-/// (Liu et al. 2022, arXiv 2202.09778, eq. 9 and 12, algorithm 2). For even grids; of second order.
+/// (Liu et al. 2022, arXiv 2202.09778, eq. 9 and 12, algorithm 2). For even grids.
 ///
-/// [`Coordinates::Path`] make it the plain Adams-Bashforth method of the straight path.
+/// Of second order: steps that are even in time are not in sigma/alpha, and the combination is for those. On the straight path, where they
+/// are, [`Coordinates::Path`] make it the plain Adams-Bashforth method, of fourth order after Runge-Kutta steps and of third
+/// without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pndm {
     /// Start with combinations of fewer estimates, after one step that is corrected (PLMS, as in Stable Diffusion), in place of

@@ -7,12 +7,16 @@ use crate::{NoiseSchedule, Point, ScheduleError};
 
 /// UniPC: a multistep predictor for x0, and a corrector that uses the evaluation at the end of a step, which the next step needs
 /// anyway, to correct the step (Zhao et al. 2023, arXiv 2302.04867, algorithms 5-8, in its form for x0). One evaluation a step.
+///
+/// Corrected, it is of order 2 and 3 with `order` = 1 and 2. With `order` = 3 that would be 4, but the first step, for which there is one
+/// estimate, is of order 2 corrected, which leaves 3 (2.9 to 3.0 measured; 4.0 on `linear` and `ve`, where the error of the first
+/// step is small). From pure noise, where alpha and with it the first step grow from 0, all are of order 2, on `sigmoid` of order 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UniPc {
     order: usize,
     /// The function B(h).
     pub b: UniPcB,
-    /// Whether the orders of the last steps fall to 1.
+    /// Whether the orders of the last steps fall to 1, and with them that of a run up to 2.
     pub lower_order_final: bool,
 }
 

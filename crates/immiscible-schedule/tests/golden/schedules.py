@@ -1,70 +1,82 @@
-"""Tables of the noise schedules in float64, from the formulas of their papers.
+"""Tables of the noise schedules as the Python package diffusers (0.42.1) computes them.
 
     python schedules.py [FOLDER]
 
-writes schedules.toml: alpha_bar at the timesteps 0, 10, 20, ... and the last, or the noise levels sigma of continuous schedules.
-Every whole table is first compared with the one of the Python package diffusers (0.42.1), which is computed in float32, where it
-has that schedule.
+writes schedules.toml. Of each discrete schedule:
+
+- alpha_bar: the package's table, which is in float32, whole and with 7 digits, for the usual betas. Its rounding is below 1e-6:
+  at most 7.7e-7, for the cosine with zero terminal SNR.
+- exact: the same computed by the package in float64, at every 50th timestep and the last. Relative to the value the rounding of float32
+  is more, up to 4e-5 at the last timesteps of a schedule with zero terminal SNR, where a small value is a difference.
+
+The package's `sigmoid` is another schedule, a sigmoid of betas. That of Jabri et al. 2023, arXiv 2212.11972, algorithm 1, which it
+lacks, is computed here, in float64 alone.
+
+Of flow: sigma of all training times. Of ve (EDM): those of training, from the largest one, and a sampling grid of 18 steps. Both in
+float32, whose rounding is 1.5e-7 of a sigma. Grids of 50 steps on discrete schedules that are even in the 7th root of
+sigma/alpha (Karras): in float64, since rounded alphas make float32 wrong by up to 1e-5 of a sigma.
 """
 
+import contextlib
 import pathlib
 import sys
+from unittest import mock
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+KINDS = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
+ENDS = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (1e-4, 0.02)}
 
 
-def from_betas(betas):
-    return np.cumprod(1.0 - betas)
+@contextlib.contextmanager
+def float64():
+    """Has the package compute what it computes in float32 in float64."""
+    torch.set_default_dtype(torch.float64)
+    with mock.patch.object(torch, "float32", torch.float64), mock.patch.object(np, "float32", np.float64):
+        yield
+    torch.set_default_dtype(torch.float32)
 
 
-def linear(timesteps=1000, beta_start=1e-4, beta_end=0.02):
-    return from_betas(np.linspace(beta_start, beta_end, timesteps) * 1000 / timesteps)
+def betas(name, timesteps=1000, beta_start=None, beta_end=None):
+    """The package's settings for the betas of a schedule; those of other numbers of timesteps are scaled."""
+    start, end = ENDS[name]
+    scale = 1000 / timesteps
+    return {
+        "num_train_timesteps": timesteps,
+        "beta_schedule": KINDS[name],
+        "beta_start": (beta_start or start) * scale,
+        "beta_end": (beta_end or end) * scale,
+    }
 
 
-def scaled_linear(timesteps=1000, beta_start=0.00085, beta_end=0.012):
-    return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, timesteps) ** 2 * 1000 / timesteps)
+def package(name, options, rescale):
+    """alphas_cumprod as it is and in float64."""
+    make = lambda: DDPMScheduler(**betas(name, **options), rescale_betas_zero_snr=rescale).alphas_cumprod
+    single = make()
+    with float64():
+        double = make()
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    error = (single.double() - double).abs().max().item()
+    assert error < 9e-7, (name, options, rescale, error)
+    print(f"{name} {options} zero_terminal_snr={rescale}: float32 is off by {error:.1e}")
+    return single.tolist(), double.tolist()
 
 
-def capped(alpha_bar, timesteps):
-    u = np.arange(timesteps + 1) / timesteps
-    levels = alpha_bar(u)
-    return from_betas(np.minimum(1.0 - levels[1:] / levels[:-1], 0.999))
-
-
-def cosine(timesteps=1000):
-    return capped(lambda u: np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2, timesteps)
-
-
-def sigmoid(timesteps=1000, start=-3.0, end=3.0, tau=1.0):
+def sigmoid(timesteps=1000, start=-3.0, end=3.0, tau=1.0, rescale=False):
     rising = lambda x: 1.0 / (1.0 + np.exp(-x))
-    first, last = rising(start / tau), rising(end / tau)
-    return capped(lambda u: (last - rising((u * (end - start) + start) / tau)) / (last - first), timesteps)
+    u = np.arange(timesteps + 1) / timesteps
+    levels = rising(end / tau) - rising((u * (end - start) + start) / tau)
+    alpha_bar = np.cumprod(1.0 - np.minimum(1.0 - levels[1:] / levels[:-1], 0.999))
+    if rescale:  # Lin et al. 2024, arXiv 2305.08891, algorithm 1
+        root = np.sqrt(alpha_bar)
+        alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alpha_bar.tolist()
 
 
-def zero_terminal_snr(alpha_bar):
-    root = np.sqrt(alpha_bar)
-    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-
-
-def package(name, timesteps=1000, beta_start=None, beta_end=None, zero_terminal_snr=False):
-    """alphas_cumprod of diffusers, or None where it has no such schedule."""
-    kinds = {"linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2"}
-    if name not in kinds:
-        return None
-    start, end = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (1e-4, 0.02)}[name]
-    return DDIMScheduler(
-        num_train_timesteps=timesteps,
-        beta_schedule=kinds[name],
-        beta_start=(beta_start or start) * 1000 / timesteps,
-        beta_end=(beta_end or end) * 1000 / timesteps,
-        rescale_betas_zero_snr=zero_terminal_snr,
-    ).alphas_cumprod.double().numpy()
-
-
-def line(key, values):
-    return f"{key} = [{', '.join(repr(float(value)) for value in values)}]\n"
+def line(key, values, digits):
+    return f"{key} = [{', '.join(repr(float(f'{value:.{digits}g}')) for value in values)}]\n"
 
 
 def config(name, options):
@@ -72,11 +84,7 @@ def config(name, options):
     return f"config = {{ {', '.join(words)} }}\n"
 
 
-def main():
-    torch.set_grad_enabled(False)
-    out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
-    text = "# Written by schedules.py.\n"
-    discrete = {"cosine": cosine, "linear": linear, "scaled_linear": scaled_linear, "sigmoid": sigmoid}
+def discrete():
     for name, options in [
         ("cosine", {}),
         ("cosine", {"timesteps": 100}),
@@ -90,43 +98,42 @@ def main():
         ("sigmoid", {"timesteps": 250, "tau": 1.5}),
     ]:
         for rescale in (False, True):
-            if rescale and "timesteps" in options:
-                continue
-            alpha_bar = discrete[name](**options)
-            if rescale:
-                alpha_bar = zero_terminal_snr(alpha_bar)
-            reference = package(name, **{k: v for k, v in options.items() if k not in ("start", "end", "tau")},
-                                zero_terminal_snr=rescale)
-            if reference is not None:
-                error = np.abs(alpha_bar - reference).max()
-                assert error < 2e-6, (name, options, rescale, error)
-                print(f"{name} {options} zero_terminal_snr={rescale}: {error:.1e} from diffusers")
-            told = options | ({"zero_terminal_snr": True} if rescale else {})
-            kept = np.append(alpha_bar[:-1:10], alpha_bar[-1])
-            text += "\n[[discrete]]\n" + config(name, told) + line("alpha_bar", kept)
+            if name == "sigmoid":
+                single, double = None, sigmoid(**options, rescale=rescale)
+            else:
+                single, double = package(name, options, rescale)
+            yield "\n[[discrete]]\n" + config(name, options | ({"zero_terminal_snr": True} if rescale else {}))
+            yield line("exact", double[:-1:50] + double[-1:], 13)
+            if single and not options:
+                yield line("alpha_bar", single, 7)
 
-    # sigma of the training times i/T, i = 10, 20, ... 1000.
+
+def flow():
     for shift in (1.0, 3.0):
-        t = np.arange(1, 1001) / 1000
-        sigma = shift * t / (1 + (shift - 1) * t)
-        reference = FlowMatchEulerDiscreteScheduler(shift=shift).sigmas.double().numpy()[::-1]
-        error = np.abs(sigma - reference).max()
-        assert error < 1e-6, (shift, error)
-        print(f"flow shift={shift}: {error:.1e} from diffusers")
-        text += "\n[[flow]]\n" + config("flow", {"shift": shift}) + line("sigma", sigma[9::10])
+        sigma = FlowMatchEulerDiscreteScheduler(shift=shift).sigmas.flip(0).tolist()
+        yield "\n[[flow]]\n" + config("flow", {"shift": shift}) + line("sigma", sigma, 7)
 
-    # sigma of a sampling grid of 18 steps.
+
+def ve():
     for options in ({}, {"sigma_min": 0.01, "sigma_max": 50.0, "rho": 3.0}):
-        low, high, rho = (options.get(key, default) for key, default in
-                          (("sigma_min", 0.002), ("sigma_max", 80.0), ("rho", 7.0)))
-        ramp = np.arange(18) / 17
-        sigma = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
-        scheduler = EDMEulerScheduler(sigma_min=low, sigma_max=high, rho=rho)
-        scheduler.set_timesteps(18)
-        error = np.abs(sigma / scheduler.sigmas.double().numpy()[:18] - 1).max()
-        assert error < 1e-5, (options, error)
-        print(f"ve {options}: relative {error:.1e} from diffusers")
-        text += "\n[[grid]]\n" + config("ve", options) + line("sigma", sigma)
+        scheduler = EDMEulerScheduler(**options)
+        if options:
+            scheduler.set_timesteps(18)
+        yield "\n[[ve]]\n" + config("ve", options) + line("sigma", scheduler.sigmas[:-1].tolist(), 7)
+
+
+def karras():
+    for name in KINDS:
+        with float64():
+            scheduler = EulerDiscreteScheduler(**betas(name), use_karras_sigmas=True)
+            scheduler.set_timesteps(50)
+        assert scheduler.sigmas.dtype == torch.float64
+        yield "\n[[karras]]\n" + config(name, {}) + line("sigma", scheduler.sigmas[:-1].tolist(), 7)
+
+
+def main():
+    out = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent)
+    text = "# Written by schedules.py.\n" + "".join(part for kind in (discrete, flow, ve, karras) for part in kind())
     (out / "schedules.toml").write_text(text)
 
 
