@@ -38,7 +38,7 @@ impl Default for TrainConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OptimizerConfig {
-    /// `adam` or `adamw`.
+    /// `adam`, `adamw` or `radam`: a name in [`OPTIMIZERS`](crate::OPTIMIZERS).
     pub kind: String,
     /// Learning rate after the warm-up, > 0.
     pub learning_rate: f64,
@@ -50,7 +50,7 @@ pub struct OptimizerConfig {
     pub beta2: f32,
     /// Added to the denominator.
     pub epsilon: f32,
-    /// Decoupled weight decay of `adamw`; `adam` has none.
+    /// Decoupled weight decay of `adamw`; the others have none.
     pub weight_decay: f32,
     /// Largest global L2 norm of the gradient; 0 switches clipping off.
     pub clip_norm: f64,

@@ -16,6 +16,7 @@ mod loss;
 mod method;
 mod optimizer;
 mod parameters;
+mod radam;
 mod record;
 mod step;
 mod trainer;

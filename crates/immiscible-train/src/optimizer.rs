@@ -1,4 +1,4 @@
-use crate::{OptimizerConfig, TrainError};
+use crate::{OptimizerConfig, TrainError, radam::RAdam};
 use burn::optim::{AdamConfig, AdamWConfig, ModuleOptimizer};
 
 type Build = fn(&OptimizerConfig) -> ModuleOptimizer;
@@ -14,6 +14,7 @@ pub const OPTIMIZERS: &[(&str, Build)] = &[
             .with_weight_decay(c.weight_decay)
             .init()
     }),
+    ("radam", |c| RAdam::new(c.beta1, c.beta2, c.epsilon).into()),
 ];
 
 impl OptimizerConfig {

@@ -782,7 +782,7 @@ fn options_outside_their_range_are_refused() {
     assert_eq!(text(optimizer.validate()), "optimizer.learning_rate = -0.0001: write a value > 0");
     let optimizer = OptimizerConfig { kind: "sgd".into(), ..OptimizerConfig::default() };
     let unknown = optimizer.build().err().unwrap().to_string();
-    assert_eq!(unknown, "optimizer.kind = sgd is unknown; known: adam, adamw");
+    assert_eq!(unknown, "optimizer.kind = sgd is unknown; known: adam, adamw, radam");
     let train = TrainConfig { batch_size: 0, ..TrainConfig::default() };
     assert_eq!(text(train.validate()), "train.batch_size = 0: write at least 1");
     let train = TrainConfig { max_skipped: 0, ..TrainConfig::default() };
