@@ -71,8 +71,7 @@ mod tests {
         let device = Device::flex().autodiff();
         let tensor = |value| TensorData::new(numbers(value), [numbers(value).len()]);
         let mut linear = LinearConfig::new(3, 2).init(&device);
-        linear.weight =
-            Param::from_tensor(Tensor::<1>::from_data(tensor(weight), &device).reshape([3, 2]));
+        linear.weight = Param::from_tensor(Tensor::<1>::from_data(tensor(weight), &device).reshape([3, 2]));
         linear.bias = Some(Param::from_tensor(Tensor::<1>::from_data(tensor(bias), &device)));
         number_parameters(linear)
     }
