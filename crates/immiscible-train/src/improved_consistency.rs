@@ -69,7 +69,8 @@ impl LogNormal {
                 key: "method.p_mean",
                 value: format!("{} (method.p_std = {})", self.mean, self.std),
                 other,
-                other_value: level.to_string(),
+                // Without the rounding of the grid.
+                other_value: (level as f32).to_string(),
                 remedy: "p_mean ± 0.675 p_std, between which half of all ln σ lie, must lie between the logarithms of the \
                          schedule's noise levels",
             }),
