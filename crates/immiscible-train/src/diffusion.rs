@@ -5,7 +5,7 @@ use immiscible_data::Batch;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler};
-use ndarray::{Array2, CowArray, Ix2};
+use ndarray::{Array2, ArrayView3, CowArray, Ix2};
 use std::sync::Arc;
 
 /// A batch as it leaves the loader's pipeline: images, and their noise where the coupling works on the host.
@@ -44,13 +44,27 @@ pub(crate) fn rows_of(batch: &Batch) -> CowArray<'_, f32, Ix2> {
     batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values")
 }
 
+/// Every coupling is given finite images only, and a batch that no weights could learn from is not taken for a step that
+/// diverged.
+pub(crate) fn all_finite(batch: &Batch, step: u64, latents: bool) -> Result<(), TrainError> {
+    let finite = |image: &ArrayView3<f32>| image.fold(true, |all, value| all & value.is_finite());
+    match batch.images.outer_iter().zip(&batch.index).find(|(image, _)| !finite(image)) {
+        Some((image, &index)) => {
+            let value = image.iter().copied().find(|value| !value.is_finite()).unwrap_or(f32::NAN);
+            Err(TrainError::NonFiniteImage { step, image: index, value, latents })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The coupling's part that runs on host arrays in the loader's pipeline, a batch ahead of the step.
 ///
 /// `key` is the run's key; the step selects its part.
 ///
 /// # Errors
-/// When the coupling refuses the batch.
+/// [`TrainError::NonFiniteImage`] for images that are not finite, and when the coupling refuses the batch.
 pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Result<Prepared, TrainError> {
+    all_finite(&batch, step, false)?;
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None });
     };

@@ -73,6 +73,26 @@ pub enum TrainError {
     /// The device did not hand over its values.
     #[error("the device did not return the latents of a batch: {0}")]
     Device(String),
+    /// An image, or the latents that an autoencoder made of it, is bad input: no step could learn from it.
+    #[error(
+        "step {step}: the {} of image {image} of the data set hold {value}: {}",
+        if *latents { "latents" } else { "values" },
+        if *latents {
+            "the autoencoder cannot encode it; take it out of the data set, or use another autoencoder"
+        } else {
+            "repair it, or take it out of the data set"
+        }
+    )]
+    NonFiniteImage {
+        /// The step whose batch it was in.
+        step: u64,
+        /// Its index in the data set.
+        image: u64,
+        /// The value that is not finite.
+        value: f32,
+        /// Whether it is one of its latents, and not of the image itself.
+        latents: bool,
+    },
     /// The loss or its gradient is not a finite number. Nothing was changed by the step.
     #[error("the loss is {loss} and the gradient norm {gradient_norm} at step {step}")]
     NonFinite {

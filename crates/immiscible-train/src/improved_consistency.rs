@@ -48,14 +48,41 @@ pub struct LogNormal {
     pub std: f64,
 }
 
-/// Draws until one lies inside the grid; with the paper's numbers 1 in 125 lies outside.
-const DRAWS: usize = 16;
+/// Draws for a row, of which the first inside the grid is taken. Where [`LogNormal::validate`] passes, at least every second is.
+const DRAWS: usize = 64;
+
+/// Half of what is standard normal lies within ± this.
+const QUARTILE: f64 = 0.674_489_750_196_081_7;
 
 impl LogNormal {
+    /// # Errors
+    /// [`TrainError::Conflict`] unless the middle half of the distribution lies inside the schedule's noise levels.
+    pub fn validate(&self, schedule: &dyn NoiseSchedule) -> Result<(), TrainError> {
+        let grid = schedule.grid(2)?;
+        let [most, least] = [grid[0].sigma, grid[1].sigma];
+        let outside = [
+            (self.mean - QUARTILE * self.std < least.ln(), "schedule.sigma_min", least),
+            (self.mean + QUARTILE * self.std > most.ln(), "schedule.sigma_max", most),
+        ];
+        match outside.into_iter().find(|(outside, ..)| *outside) {
+            Some((_, other, level)) => Err(TrainError::Conflict {
+                key: "method.p_mean",
+                value: format!("{} (method.p_std = {})", self.mean, self.std),
+                other,
+                // Without the rounding of the grid.
+                other_value: (level as f32).to_string(),
+                remedy: "p_mean ± 0.675 p_std, between which half of all ln σ lie, must lie between the logarithms of the \
+                         schedule's noise levels",
+            }),
+            None => Ok(()),
+        }
+    }
+
     /// A pair of neighbours for every row, of weight 1/(t − t′). `key` is the step's.
     ///
     /// The pair around a log-normal draw: that is the paper's distribution over the pairs, whose probabilities are the
-    /// normal ones of the intervals.
+    /// normal ones of the intervals. A row whose draws all lie outside the grid, as 1 in 2⁶⁴ does at most if the distribution
+    /// is [valid](Self::validate), gets the pair at the end that its last draw is beyond. `levels` is at least 2.
     ///
     /// # Errors
     /// Those of the schedule's grid.
@@ -71,9 +98,9 @@ impl LogNormal {
         let mut normals = vec![0.0; rows * DRAWS];
         key.stream(Stream::TIME).fill_normals(0, DRAWS, &mut normals);
         let pair = |draws: &[f32]| {
-            let mut levels = draws.iter().map(|z| (self.mean + self.std * f64::from(*z)).exp());
+            let level = |z: &f32| (self.mean + self.std * f64::from(*z)).exp();
             let inside = |sigma: &f64| grid[grid.len() - 1].sigma <= *sigma && *sigma < grid[0].sigma;
-            let sigma = levels.find(inside).unwrap_or_default();
+            let sigma = draws.iter().map(level).find(inside).unwrap_or_else(|| level(&draws[DRAWS - 1]));
             let above = grid.partition_point(|point| point.sigma > sigma).clamp(1, grid.len() - 1);
             let (at, next) = (grid[above - 1], grid[above]);
             Neighbours { at, next, weight: 1.0 / (at.sigma - next.sigma) }
@@ -86,12 +113,14 @@ impl ImprovedConsistencyStep {
     /// Starts from the network of the parts.
     ///
     /// # Errors
-    /// When an option is outside its range.
+    /// When an option is outside its range, or the noise levels to compare are not those of the schedule.
     pub fn new(config: &MethodConfig, parts: MethodParts) -> Result<Self, TrainError> {
         let [s0, s1] = config.fineness();
+        let noise_levels = config.noise_levels();
+        noise_levels.validate(&*parts.diffusion.schedule)?;
         Ok(Self {
             curriculum: DoublingCurriculum { s0, s1, steps: config.curriculum_steps.unwrap_or(parts.steps) },
-            noise_levels: LogNormal { mean: config.p_mean.unwrap_or(-1.1), std: config.p_std.unwrap_or(2.0) },
+            noise_levels,
             learner: Learner::new(parts.network, &parts.optimizer, &parts.ema)?,
             loss: ConsistencyLoss {
                 diffusion: parts.diffusion,

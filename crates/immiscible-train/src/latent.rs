@@ -1,4 +1,4 @@
-use crate::{Prepared, StepReport, TrainError, TrainStep, prepare};
+use crate::{Prepared, StepReport, TrainError, TrainStep, diffusion::all_finite, prepare};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Coupling, CouplingError, Draw, PairContext};
 use immiscible_models::{AutoencoderKL, Network};
@@ -82,6 +82,7 @@ impl TrainStep for LatentStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
         let mut batch = prepared.batch;
         batch.images = self.latents.encode(&batch.images, self.key.step(step))?;
+        all_finite(&batch, step, true)?;
         self.inner.step(prepare(&*self.coupling, batch, self.key, step)?, step)
     }
 

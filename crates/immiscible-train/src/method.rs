@@ -1,6 +1,6 @@
 use crate::{
     ConsistencyStep, DISTANCES, Diffusion, DiffusionStep, Distance, EmaConfig, ImprovedConsistencyStep,
-    OptimizerConfig, TrainError, TrainStep,
+    LogNormal, OptimizerConfig, TrainError, TrainStep,
 };
 use burn::tensor::Device;
 use immiscible_models::Network;
@@ -36,7 +36,8 @@ pub struct MethodConfig {
     /// Of `consistency`: μ₀, how fast the teacher follows at the beginning; 0.9 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mu0: Option<f64>,
-    /// Of `improved_consistency`: the mean of ln σ of the noise levels that are compared; −1.1 if absent.
+    /// Of `improved_consistency`: the mean of ln σ of the noise levels that are compared; −1.1 if absent. Half of
+    /// the distribution must lie inside the schedule: see [`LogNormal::validate`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p_mean: Option<f64>,
     /// Of `improved_consistency`: their standard deviation; 2 if absent.
@@ -111,6 +112,11 @@ impl MethodConfig {
     pub fn fineness(&self) -> [u64; 2] {
         let [s0, s1] = if self.kind == CONSISTENCY { [2, 150] } else { [10, 1280] };
         [self.s0.unwrap_or(s0), self.s1.unwrap_or(s1)]
+    }
+
+    /// Which noise levels improved consistency training compares.
+    pub(crate) fn noise_levels(&self) -> LogNormal {
+        LogNormal { mean: self.p_mean.unwrap_or(-1.1), std: self.p_std.unwrap_or(2.0) }
     }
 
     /// # Errors
@@ -198,6 +204,9 @@ impl MethodConfig {
                 Err(conflict("schedule.name", &schedule.name, "consistency training needs ve"))
             }
             None => {
+                if self.kind == IMPROVED_CONSISTENCY {
+                    self.noise_levels().validate(&*schedule.build()?)?;
+                }
                 let sigma_min = schedule.sigma_min.unwrap_or(0.002);
                 Ok(Box::new(Consistency::new(sigma_min, self.sigma_data())?))
             }

@@ -1,6 +1,9 @@
-use crate::{Prepared, TrainError, diffusion::rows_of};
+use crate::{
+    Prepared, TrainError,
+    diffusion::{all_finite, rows_of},
+};
 use immiscible_coupling::{Coupling, Draw, Lookahead, PairContext};
-use immiscible_data::{Batch, DataError, Loader, prefetch};
+use immiscible_data::{Batch, Loader, prefetch};
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Axis, concatenate};
 use std::num::NonZeroUsize;
@@ -74,7 +77,11 @@ struct Pairing {
 
 fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -> Result<Window, TrainError> {
     let (first, size) = (steps.start, loader.order().batch_size());
-    let batches = steps.map(|step| loader.batch_at(step)).collect::<Result<Vec<Batch>, DataError>>()?;
+    let finite = |step| {
+        let batch = loader.batch_at(step)?;
+        all_finite(&batch, step, false).map(|()| batch)
+    };
+    let batches = steps.map(finite).collect::<Result<Vec<Batch>, TrainError>>()?;
     let rows: Vec<_> = batches.iter().map(rows_of).collect();
     let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
     let x0 = concatenate(Axis(0), &rows).expect("images of one data set have one shape");

@@ -1,5 +1,6 @@
 //! Consistency training: its schedules, its pairs, and that it learns.
 
+use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
@@ -9,9 +10,10 @@ use immiscible_schedule::{
     NoiseSchedule, Objective, ObjectiveConfig, Point, ScheduleConfig, Time, TimeSamplerConfig, Times,
 };
 use immiscible_train::{
-    Average, CheckpointConfig, ConsistencyLoss, Curriculum, DISTANCES, Diffusion, DoublingCurriculum,
-    EmaConfig, LogNormal, LossConfig, METHODS, MethodConfig, MethodParts, Neighbours, Observer,
-    OptimizerConfig, StepReport, TrainConfig, TrainStep, Trainer, prepare, uniform_neighbours,
+    Average, CheckpointConfig, ConsistencyLoss, Curriculum, DISTANCES, Diffusion, DiffusionStep,
+    DoublingCurriculum, EmaConfig, LogNormal, LossConfig, METHODS, MethodConfig, MethodParts, Neighbours,
+    Observer, OptimizerConfig, StepReport, TrainConfig, TrainError, TrainStep, Trainer, prepare,
+    uniform_neighbours,
 };
 use ndarray::Array4;
 use std::cell::RefCell;
@@ -230,34 +232,47 @@ impl Denoiser for OneImage {
     }
 }
 
+/// Neighbours of both ways of training, of which the improved one has weights; all pairs but the last, at whose lower end F has
+/// no say.
+fn all_neighbours(rows: usize, key: Key) -> [(&'static str, Vec<Neighbours>); 2] {
+    let last = ve().grid(12).unwrap()[11];
+    let without_last = |mut pairs: Vec<Neighbours>| {
+        let other = pairs.iter().copied().find(|pair| pair.next != last).unwrap();
+        pairs.iter_mut().filter(|pair| pair.next == last).for_each(|pair| *pair = other);
+        pairs
+    };
+    let uniform = uniform_neighbours(&*ve(), 12, rows, key).unwrap();
+    let log_normal = LogNormal { mean: -1.1, std: 2.0 }.neighbours(&*ve(), 12, rows, key).unwrap();
+    [("uniform", without_last(uniform)), ("log-normal", without_last(log_normal))]
+}
+
 #[test]
 fn a_perfect_consistency_function_has_no_loss() {
     let _alone = alone();
-    // LPIPS has weights that are too large to lie here.
+    // LPIPS reads its weights from a file; its training has a test of its own.
     for (distance, _) in DISTANCES.iter().filter(|(name, _)| *name != "lpips") {
         for (kind, _) in COUPLINGS {
-            let loss = loss(kind, distance);
-            let images = Array4::from_elem((32, 1, 8, 8), IMAGE as f32);
-            let batch = Batch { images, labels: None, index: (0..32).collect() };
-            let prepared = || prepare(&*loss.diffusion.coupling, batch.clone(), KEY, 5).unwrap();
-            // All pairs but the last, at whose lower end F has no say.
-            let mut pairs = uniform_neighbours(&*ve(), 12, 32, KEY.step(5)).unwrap();
-            let last = ve().grid(12).unwrap()[11];
-            let other = pairs.iter().copied().find(|pair| pair.next != last).unwrap();
-            pairs.iter_mut().filter(|pair| pair.next == last).for_each(|pair| *pair = other);
-            let perfect = OneImage(objective());
-            let value = |network: &dyn Denoiser| -> f32 {
-                struct By<'a>(&'a dyn Denoiser);
-                impl Denoiser for By<'_> {
-                    fn forward(&self, x: Tensor<4>, t: TimeInput, c: &Condition, ctx: Ctx<'_>) -> Output {
-                        self.0.forward(x, t, c, ctx)
+            for (neighbours, pairs) in all_neighbours(32, KEY.step(5)) {
+                let loss = loss(kind, distance);
+                let images = Array4::from_elem((32, 1, 8, 8), IMAGE as f32);
+                let batch = Batch { images, labels: None, index: (0..32).collect() };
+                let prepared = || prepare(&*loss.diffusion.coupling, batch.clone(), KEY, 5).unwrap();
+                let perfect = OneImage(objective());
+                let value = |network: &dyn Denoiser| -> f32 {
+                    struct By<'a>(&'a dyn Denoiser);
+                    impl Denoiser for By<'_> {
+                        fn forward(&self, x: Tensor<4>, t: TimeInput, c: &Condition, ctx: Ctx<'_>) -> Output {
+                            self.0.forward(x, t, c, ctx)
+                        }
                     }
-                }
-                let (found, _) = loss.loss(&By(network), &perfect, prepared(), &pairs, 5).unwrap();
-                found.into_scalar()
-            };
-            assert!(value(&perfect).abs() < 1e-5, "{distance} × {kind}: {}", value(&perfect));
-            assert!(value(&Recorder::default()) > 1e-3, "{distance} × {kind} sees no difference");
+                    let (found, _) = loss.loss(&By(network), &perfect, prepared(), &pairs, 5).unwrap();
+                    found.into_scalar()
+                };
+                // Of what a network that answers 0 has; the weights are up to 100.
+                let (found, bad) = (value(&perfect), value(&Recorder::default()));
+                let what = format!("{distance} × {kind} × {neighbours}: {found}, {bad}");
+                assert!(bad > 1e-3 && found.abs() < 1e-5 * bad.max(1.0), "{what}");
+            }
         }
     }
 }
@@ -351,6 +366,95 @@ fn the_independent_coupling_is_ordinary_consistency_training_bit_for_bit() {
     assert_eq!(found.into_scalar::<f32>().to_bits(), expected.to_bits());
 }
 
+/// A network a few steps after its zero-initialised end.
+fn trained_a_little(dropout: f64) -> Network {
+    let coupling = coupling("independent");
+    let parts =
+        Diffusion { objective: ObjectiveConfig::new("edm").build().unwrap(), ..diffusion(coupling.clone()) };
+    let optimizer = OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() };
+    let ema = EmaConfig { decay: 0.0, warmup: false };
+    let mut method =
+        DiffusionStep::new(parts, network(dropout), &optimizer, &ema, KEY, &Device::flex()).unwrap();
+    for step in 0..3 {
+        let prepared = prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+        method.step(prepared, step).unwrap();
+    }
+    method.sampling_network().clone().train()
+}
+
+/// Where all noise levels are one, student and teacher are the same function of the same x_t, up to their dropout.
+#[test]
+fn the_teacher_has_the_students_dropout() {
+    let _alone = alone();
+    // Neighbours are apart by less than single precision sees.
+    let one_level_config = ScheduleConfig {
+        sigma_min: Some(2.0),
+        sigma_max: Some(2.0 * (1.0 + 1e-9)),
+        ..ScheduleConfig::new("ve")
+    };
+    let one_level = || one_level_config.build().unwrap();
+    for (kind, p) in
+        [("consistency", [None; 2]), ("improved_consistency", [Some(2_f64.ln() + 5e-10), Some(1e-10)])]
+    {
+        let coupling = coupling("assignment");
+        let config = MethodConfig { s0: Some(4), s1: Some(4), p_mean: p[0], p_std: p[1], ..config(kind) };
+        let parts = MethodParts {
+            diffusion: Diffusion { schedule: one_level(), ..diffusion(coupling.clone()) },
+            network: trained_a_little(0.3),
+            optimizer: OptimizerConfig::default(),
+            ema: EmaConfig::default(),
+            steps: 1,
+            key: KEY,
+            device: Device::flex(),
+        };
+        let mut method = config.build(parts).unwrap();
+        let prepared = || prepare(&*coupling, loader(8).batch_at(0).unwrap(), KEY, 0).unwrap();
+        assert_eq!(method.step(prepared(), 0).unwrap().loss, 0.0, "{kind}");
+
+        // A teacher without dropout is another function.
+        let network = trained_a_little(0.3);
+        let mut loss = loss("assignment", "l2");
+        loss.diffusion.schedule = one_level();
+        let pairs = uniform_neighbours(&*one_level(), 5, 8, KEY.step(0)).unwrap();
+        let (found, _) = loss.loss(&network, &network.valid(), prepared(), &pairs, 0).unwrap();
+        assert!(found.into_scalar::<f32>() > 1e-4, "{kind}");
+    }
+}
+
+#[test]
+fn a_step_that_is_not_finite_changes_nothing() {
+    let _alone = alone();
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let coupling = coupling("assignment");
+        let mut method = method(kind, coupling.clone(), 12, 0.1);
+        let prepared = |step| prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+        let files = |name: &str, method: &dyn TrainStep| {
+            let folder = folder.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            method.save(&folder).unwrap();
+            let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap()).collect();
+            files.sort_by_key(|file| file.file_name());
+            let contents = |file: &std::fs::DirEntry| (file.file_name(), std::fs::read(file.path()).unwrap());
+            files.iter().map(contents).collect::<Vec<_>>()
+        };
+        // Twice, so that all of them have moved.
+        for step in 0..2 {
+            method.step(prepared(step), step).unwrap();
+        }
+        let before = files("before", &*method);
+        // Weights, average and optimiser, and the teacher.
+        assert_eq!(before.len(), if kind == "consistency" { 4 } else { 3 });
+        let mut bad = prepared(2);
+        bad.batch.images[[3, 0, 2, 2]] = f32::INFINITY;
+        assert!(matches!(method.step(bad, 2), Err(TrainError::NonFinite { step: 2, .. })), "{kind}");
+        assert!(before == files("after", &*method), "{kind}");
+        method.step(prepared(3), 3).unwrap();
+        let next = files("next", &*method);
+        assert!(before.iter().zip(&next).all(|(before, next)| before != next), "{kind}");
+    }
+}
+
 #[test]
 fn training_learns_and_one_step_is_an_image() {
     let _alone = alone();
@@ -424,4 +528,180 @@ fn what_does_not_go_together_is_refused_with_both_keys() {
         "method.kind = consistency does not go with objective.name = edm: the method has its own; leave out [objective]"
     );
     assert!(objective("diffusion", "ve", None).unwrap_err().contains("objective.name = unset"));
+}
+
+/// Less than the middle half of the noise levels to compare inside the schedule.
+#[test]
+fn noise_levels_beyond_the_schedule_are_refused() {
+    let _alone = alone();
+    let refused = |p_mean, p_std, sigma_max| {
+        let config = MethodConfig { p_mean, p_std, ..config("improved_consistency") };
+        let schedule = ScheduleConfig { sigma_max, ..ScheduleConfig::new("ve") };
+        let early = config.objective(&schedule, None).map(|_| ()).map_err(|error| error.to_string());
+        let schedule = schedule.build().unwrap();
+        let parts = MethodParts {
+            diffusion: Diffusion { schedule, ..diffusion(coupling("independent")) },
+            network: network(0.0),
+            optimizer: OptimizerConfig::default(),
+            ema: EmaConfig::default(),
+            steps: 1,
+            key: KEY,
+            device: Device::flex(),
+        };
+        // Also where a program builds the parts itself.
+        assert_eq!(config.build(parts).map(|_| ()).map_err(|error| error.to_string()), early);
+        early
+    };
+    assert_eq!(refused(None, None, None), Ok(()));
+    // ln 0.002 = −6.21 and ln 80 = 4.38; a quartile is 0.67 standard deviations away.
+    assert_eq!(refused(Some(-4.8), None, None), Ok(()));
+    let low = refused(Some(-4.9), None, None).unwrap_err();
+    assert!(
+        low.starts_with(
+            "method.p_mean = -4.9 (method.p_std = 2) does not go with schedule.sigma_min = 0.002: p_mean ± 0.675 p_std"
+        ),
+        "{low}"
+    );
+    assert_eq!(refused(Some(3.0), None, None), Ok(()));
+    assert!(refused(Some(3.1), None, None).unwrap_err().contains("schedule.sigma_max = 80"));
+    assert!(refused(None, None, Some(0.5)).unwrap_err().contains("schedule.sigma_max = 0.5"));
+    assert!(refused(None, Some(8.0), None).unwrap_err().contains("method.p_std = 8"));
+
+    // Who asks all the same gets the end that is nearest.
+    let grid = ve().grid(5).unwrap();
+    for (mean, [at, next]) in [(20.0, [grid[0], grid[1]]), (-20.0, [grid[3], grid[4]])] {
+        let pairs = LogNormal { mean, std: 0.1 }.neighbours(&*ve(), 5, 20, KEY).unwrap();
+        assert!(pairs.iter().all(|pair| pair.at == at && pair.next == next), "{mean}: {pairs:?}");
+    }
+}
+
+// ---- LPIPS ----
+
+/// A state dict of `lpips.LPIPS(net="vgg")` with random values, as safetensors: 59 MB.
+fn lpips_weights(path: &Path) {
+    // Layer among those of VGG-16, channels in and out.
+    let convs = [
+        (0, 3, 64),
+        (2, 64, 64),
+        (5, 64, 128),
+        (7, 128, 128),
+        (10, 128, 256),
+        (12, 256, 256),
+        (14, 256, 256),
+        (17, 256, 512),
+        (19, 512, 512),
+        (21, 512, 512),
+        (24, 512, 512),
+        (26, 512, 512),
+        (28, 512, 512),
+    ];
+    // Name, shape and standard deviation: features neither vanish nor explode (He et al. 2015, arXiv 1502.01852).
+    let mut tensors = Vec::new();
+    for (layer, from, to) in convs {
+        let name = format!("net.slice.{layer}");
+        let std = (2.0 / (9.0 * from as f32)).sqrt();
+        tensors.push((format!("{name}.weight"), vec![to, from, 3, 3], std));
+        tensors.push((format!("{name}.bias"), vec![to], 0.01));
+    }
+    for (depth, channels) in [64, 128, 256, 512, 512].into_iter().enumerate() {
+        tensors.push((format!("lin{depth}.model.1.weight"), vec![1, channels, 1, 1], 0.1));
+    }
+    let (mut header, mut values) = (serde_json::Map::new(), Vec::<f32>::new());
+    for (number, (name, shape, std)) in tensors.into_iter().enumerate() {
+        let from = values.len();
+        values.resize(from + shape.iter().product::<usize>(), 0.0);
+        KEY.step(number as u64).fill_normals(0, values.len() - from, &mut values[from..]);
+        // The heads are weights of squares: at least 0.
+        let sign = |value: f32| if name.starts_with("lin") { value.abs() } else { value };
+        values[from..].iter_mut().for_each(|value| *value = sign(*value) * std);
+        let at = [4 * from, 4 * values.len()];
+        header.insert(name, serde_json::json!({ "dtype": "F32", "shape": shape, "data_offsets": at }));
+    }
+    let header = serde_json::to_string(&header).unwrap();
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header.as_bytes());
+    file.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    std::fs::write(path, file).unwrap();
+}
+
+/// Learns two steps from random images of this shape: the losses, and the weights before and after.
+fn learn_by_lpips(weights: &Path, shape: [usize; 4], steps: u64) -> (Vec<f32>, [Vec<u8>; 2]) {
+    let [rows, channels, ..] = shape;
+    let network = {
+        let unet = UNet2DConfig { in_channels: channels, out_channels: channels, ..UNet2DConfig::tiny() };
+        Device::flex().seed(3);
+        let unet = UNet2DConfig { num_class_embeds: None, ..unet };
+        NetworkConfig::UNet2DModel(unet).init(&Device::flex().autodiff()).unwrap()
+    };
+    let config =
+        MethodConfig { distance: Some("lpips".into()), lpips: Some(weights.into()), ..config("consistency") };
+    let coupling = coupling("independent");
+    let mut method = config
+        .build(MethodParts {
+            diffusion: diffusion(coupling.clone()),
+            network,
+            optimizer: OptimizerConfig::default(),
+            ema: EmaConfig::default(),
+            steps,
+            key: KEY,
+            device: Device::flex(),
+        })
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let saved = |method: &dyn TrainStep| {
+        method.save(folder.path()).unwrap();
+        std::fs::read(folder.path().join("model.safetensors")).unwrap()
+    };
+    let before = saved(&*method);
+    let take = |step| {
+        let mut images = Array4::zeros(shape);
+        KEY.step(step).fill_normals(0, images.len() / rows, images.as_slice_mut().unwrap());
+        let batch = Batch { images, labels: None, index: (0..rows as u64).collect() };
+        method.step(prepare(&*coupling, batch, KEY, step).unwrap(), step).unwrap().loss
+    };
+    let losses: Vec<f32> = (0..steps).map(take).collect();
+    (losses, [before, saved(&*method)])
+}
+
+#[test]
+fn consistency_training_learns_by_lpips() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lpips.safetensors");
+    lpips_weights(&path);
+    let learns = |losses: &[f32], [before, after]: &[Vec<u8>; 2]| {
+        assert!(losses.iter().all(|loss| loss.is_finite() && *loss > 0.0), "{losses:?}");
+        assert!(before != after, "no gradient reaches the network");
+    };
+    // Images as wide as 256 are compared as they are, which takes a twelfth of the time.
+    let (losses, weights) = learn_by_lpips(&path, [1, 3, 16, 256], 2);
+    learns(&losses, &weights);
+    let (losses, weights) = learn_by_lpips(&path, [2, 1, 16, 256], 2);
+    learns(&losses, &weights);
+    let again = learn_by_lpips(&path, [2, 1, 16, 256], 2);
+    assert!(again.0 == losses && again.1 == weights, "{losses:?}, {:?}", again.0);
+    // Smaller ones are brought to 224 pixels.
+    let (losses, weights) = learn_by_lpips(&path, [1, 1, 8, 8], 1);
+    learns(&losses, &weights);
+
+    let config = MethodConfig { distance: Some("lpips".into()), lpips: Some(path), ..config("consistency") };
+    let (_, build) = DISTANCES.iter().find(|(name, _)| *name == "lpips").unwrap();
+    let distance = build(&config, &Device::flex()).unwrap();
+    let distances = |a: &Tensor<4>, b: &Tensor<4>| -> Vec<f32> {
+        distance(a.clone(), b.clone()).into_data().try_into_vec_as().unwrap()
+    };
+    let mut values = vec![0.0; 3 * 16 * 256];
+    KEY.fill_normals(0, 3 * 16 * 256, &mut values);
+    let image = burn::tensor::TensorData::new(values, [1, 3, 16, 256]);
+    let image = Tensor::<4>::from_data(image, &Device::flex());
+    let dark = image.clone() * 0.5;
+    assert_eq!(distances(&image, &image), [0.0]);
+    let [far] = distances(&image, &dark).try_into().unwrap();
+    assert!(far > 1e-3, "{far}");
+    // One channel stands for all three, and a fourth for nothing.
+    let grey = |image: &Tensor<4>| image.clone().narrow(1, 0, 1);
+    let three = |image: &Tensor<4>| Tensor::cat(vec![grey(image); 3], 1);
+    assert_eq!(distances(&grey(&image), &grey(&dark)), distances(&three(&image), &three(&dark)));
+    let four = |image: &Tensor<4>, fourth| Tensor::cat(vec![image.clone(), grey(image) * fourth], 1);
+    assert_eq!(distances(&four(&image, 1.0), &four(&dark, -1.0)), [far]);
 }

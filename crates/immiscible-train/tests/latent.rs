@@ -108,6 +108,34 @@ fn the_noise_is_coupled_to_scaled_latents() {
     }
 }
 
+/// Whatever the coupling, which is not asked then.
+#[test]
+fn latents_that_overflow_end_the_run_by_the_number_of_their_image() {
+    let device = Device::flex();
+    for kind in ["assignment", "independent", "knn"] {
+        let config = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
+        let coupling: Arc<dyn Coupling> = config.build().unwrap().into();
+        let inner = Spy(Arc::default());
+        let seen = Arc::clone(&inner.0);
+        let latents = Latents::new(vae(), 4, 2, false, &device);
+        let mut method = LatentStep::new(Box::new(inner), latents, coupling.clone(), KEY);
+        let mut batch = batch();
+        // Finite itself; in the second chunk.
+        batch.images.index_axis_mut(ndarray::Axis(0), 37).fill(f32::MAX);
+        let image = batch.index[37];
+        let prepared = prepare(&OnLatents(coupling), batch, KEY, 6).unwrap();
+        let error = method.step(prepared, 6).unwrap_err();
+        assert!(
+            matches!(error, TrainError::NonFiniteImage { step: 6, image: found, latents: true, .. } if found == image),
+            "{kind}: {error}"
+        );
+        let message = error.to_string();
+        assert!(message.contains(&format!("the latents of image {image}")), "{message}");
+        assert!(message.contains("the autoencoder cannot encode it"), "{message}");
+        assert!(seen.lock().unwrap().is_empty(), "{kind}: it was trained on");
+    }
+}
+
 #[test]
 fn a_class_is_the_text_of_its_name() {
     let device = Device::flex();
