@@ -5,11 +5,22 @@ use crate::{Outcome, cargo, python};
 pub(crate) fn run(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((subject, options)) if subject == "assignment" => assignment(options),
+        Some((subject, options)) if subject == "coupling" => coupling(options),
         _ => {
-            eprintln!("xtask: bench what? There is cargo xtask bench assignment [OPTIONS]");
+            eprintln!(
+                "xtask: bench what? There are cargo xtask bench assignment and cargo xtask bench coupling DATA"
+            );
             Err(2)
         }
     }
+}
+
+/// `immiscible coupling bench` with all optimisations.
+fn coupling(options: &[String]) -> Outcome {
+    let mut bench = cargo();
+    bench.args(["run", "--quiet", "--release", "--package", "immiscible-app", "--", "coupling", "bench"]);
+    eprintln!("building the benchmark (the first time takes minutes)");
+    crate::run(bench.args(options))
 }
 
 /// Our assigners beside other people's solvers. Without `--python` the Python half runs in an environment of our own

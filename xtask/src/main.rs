@@ -21,6 +21,7 @@ cargo xtask COMMAND
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
+  bench coupling DATA  what each coupling reaches on a data set, and what it costs: `immiscible coupling bench`
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)

@@ -21,8 +21,81 @@ pub(crate) enum Command {
     Export(Export),
     /// Say which noise each image takes, from .npy files of float16, float32 or float64.
     Assign(Assign),
+    /// Try couplings on a data set, without training.
+    #[command(subcommand)]
+    Coupling(Coupling),
     /// List presets and every part that a config can name.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Coupling {
+    /// Fit semidiscrete prices to a data set: the alignment that no coupling exceeds.
+    Fit(CouplingFit),
+    /// Say what each coupling reaches on a data set, what it does to the noise, and what it costs.
+    Bench(CouplingBench),
+}
+
+/// Images to try couplings on.
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    /// A .npy file, [N, ...], or NAME:PATH of a data set, such as digits, fashion-mnist:DIR or folder:DIR.
+    #[arg(value_name = "DATA")]
+    pub(crate) data: String,
+    /// A vector of N whole numbers for a .npy file: the classes.
+    #[arg(long)]
+    pub(crate) labels: Option<PathBuf>,
+    /// Side that a folder brings its images to.
+    #[arg(long)]
+    pub(crate) image_size: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CouplingFit {
+    #[command(flatten)]
+    pub(crate) data: Images,
+    /// Prices of their own for each class.
+    #[arg(long)]
+    pub(crate) class_wise: bool,
+    /// An image and its mirror image share a price.
+    #[arg(long)]
+    pub(crate) flip: bool,
+    /// Fit until χ² of the images against uniform ones is at most this.
+    #[arg(long, default_value_t = 0.05)]
+    pub(crate) chi_squared: f64,
+    /// Gradients at most.
+    #[arg(long, default_value_t = 3000)]
+    pub(crate) steps: usize,
+    /// Seed of the noise.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// The file to write.
+    #[arg(long)]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CouplingBench {
+    #[command(flatten)]
+    pub(crate) data: Images,
+    /// How many images are paired together, by assignment up to 1024 and by window above.
+    #[arg(long, value_delimiter = ',', default_values_t = [128, 1024])]
+    pub(crate) pools: Vec<usize>,
+    /// Candidates of knn and priced_knn.
+    #[arg(long, value_delimiter = ',', default_values_t = [4, 16, 64])]
+    pub(crate) candidates: Vec<usize>,
+    /// Images that are drawn for; 8192, or all if there are fewer, and at least the largest pool.
+    #[arg(long)]
+    pub(crate) rows: Option<usize>,
+    /// Prices that `immiscible coupling fit` wrote for the same data; fitted to the drawn images if absent.
+    #[arg(long)]
+    pub(crate) prices: Option<PathBuf>,
+    /// Seed of the noise and of the choice of images.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Also write the table, its numbers and a plot to this name with .md, .json and .svg.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod assign;
 mod cli;
 mod config;
+mod coupling;
 mod device;
 mod draw;
 mod export;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         cli::Command::Sample(arguments) => sample::run(&arguments),
         cli::Command::Export(arguments) => export::run(&arguments),
         cli::Command::Assign(arguments) => assign::run(&arguments),
+        cli::Command::Coupling(command) => coupling::run(&command),
         cli::Command::List => {
             list::print();
             Ok(())

@@ -36,13 +36,8 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
-    if let (Some(_), "assignment" | "priced_knn" | "window", false) =
-        (&parts.classes, &*parts.config.coupling.kind, parts.config.coupling.class_wise)
-    {
-        eprintln!(
-            "warning: a class-conditional network with coupling.class_wise = false: the noise then tells the class, \
-             and sampling suffers; set coupling.class_wise = true"
-        );
+    for warning in known_to_hurt(&parts) {
+        eprintln!("warning: {warning}");
     }
 
     let config = &parts.config;
@@ -83,6 +78,41 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+/// Settings that are known to hurt, and what to take in their place.
+fn known_to_hurt(parts: &Parts) -> Vec<String> {
+    let (config, [channels, height, width]) = (&parts.config, parts.shape);
+    let (coupling, batch) = (&config.coupling, config.train.batch_size);
+    let mut warnings = Vec::new();
+    if let (Some(_), "assignment" | "priced_knn" | "window", false) =
+        (&parts.classes, &*coupling.kind, coupling.class_wise)
+    {
+        warnings.push(
+            "a class-conditional network with coupling.class_wise = false: the noise then tells the class, and sampling \
+             suffers; set coupling.class_wise = true"
+                .into(),
+        );
+    }
+    if coupling.kind == "assignment" && batch < FEW_IMAGES {
+        warnings.push(format!(
+            "coupling.kind = \"assignment\" with train.batch_size = {batch}: so few images have little to choose from; write \
+             \"window\", or \"priced_knn\""
+        ));
+    }
+    let dimensions = channels * height * width;
+    if coupling.kind == "knn" && coupling.k > 1 && dimensions < FEW_DIMENSIONS {
+        warnings.push(format!(
+            "coupling.kind = \"knn\" on {dimensions} values an image: it takes energy from the noise and moves its mean, the \
+             more the fewer values there are; write \"priced_knn\""
+        ));
+    }
+    warnings
+}
+
+/// Fewer images than this have little to choose from.
+const FEW_IMAGES: usize = 16;
+/// Below this KNN takes more than 5 % of the noise's energy, already with 4 candidates.
+const FEW_DIMENSIONS: usize = 1024;
 
 /// Says what would be trained on what, after every check that needs no training.
 fn describe(parts: &Parts, source: Arc<dyn Source>, parameters: usize) -> Result<()> {

@@ -20,9 +20,9 @@ const RATES: [f64; 2] = [0.03, 0.005];
 const DECAYS: [f64; 2] = [0.9, 0.999];
 /// Steps between two looks at how good the prices are.
 const LOOK_EVERY: usize = 50;
-/// Standard error of χ² that a look is large enough for.
+/// Standard error of χ² that a look is large enough for, if χ² is nearly 0.
 const LOOK_ERROR: f64 = 0.005;
-/// Parts of a look, whose differences give the standard errors.
+/// Parts of a look. Leaving out each in turn gives the standard errors (the jackknife).
 const LOOK_PARTS: usize = 16;
 
 /// Semidiscrete optimal transport from standard normal noise to a whole data set (arXiv 2509.25519, §3): prices
@@ -130,6 +130,23 @@ impl Semidiscrete {
         let rows: usize = self.of.values().map(|potential| potential.prices.len()).sum();
         let sum = self.of.values().map(|p| p.alignment * p.prices.len() as f64).sum::<f64>();
         sum / rows.max(1) as f64
+    }
+
+    /// Whether they were fitted to these images.
+    ///
+    /// # Errors
+    /// [`CouplingError::StateOfOther`] if not; `path` is where they were read.
+    pub fn check(
+        &self,
+        path: &Path,
+        x0: ArrayView2<f32>,
+        labels: Option<&[u32]>,
+    ) -> Result<(), CouplingError> {
+        if self.data == state::hash(x0, labels.filter(|_| self.class_wise)) {
+            return Ok(());
+        }
+        let (what, remedy) = ("data set", "fit prices to this one, or name another file");
+        Err(CouplingError::StateOfOther { path: path.into(), what, remedy })
     }
 
     /// Writes the prices to a file, which is there as a whole or not at all.
@@ -285,19 +302,29 @@ impl Targets {
         let noises = ((2.0 * prices as f64).sqrt() / LOOK_ERROR / LOOK_PARTS as f64).ceil() as usize;
         let noises = noises.max(NOISES);
         let weighted: f64 = g.iter().zip(&self.weights).map(|(g, b)| g * b).sum();
-        let looks = (0..LOOK_PARTS).map(|part| self.look(g, key, (part * noises) as u64, noises));
-        let (mut chi, mut alignments) = (Vec::new(), Vec::new());
-        for look in looks {
-            let pairs = noises as f64 * (noises - 1) as f64;
-            let terms = look.counts.iter().zip(&self.weights);
-            let square = terms.map(|(h, b)| f64::from(*h) * (f64::from(*h) - 1.0) / (b * pairs)).sum::<f64>();
-            chi.push(square - 1.0);
-            alignments.push(look.best / noises as f64 - weighted);
-        }
-        let ((chi_squared, chi_squared_error), (alignment, alignment_error)) =
-            (mean_and_error(&chi), mean_and_error(&alignments));
+        let parts: Vec<Look> =
+            (0..LOOK_PARTS).map(|part| self.look(g, key, (part * noises) as u64, noises)).collect();
+        let whole = Look {
+            counts: (0..prices).map(|j| parts.iter().map(|part| part.counts[j]).sum()).collect(),
+            best: parts.iter().map(|part| part.best).sum(),
+        };
+        // Of the whole, or of all but one part.
+        let [all, rest] = [LOOK_PARTS, LOOK_PARTS - 1].map(|parts| (parts * noises) as f64);
+        let chi_squared = self.chi_squared(all, |j| whole.counts[j]);
+        let alignment = whole.best / all - weighted;
+        let chi = parts.iter().map(|part| self.chi_squared(rest, |j| whole.counts[j] - part.counts[j]));
+        let alignments = parts.iter().map(|part| (whole.best - part.best) / rest - weighted);
+        let (chi_squared_error, alignment_error) =
+            (jackknife(chi.collect()), jackknife(alignments.collect()));
         let prices = self.price_of_row.iter().map(|price| g[*price] as f32).collect();
         Potential { prices, chi_squared, chi_squared_error, alignment, alignment_error, steps: 0 }
+    }
+
+    /// χ² of so many noises, of which so many went to each price.
+    fn chi_squared(&self, noises: f64, count: impl Fn(usize) -> u32) -> f64 {
+        let term = |(j, b): (usize, &f64)| f64::from(count(j)) * (f64::from(count(j)) - 1.0) / b;
+        let sum = self.weights.iter().enumerate().map(term).sum::<f64>();
+        sum / (noises * (noises - 1.0)) - 1.0
     }
 
     /// Where the noises `first..first + count` of the key go.
@@ -335,11 +362,12 @@ impl Targets {
     }
 }
 
-fn mean_and_error(values: &[f64]) -> (f64, f64) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let square = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0);
-    (mean, (square / n).sqrt())
+/// The standard error of an estimate, by those that leave out one part of the data each.
+fn jackknife(estimates: Vec<f64>) -> f64 {
+    let n = estimates.len() as f64;
+    let mean = estimates.iter().sum::<f64>() / n;
+    let squares = estimates.iter().map(|estimate| (estimate - mean).powi(2)).sum::<f64>();
+    ((n - 1.0) / n * squares).sqrt()
 }
 
 #[cfg(test)]

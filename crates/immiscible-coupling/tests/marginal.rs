@@ -2,10 +2,11 @@
 //! for priced KNN, and off by what the closed form says for the others.
 
 use immiscible_coupling::{
-    COUPLINGS, Coupling, CouplingConfig, CouplingError, HostCoupling, Moments, PairContext, PricedKnn, Prices,
+    COUPLINGS, Coupling, CouplingConfig, CouplingError, HostCoupling, Marginal, Moments, PairContext,
+    PricedKnn, Prices, Probe,
 };
 use immiscible_random::{Key, Stream};
-use ndarray::{Array1, Array2, ArrayView2, Axis, Slice};
+use ndarray::{Array2, ArrayView2, Axis, Slice};
 
 const D: usize = 64;
 const CLASSES: u32 = 4;
@@ -56,39 +57,19 @@ fn noises(host: &dyn HostCoupling, rows: usize, steps: u64) -> (Array2<f32>, Vec
     (x, labels, noise)
 }
 
-struct Marginal {
-    /// |mean|² over what chance gives it.
-    mean_shift: f64,
-    energy: f64,
-    /// Variance along the leading components of the images, pooled over 8.
-    leading: f64,
-    /// The largest distance of a coordinate's distribution from Φ, times √n.
-    kolmogorov: f64,
-}
-
-fn marginal(noise: ArrayView2<f32>, moments: &Moments) -> Marginal {
-    let (n, d) = (noise.nrows() as f64, noise.ncols() as f64);
-    let mean = noise.mean_axis(Axis(0)).unwrap().mapv(f64::from);
-    let along = noise.dot(&moments.components.t());
-    let variance = |column: usize| {
-        let values = along.column(column).mapv(f64::from);
-        values.mapv(|z| z * z).mean().unwrap() - values.mean().unwrap().powi(2)
-    };
-    let mut kolmogorov = 0.0_f64;
+/// The largest distance of a coordinate's distribution from Φ, times √n.
+fn kolmogorov(noise: ArrayView2<f32>) -> f64 {
+    let n = noise.nrows() as f64;
+    let mut largest = 0.0_f64;
     for column in noise.columns() {
         let mut values = column.to_vec();
         values.sort_by(f32::total_cmp);
         for (i, &z) in values.iter().enumerate() {
             let phi = normal_cdf(f64::from(z));
-            kolmogorov = kolmogorov.max((phi - i as f64 / n).abs()).max((phi - (i + 1) as f64 / n).abs());
+            largest = largest.max((phi - i as f64 / n).abs()).max((phi - (i + 1) as f64 / n).abs());
         }
     }
-    Marginal {
-        mean_shift: mean.dot(&mean) * n / d,
-        energy: noise.iter().map(|&n| f64::from(n) * f64::from(n)).sum::<f64>() / (n * d),
-        leading: (0..8).map(variance).sum::<f64>() / 8.0,
-        kolmogorov: kolmogorov * n.sqrt(),
-    }
+    largest * n.sqrt()
 }
 
 /// Φ, by its series.
@@ -102,26 +83,6 @@ fn normal_cdf(z: f64) -> f64 {
         }
     }
     0.5 + sum * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt()
-}
-
-/// How often a linear probe, the means of the noises of each label in one half, tells the label in the other half.
-fn probe(noise: ArrayView2<f32>, labels: &[u32]) -> f64 {
-    let mut means = Array2::<f32>::zeros((CLASSES as usize, D));
-    let mut counts = [0.0; CLASSES as usize];
-    let half = labels.len() / 2;
-    for (row, &label) in noise.rows().into_iter().zip(labels).take(half) {
-        let mut mean = means.row_mut(label as usize);
-        mean += &row;
-        counts[label as usize] += 1.0;
-    }
-    means /= &Array1::from(counts.to_vec()).insert_axis(Axis(1));
-    let offsets = means.rows().into_iter().map(|mean| 0.5 * mean.dot(&mean)).collect::<Array1<f32>>();
-    let told = noise.rows().into_iter().zip(labels).skip(half).filter(|(row, label)| {
-        let scores = means.dot(row) - &offsets;
-        let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap();
-        best == **label as usize
-    });
-    told.count() as f64 / (labels.len() - half) as f64
 }
 
 #[test]
@@ -144,7 +105,7 @@ fn exact_marginals_are_standard_normal() {
         let (true, Some(host)) = (coupling.exact_marginal(), coupling.host()) else { continue };
         checked += 1;
         let (x, labels, noise) = noises(host, ROWS, STEPS);
-        let found = marginal(noise.view(), &moments);
+        let found = Marginal::of(noise.view(), &moments);
         let values = noise.len() as f64;
         let within = |what: &str, value: f64, error: f64| {
             assert!((value - 1.0).abs() < 4.0 * error, "{config:?}: {what} {value} ± {error}");
@@ -157,11 +118,10 @@ fn exact_marginals_are_standard_normal() {
             (2.0 / (8.0 * noise.nrows() as f64)).sqrt(),
         );
         // Exceeded by one coordinate of 64 in 1,000 such tests.
-        assert!(found.kolmogorov < 2.43, "{config:?}: {}", found.kolmogorov);
+        let kolmogorov = kolmogorov(noise.view());
+        assert!(kolmogorov < 2.43, "{config:?}: {kolmogorov}");
 
-        let chance = 1.0 / f64::from(CLASSES);
-        let error = (chance * (1.0 - chance) / (labels.len() / 2) as f64).sqrt();
-        let told = probe(noise.view(), &labels);
+        let Probe { accuracy: told, chance, error } = Probe::of(noise.view(), &labels);
         let independent = config.kind == "independent" || config.class_wise || config.shuffled;
         let tells = (told - chance).abs() > 4.0 * error;
         assert_eq!(
@@ -188,7 +148,8 @@ fn prices_keep_mean_energy_and_variance() {
         coupling.fit(data.view(), Some(&labels)).unwrap();
         let prices = coupling.prices.clone().unwrap();
         let (x, _, noise) = noises(&coupling, 512, 8);
-        let found = marginal(noise.view(), &prices.of[&0].moments);
+        let leading = Moments::of(data.view(), 8);
+        let found = Marginal::of(noise.view(), &leading);
         let centred = &x - &x.mean_axis(Axis(0)).unwrap();
         let alignment = f64::from((&centred * &noise).sum()) / noise.nrows() as f64;
         println!(
@@ -204,7 +165,7 @@ fn prices_keep_mean_energy_and_variance() {
         free.of.values_mut().for_each(|price| price.kappa = 0.0);
         let unpriced = PricedKnn { prices: Some(free), ..coupling.clone() };
         let (_, _, noise) = noises(&unpriced, 512, 8);
-        let without = marginal(noise.view(), &prices.of[&0].moments);
+        let without = Marginal::of(noise.view(), &leading);
         assert!(without.leading - 1.0 > 3.0 * (found.leading - 1.0).abs(), "k = {k}: {}", without.leading);
         assert!(alignment > 1.0);
     }
@@ -217,12 +178,11 @@ fn prices_of_each_label_hide_the_label_from_a_linear_probe() {
         let mut coupling = PricedKnn { k: 8, class_wise, state: None, prices: None };
         coupling.fit(data.view(), Some(&labels)).unwrap();
         let (_, labels, noise) = noises(&coupling, 500, 16);
-        probe(noise.view(), &labels)
+        Probe::of(noise.view(), &labels)
     };
-    let (chance, error) = (0.25, (0.25_f64 * 0.75 / 4_000.0).sqrt());
     let (shared, own) = (told(false), told(true));
-    assert!(shared > chance + 8.0 * error, "{shared}");
-    assert!((own - chance).abs() < 4.0 * error, "{own}");
+    assert!(shared.accuracy > shared.chance + 8.0 * shared.error, "{shared:?}");
+    assert!((own.accuracy - own.chance).abs() < 4.0 * own.error, "{own:?}");
 }
 
 #[test]

@@ -1,0 +1,240 @@
+//! `immiscible coupling bench`.
+
+use super::images::Images;
+use super::plot::plot;
+use super::report::{Report, Row};
+use crate::{Failure, cli, device};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use burn::tensor::{Tensor, TensorData};
+use immiscible_coupling::{
+    Coupling, CouplingConfig, Draw, Marginal, Moments, PairContext, Probe, Select, Semidiscrete,
+    SemidiscreteOptions,
+};
+use immiscible_random::{Key, Stream};
+use ndarray::{Array2, ArrayView2, Axis, Slice};
+use std::path::Path;
+use std::time::Instant;
+
+/// Images of a batch for couplings that look at one image at a time.
+const BATCH: usize = 256;
+/// Principal components whose variance is told.
+const COMPONENTS: usize = 8;
+/// Pools above this are paired by `window`, in 8 bits and without a matrix of costs.
+const MATRIX: usize = 1024;
+
+/// Tries couplings on a data set and tells what each reaches and costs.
+pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
+    let prepare = || {
+        for (flag, values) in [("pools", &arguments.pools), ("candidates", &arguments.candidates)] {
+            if let Some(value) = values.iter().find(|value| **value < 2) {
+                bail!("--{flag} {value}: write at least 2");
+            }
+        }
+        let images = Images::read(&arguments.data)?;
+        let n = images.rows.nrows();
+        let largest = arguments.pools.iter().copied().max().unwrap_or(BATCH);
+        ensure!(largest <= n, "--pools {largest}: the data has {n} images; write at most {n}");
+        let rows = arguments.rows.unwrap_or(n.min(8192)).max(largest);
+        ensure!(rows <= n, "--rows {rows}: the data has {n} images; write at most {n}");
+        let prices = match &arguments.prices {
+            None => None,
+            Some(path) => Some(prices_of(path, &images)?),
+        };
+        anyhow::Ok((images, rows, prices))
+    };
+    let (images, rows, prices) = prepare().map_err(Failure::usage)?;
+    let key = Key::new(arguments.seed);
+    let whole = images.what.clone();
+    let images = images.some(rows, key);
+    let moments = Moments::of(images.rows.view(), COMPONENTS);
+    let (full_of, prices) = match prices {
+        Some(prices) => (whole, prices),
+        None => {
+            eprintln!("fitting semidiscrete prices to {rows} images");
+            let fitted = Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
+            ("these images".into(), fitted.map_err(Failure::usage)?)
+        }
+    };
+    let full = prices.of.values().next().map_or([0.0; 4], |potential| {
+        [potential.alignment, potential.alignment_error, potential.chi_squared, potential.chi_squared_error]
+    });
+    let mut report = Report {
+        data: images.what.clone(),
+        dimensions: images.rows.ncols(),
+        threads: rayon::current_num_threads(),
+        full_alignment: [full[0], full[1]],
+        chi_squared: [full[2], full[3]],
+        full_of,
+        couplings: Vec::new(),
+    };
+    for (name, pool, config) in couplings(arguments, images.labels.is_some()) {
+        eprintln!("{name}");
+        report.couplings.push(measure(name, pool, &config, &images, &moments, key).map_err(Failure::run)?);
+    }
+    print!("{report}");
+    if let Some(out) = &arguments.out {
+        write(&report, out).map_err(Failure::run)?;
+    }
+    Ok(())
+}
+
+/// Prices that were fitted to the whole data set.
+fn prices_of(path: &Path, images: &Images) -> Result<Semidiscrete> {
+    let prices = Semidiscrete::load(path)?;
+    ensure!(
+        !prices.class_wise,
+        "--prices {}: they are for each class; fit them without --class-wise",
+        path.display()
+    );
+    prices.check(path, images.rows.view(), None)?;
+    Ok(prices)
+}
+
+/// What is tried: a name, how many images are paired together, and the config.
+fn couplings(arguments: &cli::CouplingBench, labelled: bool) -> Vec<(String, usize, CouplingConfig)> {
+    let config = |kind: &str| CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
+    let mut all = vec![("independent".to_owned(), BATCH, config("independent"))];
+    for &pool in &arguments.pools {
+        let (kind, paired) = match pool {
+            ..=MATRIX => ("assignment", config("assignment")),
+            _ => ("window", CouplingConfig { window: pool, ..config("window") }),
+        };
+        all.push((format!("{kind} {pool}"), pool, paired.clone()));
+        if labelled {
+            let class_wise = CouplingConfig { class_wise: true, ..paired };
+            all.push((format!("{kind} {pool}, class-wise"), pool, class_wise));
+        }
+    }
+    for &k in &arguments.candidates {
+        let knn = CouplingConfig { k, ..config("knn") };
+        all.push((format!("knn {k}"), BATCH, knn.clone()));
+        all.push((format!("knn {k}, dot"), BATCH, CouplingConfig { select: Select::Dot, ..knn }));
+        let priced = CouplingConfig { k, ..config("priced_knn") };
+        all.push((format!("priced_knn {k}"), BATCH, priced.clone()));
+        if labelled {
+            all.push((
+                format!("priced_knn {k}, class-wise"),
+                BATCH,
+                CouplingConfig { class_wise: true, ..priced },
+            ));
+        }
+        for control in ["norm_shrink", "mean_shift"] {
+            all.push((format!("{control} {k}"), BATCH, CouplingConfig { k, ..config(control) }));
+        }
+    }
+    all
+}
+
+/// Draws the noise of all images, pool by pool.
+fn measure(
+    name: String,
+    pool: usize,
+    config: &CouplingConfig,
+    images: &Images,
+    moments: &Moments,
+    key: Key,
+) -> Result<Row> {
+    let mut coupling = config.build()?;
+    coupling.fit(images.rows.view(), images.labels.as_deref())?;
+    let rows = images.rows.nrows();
+    let paired = rows / pool * pool;
+    let mut noise = Array2::<f32>::zeros((paired, images.rows.ncols()));
+    let (mut before, mut after, mut seconds) = (0.0, 0.0, 0.0);
+    let memory = Memory::begin();
+    for (step, first) in (0..paired).step_by(pool).enumerate() {
+        let rows = Slice::from(first..first + pool);
+        let labels = images.labels.as_ref().map(|labels| &labels[first..first + pool]);
+        let context = PairContext { labels, ..PairContext::default() };
+        let key = key.step(step as u64).stream(Stream::NOISE);
+        let start = Instant::now();
+        let drawn = draw(&*coupling, images.rows.slice_axis(Axis(0), rows), &context, key)?;
+        seconds += start.elapsed().as_secs_f64();
+        before += drawn.statistics.distance_before * pool as f64;
+        after += drawn.statistics.distance_after * pool as f64;
+        noise.slice_axis_mut(Axis(0), rows).assign(&drawn.noise);
+    }
+    let peak_bytes = memory.peak();
+    let x = images.rows.slice_axis(Axis(0), Slice::from(..paired));
+    let mean = x.mean_axis(Axis(0)).with_context(|| format!("{name}: no images"))?;
+    let alignment =
+        x.rows().into_iter().zip(noise.rows()).map(|(x, n)| f64::from((&x - &mean).dot(&n))).sum::<f64>();
+    let Marginal { mean_shift, energy, leading } = Marginal::of(noise.view(), moments);
+    let d = x.ncols() as f64;
+    let normal = (energy - 1.0).abs() < 0.005 + 4.0 * (2.0 / (paired as f64 * d)).sqrt()
+        && mean_shift < 1.5 + 4.0 * (2.0 / d).sqrt();
+    let probe = images.labels.as_ref().map(|labels| {
+        let Probe { accuracy, chance, error } = Probe::of(noise.view(), &labels[..paired]);
+        [accuracy, chance, error]
+    });
+    Ok(Row {
+        coupling: name,
+        pool,
+        alignment: alignment / paired as f64,
+        drop_percent: 100.0 * (1.0 - after / before),
+        energy,
+        mean_shift,
+        leading,
+        normal,
+        probe,
+        microseconds: 1e6 * seconds / paired as f64,
+        peak_bytes,
+    })
+}
+
+/// On the host, or on the CPU as a device by couplings that have no form for the host.
+fn draw(
+    coupling: &dyn Coupling,
+    x0: ArrayView2<f32>,
+    context: &PairContext,
+    key: Key,
+) -> Result<Draw<Array2<f32>>> {
+    if let Some(host) = coupling.host() {
+        return Ok(host.draw_host(x0, context, key)?);
+    }
+    let values: Vec<f32> = x0.iter().copied().collect();
+    let data = TensorData::new(values, [x0.nrows(), x0.ncols(), 1, 1]);
+    let Draw { noise, statistics } =
+        coupling.draw(&Tensor::from_data(data, &device::by_name("flex")?), context, key)?;
+    let noise = noise.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
+    Ok(Draw { noise: Array2::from_shape_vec(x0.dim(), noise)?, statistics })
+}
+
+/// The largest resident set, in the words of Linux.
+struct Memory {
+    before: Option<u64>,
+}
+
+impl Memory {
+    /// Lets the system forget the largest resident set so far.
+    fn begin() -> Self {
+        let reset = std::fs::write("/proc/self/clear_refs", "5").ok();
+        Self { before: reset.and_then(|()| Self::line("VmRSS:")) }
+    }
+
+    /// By how much it has grown since.
+    fn peak(&self) -> Option<u64> {
+        Some(Self::line("VmHWM:")?.saturating_sub(self.before?))
+    }
+
+    fn line(name: &str) -> Option<u64> {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let kibibytes = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(kibibytes.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+    }
+}
+
+/// Writes the table, the numbers and the plot.
+fn write(report: &Report, out: &Path) -> Result<()> {
+    let name = out.file_name().context("--out: write the name of the report, without an ending")?;
+    let title = format!("# Couplings on {}\n\n![]({}.svg)\n\n", report.data, name.display());
+    for (extension, text) in [
+        ("md", format!("{title}{report}")),
+        ("json", format!("{}\n", serde_json::to_string_pretty(report)?)),
+        ("svg", plot(report)),
+    ] {
+        let path = out.with_added_extension(extension);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}

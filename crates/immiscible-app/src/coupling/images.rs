@@ -1,0 +1,98 @@
+//! The images that couplings are tried on.
+
+use crate::cli;
+use anyhow::{Result, bail, ensure};
+use immiscible_data::{Batch, DataOptions, SOURCES, build, npy};
+use immiscible_random::{Key, Stream};
+use ndarray::{Array2, Axis};
+use std::path::Path;
+
+pub(crate) struct Images {
+    /// `[N, D]`
+    pub(crate) rows: Array2<f32>,
+    pub(crate) labels: Option<Vec<u32>>,
+    /// Of an image, the last of its axes.
+    pub(crate) width: usize,
+    /// In words.
+    pub(crate) what: String,
+}
+
+impl Images {
+    /// Reads an array, or a data set by its name and path.
+    pub(crate) fn read(data: &cli::Images) -> Result<Self> {
+        let (name, path) = match data.data.split_once(':') {
+            Some((name, path)) => (name, Some(Path::new(path))),
+            None => (&*data.data, None),
+        };
+        let images = if Path::new(&data.data).extension().is_some_and(|extension| extension == "npy") {
+            Self::of_arrays(Path::new(&data.data), data.labels.as_deref())?
+        } else if SOURCES.iter().any(|(known, _)| *known == name) {
+            ensure!(data.labels.is_none(), "--labels: {name} has its own; leave it out");
+            let options = DataOptions {
+                path: path.map(Path::to_owned),
+                image_size: data.image_size,
+                ..DataOptions::new(name)
+            };
+            let source = build(&options)?;
+            let batch = Batch::read(&*source, (0..source.len() as u64).collect())?;
+            let shape @ [c, h, w] = source.shape();
+            let rows = batch.images.into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
+            let what = format!("{}: {} of {c}×{h}×{w}", data.data, rows.nrows());
+            Self { rows, labels: batch.labels, width: w, what }
+        } else {
+            let names: Vec<_> = SOURCES.iter().map(|(name, _)| *name).collect();
+            bail!(
+                "DATA = {}: write a file that ends in .npy, or NAME:PATH with one of the names {}",
+                data.data,
+                names.join(", ")
+            );
+        };
+        ensure!(
+            images.rows.iter().all(|x| x.is_finite()),
+            "{}: it has values that are not finite",
+            images.what
+        );
+        Ok(images)
+    }
+
+    fn of_arrays(path: &Path, labels: Option<&Path>) -> Result<Self> {
+        let file = npy::read::<f32>(path)?;
+        ensure!(
+            file.shape.len() >= 2 && !file.values.is_empty(),
+            "{}: its shape is {:?}; write [N, …] with at least one image",
+            path.display(),
+            file.shape
+        );
+        let rows = file.rows()?.to_owned();
+        let labels = labels.map(npy::read_labels).transpose()?;
+        if let Some(labels) = &labels {
+            let (found, n) = (labels.len(), rows.nrows());
+            ensure!(found == n, "--labels: it has {found} rows for {n} images; give one for each");
+        }
+        let width = file.shape.last().copied().unwrap_or(1);
+        let what = format!("{}: {} of {} values", path.display(), rows.nrows(), rows.ncols());
+        Ok(Self { rows, labels, width, what })
+    }
+
+    /// `n` of them, chosen at random.
+    pub(crate) fn some(self, n: usize, key: Key) -> Self {
+        if n >= self.rows.nrows() {
+            return self;
+        }
+        let mut chosen: Vec<usize> = key
+            .stream(Stream::SHUFFLE)
+            .permutation(self.rows.nrows())
+            .into_iter()
+            .take(n)
+            .map(|row| row as usize)
+            .collect();
+        // A window's rows come in any order; sorted ones are read once.
+        chosen.sort_unstable();
+        Self {
+            rows: self.rows.select(Axis(0), &chosen),
+            labels: self.labels.map(|labels| chosen.iter().map(|row| labels[*row]).collect()),
+            what: format!("{n} images of {}", self.what),
+            width: self.width,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The plot of `immiscible coupling bench`: what a coupling reaches against what it costs.
+
+use super::report::Report;
+use std::fmt::Write;
+
+const WIDTH: f64 = 860.0;
+const HEIGHT: f64 = 480.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 150.0;
+const TOP: f64 = 76.0;
+const BOTTOM: f64 = 56.0;
+/// Those whose noise stays standard normal, and the others.
+const COLOURS: [&str; 2] = ["#1971c2", "#e67700"];
+
+/// A point for each coupling that aligns, at its time and its share of the full alignment.
+pub(crate) fn plot(report: &Report) -> String {
+    let aligned: Vec<_> = report.couplings.iter().filter(|row| report.share_percent(row) > 1.0).collect();
+    let times = || aligned.iter().map(|row| row.microseconds.max(1e-3).log10());
+    let low = times().fold(f64::INFINITY, f64::min).min(3.0).floor();
+    let high = times().fold(f64::NEG_INFINITY, f64::max).max(low).ceil().max(low + 1.0);
+    let x = |us: f64| LEFT + (us.max(1e-3).log10() - low) / (high - low) * (WIDTH - LEFT - RIGHT);
+    let y = |percent: f64| TOP + (100.0 - percent) / 100.0 * (HEIGHT - TOP - BOTTOM);
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
+         font-family=\"system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif\" font-size=\"12\">\n\
+         <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\" fill=\"#ffffff\"/>\n\
+         <text x=\"24\" y=\"32\" font-size=\"17\" font-weight=\"600\" fill=\"#212529\">Couplings: share of the full alignment \
+         against time</text>\n\
+         <text x=\"24\" y=\"52\" fill=\"#495057\">{}</text>\n",
+        escape(&report.data)
+    );
+    for percent in [0, 20, 40, 60, 80, 100] {
+        let at = y(f64::from(percent));
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{LEFT} {at:.1}H{:.1}\" stroke=\"#dee2e6\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" \
+             fill=\"#495057\">{percent} %</text>",
+            WIDTH - RIGHT,
+            LEFT - 8.0,
+            at + 4.0
+        );
+    }
+    for decade in low as i32..=high as i32 {
+        let us = 10f64.powi(decade);
+        let _ = writeln!(
+            svg,
+            "<path d=\"M{0:.1} {TOP}V{1:.1}\" stroke=\"#f1f3f5\"/><text x=\"{0:.1}\" y=\"{2:.1}\" text-anchor=\"middle\" \
+             fill=\"#495057\">{us} µs</text>",
+            x(us),
+            HEIGHT - BOTTOM,
+            HEIGHT - BOTTOM + 18.0
+        );
+    }
+    let _ = writeln!(
+        svg,
+        "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\" fill=\"#868e96\">wall clock for an image</text>",
+        LEFT + (WIDTH - LEFT - RIGHT) / 2.0,
+        HEIGHT - BOTTOM + 38.0
+    );
+    for (i, (name, colour)) in
+        ["mean and energy of normal noise", "mean or energy is off"].into_iter().zip(COLOURS).enumerate()
+    {
+        let at = WIDTH - RIGHT - 210.0;
+        let line = HEIGHT - BOTTOM - 30.0 + 16.0 * i as f64;
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{at:.1}\" cy=\"{:.1}\" r=\"4\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{line:.1}\" \
+             fill=\"#495057\">{name}</text>",
+            line - 4.0,
+            at + 10.0
+        );
+    }
+    // Names go beside their points, moved down where they would cover the one before.
+    let mut points: Vec<_> = aligned
+        .iter()
+        .map(|row| (x(row.microseconds), y(report.share_percent(row).clamp(0.0, 100.0)), *row))
+        .collect();
+    points.sort_by(|a, b| a.1.total_cmp(&b.1));
+    let mut taken: Vec<(f64, f64)> = Vec::new();
+    for (x, y, row) in points {
+        let mut line = y + 4.0;
+        while taken.iter().any(|(near, at)| (near - x).abs() < 150.0 && (at - line).abs() < 13.0) {
+            line += 1.0;
+        }
+        taken.push((x, line));
+        let colour = COLOURS[usize::from(!row.normal)];
+        let _ = writeln!(
+            svg,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{line:.1}\" \
+             fill=\"{colour}\">{}</text>",
+            x + 8.0,
+            escape(&row.coupling)
+        );
+    }
+    svg.push_str("</svg>\n");
+    svg
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}

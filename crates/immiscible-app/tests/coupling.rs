@@ -1,0 +1,79 @@
+//! `immiscible coupling` as a user runs it.
+
+use immiscible_data::npy;
+use ndarray::{Array2, aview1};
+use std::fs;
+
+mod common;
+
+use common::{refused, succeed};
+
+#[test]
+fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let fitted = succeed(folder, &["coupling", "fit", "digits", "--out", "prices.bin"]);
+    assert!(fitted.contains("1797, χ² 0.0") && fitted.contains("alignment at most 12."), "{fitted}");
+
+    let bench = ["coupling", "bench", "digits", "--pools", "128,1024", "--candidates", "4"];
+    let said = succeed(folder, &[&bench[..], &["--prices", "prices.bin", "--out", "table"]].concat());
+    assert!(said.contains("by semidiscrete prices for digits: 1797 of 1×8×8"), "{said}");
+    let table = fs::read_to_string(folder.join("table.json")).unwrap();
+    let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+    let number = |coupling: &str, field: &str| {
+        let rows = table["couplings"].as_array().unwrap().iter();
+        let row = rows
+            .clone()
+            .find(|row| row["coupling"] == coupling)
+            .unwrap_or_else(|| panic!("{coupling}: {said}"));
+        row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"))
+    };
+    let share = |coupling: &str| number(coupling, "alignment") / table["full_alignment"][0].as_f64().unwrap();
+    assert!(share("independent").abs() < 0.02);
+    let [small, large] = ["assignment 128", "assignment 1024"].map(share);
+    assert!(0.7 < small && small + 0.1 < large && large < 1.0, "{small}, {large}");
+    assert!(share("priced_knn 4") > share("knn 4"));
+    assert!(number("knn 4", "energy") < 0.92 && (number("priced_knn 4", "energy") - 1.0).abs() < 0.01);
+    assert!(number("knn 4", "mean_shift") > 5.0);
+    for extension in ["md", "svg"] {
+        let text = fs::read_to_string(folder.join("table").with_extension(extension)).unwrap();
+        assert!(text.contains("assignment 1024") && !text.contains("NaN"), "{text}");
+    }
+}
+
+#[test]
+fn images_of_an_array_have_the_labels_that_are_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let images = Array2::from_shape_fn((64, 12), |(i, j)| ((i * 7 + j * 5) % 13) as f32 / 6.0 - 1.0);
+    npy::write(&folder.join("x.npy"), images.view()).unwrap();
+    let labels: Vec<i64> = (0..64).map(|i| i % 2).collect();
+    npy::write(&folder.join("y.npy"), aview1(&labels)).unwrap();
+    let fit = ["coupling", "fit", "x.npy", "--labels", "y.npy", "--class-wise", "--flip", "--out", "p.bin"];
+    let said = succeed(folder, &fit);
+    assert!(said.contains("class 0") && said.contains("class 1"), "{said}");
+
+    for (arguments, words) in [
+        (
+            &["coupling", "fit", "x.npy", "--class-wise", "--out", "q.bin"][..],
+            &["--class-wise", "--labels"][..],
+        ),
+        (&["coupling", "fit", "x.npy", "--chi-squared", "0", "--out", "q.bin"], &["--chi-squared 0"]),
+        (&["coupling", "fit", "nowhere.npy", "--out", "q.bin"], &["nowhere.npy"]),
+        (&["coupling", "fit", "figits", "--out", "q.bin"], &["figits", "digits"]),
+        (&["coupling", "bench", "x.npy", "--pools", "128"], &["--pools 128", "64 images"]),
+        (&["coupling", "bench", "x.npy", "--pools", "1"], &["--pools 1", "at least 2"]),
+        (&["coupling", "bench", "x.npy", "--pools", "32", "--rows", "99"], &["--rows 99", "64"]),
+        (&["coupling", "bench", "x.npy", "--pools", "32", "--prices", "p.bin"], &["p.bin", "each class"]),
+        (&["coupling", "bench", "x.npy", "--pools", "32", "--prices", "x.npy"], &["x.npy", "semidiscrete"]),
+        (&["coupling", "bench", "digits", "--labels", "y.npy"], &["--labels", "digits"]),
+    ] {
+        let message = refused(folder, arguments);
+        assert!(words.iter().all(|word| message.contains(word)), "{arguments:?}: {message}");
+    }
+    let mut bad = images;
+    bad[(3, 4)] = f32::NAN;
+    npy::write(&folder.join("bad.npy"), bad.view()).unwrap();
+    let message = refused(folder, &["coupling", "bench", "bad.npy", "--pools", "32"]);
+    assert!(message.contains("bad.npy") && message.contains("not finite"), "{message}");
+}
