@@ -15,10 +15,10 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
 }
 
-/// `immiscible coupling bench` with all optimisations.
+/// `immiscible coupling bench`, in the profile that training runs in.
 fn coupling(options: &[String]) -> Outcome {
     let mut bench = cargo();
-    bench.args(["run", "--quiet", "--release", "--package", "immiscible-app", "--", "coupling", "bench"]);
+    bench.args(["run", "--quiet", "--package", "immiscible-app", "--", "coupling", "bench"]);
     eprintln!("building the benchmark (the first time takes minutes)");
     crate::run(bench.args(options))
 }

@@ -35,7 +35,7 @@ type Outcome = Result<(), u8>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "export" | "assign" | "list") => immiscible(&arguments),
+        Some("train" | "sample" | "export" | "assign" | "coupling" | "list") => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),

@@ -320,7 +320,7 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
     for (section, keys) in [
         // The data may have moved; whether they are still the same is checked against data.toml.
         ("data", &["path"][..]),
-        ("train", &["steps", "log_every", "max_skipped", "prefetch"]),
+        ("train", &["steps", "micro_batch", "log_every", "max_skipped", "prefetch"]),
         // What a run that diverged is mended with.
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
     ] {

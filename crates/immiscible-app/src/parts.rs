@@ -176,6 +176,7 @@ impl Parts {
             optimizer: config.optimizer.clone(),
             ema: config.ema.clone(),
             steps: config.train.steps,
+            micro_batch: config.train.micro_batch,
             key: self.key(),
             device: self.device.clone(),
         })?;

@@ -43,6 +43,7 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (with("optimizer.learning_rate=-1"), &["optimizer.learning_rate = -1", "> 0"]),
         (with("optimizer.learning_rate=fast"), &["learning_rate", "fast"]),
         (with("optimizer.kind=sgd"), &["optimizer.kind = sgd", "adamw"]),
+        (with("train.micro_batch=129"), &["train.micro_batch = 129", "train.batch_size"]),
         (with("train.batch_size=9999"), &["9999", "1797"]),
         (with("model.norm_num_groups=7"), &["norm_num_groups", "7"]),
         (with("objective.name=epsilon"), &["objective.name, schedule.name", "epsilon", "flow"]),

@@ -9,6 +9,10 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Images per step; also the pool that an assignment chooses from.
     pub batch_size: usize,
+    /// Images of a batch whose gradient is computed at once, for less memory: gradients are added up, and the coupling, the
+    /// loss and the step are still those of the whole batch, up to rounding and to the masks of dropout. All if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
     /// Steps in a row, at least 1, with a loss or gradient that is not finite that end the run. Fewer are skipped: they leave
@@ -26,6 +30,7 @@ impl Default for TrainConfig {
         Self {
             steps: 10_000,
             batch_size: 128,
+            micro_batch: None,
             log_every: 50,
             max_skipped: 10,
             prefetch: 2,
@@ -118,6 +123,10 @@ impl TrainConfig {
     pub fn validate(&self) -> Result<(), TrainError> {
         check(self.steps > 0, "train.steps", self.steps, "write at least 1")?;
         check(self.batch_size > 0, "train.batch_size", self.batch_size, "write at least 1")?;
+        if let Some(rows) = self.micro_batch {
+            let fits = (1..=self.batch_size).contains(&rows);
+            check(fits, "train.micro_batch", rows, "write at least 1, and at most train.batch_size")?;
+        }
         check(self.log_every > 0, "train.log_every", self.log_every, "write at least 1")?;
         check(self.max_skipped > 0, "train.max_skipped", self.max_skipped, "write at least 1; 10 is usual")?;
         check((1..=1_024).contains(&self.prefetch), "train.prefetch", self.prefetch, "write 1 to 1024")?;

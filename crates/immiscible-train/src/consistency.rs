@@ -55,7 +55,8 @@ impl ConsistencyStep {
     /// # Errors
     /// When an option is outside its range.
     pub fn new(config: &MethodConfig, parts: MethodParts) -> Result<Self, TrainError> {
-        let learner = Learner::new(parts.network, &parts.optimizer, &parts.ema)?;
+        let learner =
+            Learner::new(parts.network, &parts.optimizer, &parts.ema)?.with_micro_batch(parts.micro_batch);
         let [s0, s1] = config.fineness();
         Ok(Self {
             curriculum: Curriculum {
@@ -106,12 +107,14 @@ impl TrainStep for ConsistencyStep {
             uniform_neighbours(schedule, self.curriculum.levels(step), rows, self.loss.key.step(step))?;
         // In training, so that it has the student's dropout.
         let teacher = self.teacher.clone().train().no_grad();
-        let (loss, coupling) =
-            self.loss.loss(self.learner.network(), &teacher, prepared, &neighbours, step)?;
-        let (loss, gradient_norm) = self.learner.learn(loss, step)?;
+        let (losses, example) = (&self.loss, self.loss.example(prepared, step)?);
+        let loss_of = |student: &Network, rows| {
+            Ok(losses.loss_of(student, &teacher, &example, &neighbours, rows, step))
+        };
+        let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
         let decay = self.curriculum.decay(step);
         self.teacher = blend(self.teacher.clone(), self.learner.network(), decay);
-        Ok(StepReport { loss, gradient_norm, coupling })
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
     }
 
     fn sampling_network(&self) -> &Network {

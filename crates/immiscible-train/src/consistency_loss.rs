@@ -1,9 +1,13 @@
-use crate::{Diffusion, Distance, Prepared, TrainError, diffusion::Example};
+use crate::{
+    Diffusion, Distance, Prepared, TrainError,
+    diffusion::{Example, dropout_seed},
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::Statistics;
 use immiscible_models::{Ctx, Denoiser, TimeInput};
-use immiscible_random::{Key, Stream};
+use immiscible_random::Key;
 use immiscible_schedule::{ForwardCondition, Point, Times};
+use std::ops::Range;
 
 /// Two neighbouring noise levels of one sample, and what their comparison weighs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,21 +51,40 @@ impl ConsistencyLoss {
         neighbours: &[Neighbours],
         step: u64,
     ) -> Result<(Tensor<1>, Statistics), TrainError> {
-        let key = self.key.step(step);
-        let example = self.diffusion.example(prepared, key, step, &self.device)?;
-        assert_eq!(neighbours.len(), example.x0.dims()[0], "one pair of noise levels for every row");
-        let points =
-            |point: fn(&Neighbours) -> Point| neighbours.iter().map(point).collect::<Vec<_>>().into();
-        let end = self.end(student, &example, &points(|pair| pair.at), key);
-        let wanted = self.end(teacher, &example, &points(|pair| pair.next), key).detach();
-        let weights: Vec<f32> = neighbours.iter().map(|pair| pair.weight as f32).collect();
-        let weights = Tensor::from_data(TensorData::new(weights, [neighbours.len()]), &self.device);
-        let loss = ((self.distance)(end, wanted) * weights).mean();
+        let example = self.example(prepared, step)?;
+        let loss = self.loss_of(student, teacher, &example, neighbours, 0..example.rows(), step);
         Ok((loss, example.statistics))
     }
 
+    /// A batch with its coupled noise.
+    pub(crate) fn example(&self, prepared: Prepared, step: u64) -> Result<Example, TrainError> {
+        self.diffusion.example(prepared, self.key.step(step), step, &self.device)
+    }
+
+    /// The mean loss of some rows of a batch, `[1]`.
+    pub(crate) fn loss_of(
+        &self,
+        student: &impl Denoiser,
+        teacher: &impl Denoiser,
+        example: &Example,
+        neighbours: &[Neighbours],
+        rows: Range<usize>,
+        step: u64,
+    ) -> Tensor<1> {
+        assert_eq!(neighbours.len(), example.rows(), "one pair of noise levels for every row");
+        let (example, neighbours) = (example.part(rows.clone()), &neighbours[rows.clone()]);
+        let seed = dropout_seed(self.key.step(step), &rows);
+        let points =
+            |point: fn(&Neighbours) -> Point| neighbours.iter().map(point).collect::<Vec<_>>().into();
+        let end = self.end(student, &example, &points(|pair| pair.at), seed);
+        let wanted = self.end(teacher, &example, &points(|pair| pair.next), seed).detach();
+        let weights: Vec<f32> = neighbours.iter().map(|pair| pair.weight as f32).collect();
+        let weights = Tensor::from_data(TensorData::new(weights, [neighbours.len()]), &self.device);
+        ((self.distance)(end, wanted) * weights).mean()
+    }
+
     /// f(x + t ε, t)
-    fn end(&self, network: &impl Denoiser, example: &Example, times: &Times, key: Key) -> Tensor<4> {
+    fn end(&self, network: &impl Denoiser, example: &Example, times: &Times, seed: u64) -> Tensor<4> {
         let Diffusion { schedule, objective, .. } = &self.diffusion;
         let levels = times.levels(&self.device);
         let x_t = schedule.add_noise(&example.x0, &example.noise, &levels, &ForwardCondition::default());
@@ -69,7 +92,7 @@ impl ConsistencyLoss {
         let time = TimeInput::of(&numbers, &self.device);
         let input = objective.network_input(x_t.clone(), &levels);
         // Dropout draws from the device's generator, right after this.
-        self.device.seed(key.stream(Stream::DROPOUT).device_seed());
+        self.device.seed(seed);
         let output = network.forward(input, time, &example.condition, Ctx::default()).pred;
         objective.read(output, &x_t, &levels).x0
     }

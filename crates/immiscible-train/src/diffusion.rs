@@ -4,8 +4,9 @@ use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
 use immiscible_data::Batch;
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
-use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler};
+use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler, Times};
 use ndarray::{Array2, ArrayView3, CowArray, Ix2};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A batch as it leaves the loader's pipeline: images, and their noise where the coupling works on the host.
@@ -86,6 +87,24 @@ pub(crate) struct Example {
     pub(crate) statistics: Statistics,
 }
 
+impl Example {
+    pub(crate) fn rows(&self) -> usize {
+        self.x0.dims()[0]
+    }
+
+    /// Some of the rows.
+    pub(crate) fn part(&self, rows: Range<usize>) -> Self {
+        let of = |tensor: &Tensor<4>| tensor.clone().slice([rows.clone()]);
+        let condition = self.condition.slice(rows.clone());
+        Self { x0: of(&self.x0), noise: of(&self.noise), condition, statistics: self.statistics }
+    }
+}
+
+/// The seed of the device for some rows of a batch: masks of dropout differ between the parts of a batch. `key` is the step's.
+pub(crate) fn dropout_seed(key: Key, rows: &Range<usize>) -> u64 {
+    key.stream(Stream::DROPOUT).device_seed().wrapping_add(rows.start as u64)
+}
+
 impl Diffusion {
     /// Uploads a batch, and draws its noise where that was not done yet. `key` is the step's.
     pub(crate) fn example(
@@ -128,19 +147,39 @@ impl Diffusion {
         device: &Device,
     ) -> Result<(Tensor<1>, Statistics), TrainError> {
         let key = key.step(step);
-        let Example { x0, noise, condition, statistics } = self.example(prepared, key, step, device)?;
-        let [rows, ..] = x0.dims();
-        let t = self.time.sample(&*self.schedule, rows, key.stream(Stream::TIME))?;
+        let example = self.example(prepared, key, step, device)?;
+        let times = self.times(example.rows(), key)?;
+        let loss = self.loss_of(network, &example, &times, 0..example.rows(), key, device)?;
+        Ok((loss, example.statistics))
+    }
+
+    /// Of a batch of so many rows. `key` is the step's.
+    pub(crate) fn times(&self, rows: usize, key: Key) -> Result<Times, TrainError> {
+        Ok(self.time.sample(&*self.schedule, rows, key.stream(Stream::TIME))?)
+    }
+
+    /// The mean loss of some rows of a batch, `[1]`.
+    pub(crate) fn loss_of(
+        &self,
+        network: &impl Denoiser,
+        example: &Example,
+        times: &Times,
+        rows: Range<usize>,
+        key: Key,
+        device: &Device,
+    ) -> Result<Tensor<1>, TrainError> {
+        let Example { x0, noise, condition, .. } = example.part(rows.clone());
+        let t: Times = times.points()[rows.clone()].to_vec().into();
         let levels = t.levels(device);
         let x_t = self.schedule.add_noise(&x0, &noise, &levels, &ForwardCondition::default());
         let target = self.objective.target(&x0, &noise, &levels);
         let times: Vec<f32> = t.points().iter().map(|point| self.objective.network_time(*point)).collect();
         let time = TimeInput::of(&times, device);
         // Dropout draws from the device's generator, right after this.
-        device.seed(key.stream(Stream::DROPOUT).device_seed());
+        device.seed(dropout_seed(key, &rows));
         let input = self.objective.network_input(x_t.clone(), &levels);
         let output = network.forward(input, time, &condition, Ctx::default()).pred;
         let noised = Noised { x0: &x0, x_t: &x_t, target, times: &t, levels: &levels };
-        Ok((self.loss.of(&*self.objective, output, noised)?, statistics))
+        self.loss.of(&*self.objective, output, noised)
     }
 }

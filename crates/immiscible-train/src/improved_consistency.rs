@@ -121,7 +121,8 @@ impl ImprovedConsistencyStep {
         Ok(Self {
             curriculum: DoublingCurriculum { s0, s1, steps: config.curriculum_steps.unwrap_or(parts.steps) },
             noise_levels,
-            learner: Learner::new(parts.network, &parts.optimizer, &parts.ema)?,
+            learner: Learner::new(parts.network, &parts.optimizer, &parts.ema)?
+                .with_micro_batch(parts.micro_batch),
             loss: ConsistencyLoss {
                 diffusion: parts.diffusion,
                 distance: config.distance("pseudo_huber", &parts.device)?,
@@ -138,11 +139,13 @@ impl TrainStep for ImprovedConsistencyStep {
         let (schedule, levels) = (&*self.loss.diffusion.schedule, self.curriculum.levels(step));
         let neighbours = self.noise_levels.neighbours(schedule, levels, rows, self.loss.key.step(step))?;
         // θ⁻ is θ without a gradient.
-        let network = self.learner.network();
-        let teacher = network.clone().no_grad();
-        let (loss, coupling) = self.loss.loss(network, &teacher, prepared, &neighbours, step)?;
-        let (loss, gradient_norm) = self.learner.learn(loss, step)?;
-        Ok(StepReport { loss, gradient_norm, coupling })
+        let teacher = self.learner.network().clone().no_grad();
+        let (losses, example) = (&self.loss, self.loss.example(prepared, step)?);
+        let loss_of = |student: &Network, rows| {
+            Ok(losses.loss_of(student, &teacher, &example, &neighbours, rows, step))
+        };
+        let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
     }
 
     fn sampling_network(&self) -> &Network {

@@ -3,9 +3,10 @@ use crate::{
     parameters::{clip_global_norm, number_parameters},
 };
 use burn::module::Module;
-use burn::optim::{GradientsParams, ModuleOptimizer};
+use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::tensor::Tensor;
 use immiscible_models::Network;
+use std::ops::Range;
 use std::path::Path;
 
 /// File of a checkpoint with the weights of its last step.
@@ -21,6 +22,8 @@ pub(crate) struct Learner {
     optimizer_config: OptimizerConfig,
     ema: Ema<Network>,
     ema_config: EmaConfig,
+    /// Rows whose gradient is computed at once.
+    micro_batch: Option<usize>,
 }
 
 impl Learner {
@@ -37,8 +40,14 @@ impl Learner {
             optimizer_config: optimizer.clone(),
             ema: Ema::new(&network, ema.clone()),
             ema_config: ema.clone(),
+            micro_batch: None,
             network,
         })
+    }
+
+    /// The same with at most so many rows whose gradient is computed at once; all if absent.
+    pub(crate) fn with_micro_batch(self, micro_batch: Option<usize>) -> Self {
+        Self { micro_batch, ..self }
     }
 
     /// The network as it is trained, on the autodiff side.
@@ -55,14 +64,32 @@ impl Learner {
         self.optimizer_config.learning_rate_at(step)
     }
 
-    /// Backward pass, clipping, optimiser, average: the loss and the gradient's norm before clipping.
-    pub(crate) fn learn(&mut self, loss: Tensor<1>, step: u64) -> Result<(f32, f32), TrainError> {
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.network);
+    /// Backward pass, clipping, optimiser, average: the loss and the gradient's norm before clipping. `loss_of` is the mean
+    /// loss of some of the batch's rows.
+    pub(crate) fn learn(
+        &mut self,
+        rows: usize,
+        step: u64,
+        loss_of: impl Fn(&Network, Range<usize>) -> Result<Tensor<1>, TrainError>,
+    ) -> Result<(f32, f32), TrainError> {
+        let size = self.micro_batch.unwrap_or(rows).clamp(1, rows.max(1));
+        let mut accumulator = GradientsAccumulator::new();
+        let mut loss: Option<Tensor<1>> = None;
+        for first in (0..rows.max(1)).step_by(size) {
+            let part = first..(first + size).min(rows);
+            let share = part.len() as f64 / rows.max(1) as f64;
+            let part = loss_of(&self.network, part)? * share;
+            accumulator
+                .accumulate(&self.network, GradientsParams::from_grads(part.backward(), &self.network));
+            let part = part.inner();
+            loss = Some(loss.map_or_else(|| part.clone(), |loss| loss + part.clone()));
+        }
+        let gradients = accumulator.grads();
         let clip_norm = self.optimizer_config.clip_norm;
         let (gradients, norm) = clip_global_norm(&self.network, gradients, clip_norm);
 
         // One read of the device: the finite check and the numbers of the log together.
-        let loss = loss.inner();
+        let loss = loss.expect("at least one part");
         let norm = norm.unwrap_or_else(|| loss.zeros_like());
         let read = Tensor::cat(vec![loss, norm], 0).into_data().try_into_vec_as::<f32>();
         let (loss, gradient_norm) = match read.as_deref() {

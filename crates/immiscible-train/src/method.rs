@@ -74,6 +74,8 @@ pub struct MethodParts {
     pub ema: EmaConfig,
     /// Optimiser steps of the whole run.
     pub steps: u64,
+    /// Images whose gradient is computed at once; all of a batch if absent.
+    pub micro_batch: Option<usize>,
     /// The run's key.
     pub key: Key,
     /// A plain device.
@@ -86,8 +88,9 @@ pub type BuildMethod = fn(&MethodConfig, MethodParts) -> Result<Box<dyn TrainSte
 /// Every method by name, sorted.
 pub const METHODS: &[(&str, BuildMethod)] = &[
     (CONSISTENCY, |config, parts| Ok(Box::new(ConsistencyStep::new(config, parts)?))),
-    (DIFFUSION, |_, MethodParts { diffusion, network, optimizer, ema, key, device, .. }| {
-        Ok(Box::new(DiffusionStep::new(diffusion, network, &optimizer, &ema, key, &device)?))
+    (DIFFUSION, |_, MethodParts { diffusion, network, optimizer, ema, micro_batch, key, device, .. }| {
+        let step = DiffusionStep::new(diffusion, network, &optimizer, &ema, key, &device)?;
+        Ok(Box::new(step.with_micro_batch(micro_batch)))
     }),
     (IMPROVED_CONSISTENCY, |config, parts| Ok(Box::new(ImprovedConsistencyStep::new(config, parts)?))),
 ];

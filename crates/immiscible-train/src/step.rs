@@ -68,14 +68,23 @@ impl DiffusionStep {
         let learner = Learner::new(network, optimizer, ema)?;
         Ok(Self { diffusion, learner, key, device: device.clone() })
     }
+
+    /// The same with at most so many images whose gradient is computed at once; all if absent.
+    pub fn with_micro_batch(self, micro_batch: Option<usize>) -> Self {
+        Self { learner: self.learner.with_micro_batch(micro_batch), ..self }
+    }
 }
 
 impl TrainStep for DiffusionStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        let network = self.learner.network();
-        let (loss, coupling) = self.diffusion.loss(network, prepared, self.key, step, &self.device)?;
-        let (loss, gradient_norm) = self.learner.learn(loss, step)?;
-        Ok(StepReport { loss, gradient_norm, coupling })
+        let Self { diffusion, device, .. } = self;
+        let key = self.key.step(step);
+        let example = diffusion.example(prepared, key, step, device)?;
+        let times = diffusion.times(example.rows(), key)?;
+        let loss_of =
+            |network: &Network, rows| diffusion.loss_of(network, &example, &times, rows, key, device);
+        let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
     }
 
     fn sampling_network(&self) -> &Network {

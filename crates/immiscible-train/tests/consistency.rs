@@ -102,6 +102,7 @@ fn method(kind: &str, coupling: Arc<dyn Coupling>, steps: u64, dropout: f64) -> 
             optimizer: OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() },
             ema: EmaConfig { decay: 0.9, warmup: true },
             steps: 1,
+            micro_batch: None,
             key: KEY,
             device: Device::flex(),
         })
@@ -404,6 +405,7 @@ fn the_teacher_has_the_students_dropout() {
             optimizer: OptimizerConfig::default(),
             ema: EmaConfig::default(),
             steps: 1,
+            micro_batch: None,
             key: KEY,
             device: Device::flex(),
         };
@@ -545,6 +547,7 @@ fn noise_levels_beyond_the_schedule_are_refused() {
             optimizer: OptimizerConfig::default(),
             ema: EmaConfig::default(),
             steps: 1,
+            micro_batch: None,
             key: KEY,
             device: Device::flex(),
         };
@@ -643,6 +646,7 @@ fn learn_by_lpips(weights: &Path, shape: [usize; 4], steps: u64) -> (Vec<f32>, [
             optimizer: OptimizerConfig::default(),
             ema: EmaConfig::default(),
             steps,
+            micro_batch: None,
             key: KEY,
             device: Device::flex(),
         })

@@ -46,6 +46,10 @@ fn images(step: u64) -> Tensor<4> {
 
 /// With noise in its last weights, which are 0 in a fresh network: its first outputs are not 0.
 fn network(in_channels: usize, out_channels: usize) -> Network {
+    network_with_dropout(in_channels, out_channels, 0.1)
+}
+
+fn network_with_dropout(in_channels: usize, out_channels: usize, dropout: f64) -> Network {
     struct Disturb;
     impl ModuleMapper for Disturb {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -54,13 +58,8 @@ fn network(in_channels: usize, out_channels: usize) -> Network {
             Param::from_mapped_value(id, tensor + noise, mapper)
         }
     }
-    let config = UNet2DConfig {
-        in_channels,
-        out_channels,
-        num_class_embeds: None,
-        dropout: 0.1,
-        ..UNet2DConfig::tiny()
-    };
+    let config =
+        UNet2DConfig { in_channels, out_channels, num_class_embeds: None, dropout, ..UNet2DConfig::tiny() };
     Device::flex().seed(3);
     let network = NetworkConfig::UNet2DModel(config).init(&Device::flex()).unwrap();
     network.map(&mut Disturb).train()
@@ -142,6 +141,15 @@ fn diffusion(schedule: &str, objective: Box<dyn Objective>, vlb_weight: Option<f
 }
 
 fn method(config: &MethodConfig, diffusion: Diffusion, network: Network) -> Box<dyn TrainStep> {
+    method_in_parts(config, diffusion, network, None)
+}
+
+fn method_in_parts(
+    config: &MethodConfig,
+    diffusion: Diffusion,
+    network: Network,
+    micro_batch: Option<usize>,
+) -> Box<dyn TrainStep> {
     let optimizer =
         OptimizerConfig { learning_rate: LEARNING_RATE, clip_norm: 0.0, ..OptimizerConfig::default() };
     config
@@ -151,6 +159,7 @@ fn method(config: &MethodConfig, diffusion: Diffusion, network: Network) -> Box<
             optimizer,
             ema: EmaConfig { decay: EMA_DECAY, warmup: false },
             steps: STEPS,
+            micro_batch,
             key: KEY,
             device: Device::flex(),
         })
@@ -363,4 +372,33 @@ fn improved_consistency_training_is_plain_training() {
         let weights = Tensor::<1>::from_floats(weights.as_slice(), &Device::flex());
         plain.learn((distance * weights).mean())
     });
+}
+
+/// Loss and gradient of a batch in parts of 3, 3 and 2 rows, and of single rows, are those of the whole batch.
+#[test]
+fn the_parts_of_a_batch_add_up_to_the_batch() {
+    let _alone = alone();
+    let (ct, ict) = (consistency("consistency"), consistency("improved_consistency"));
+    let plain = MethodConfig::default();
+    for (what, config, diffusion, out_channels) in [
+        ("diffusion", &plain, &(|| diffusion("linear", epsilon(), None)) as &dyn Fn() -> Diffusion, 1),
+        ("hybrid", &plain, &|| diffusion("cosine", epsilon(), Some(0.001)), 2),
+        ("consistency", &ct, &|| diffusion("ve", f_objective(&ct), None), 1),
+        ("improved consistency", &ict, &|| diffusion("ve", f_objective(&ict), None), 1),
+    ] {
+        let step = |micro_batch| {
+            let network = network_with_dropout(1, out_channels, 0.0);
+            let mut method = method_in_parts(config, diffusion(), network, micro_batch);
+            let prepared = prepare(&*independent(), loader().batch_at(0).unwrap(), KEY, 0).unwrap();
+            method.step(prepared, 0).unwrap()
+        };
+        let whole = step(None);
+        for rows in [3, 1] {
+            let parts = step(Some(rows));
+            let off = |a: f32, b: f32| (a / b - 1.0).abs();
+            assert!(off(parts.loss, whole.loss) < 1e-5, "{what}, {rows}: {parts:?}, {whole:?}");
+            let gradient = off(parts.gradient_norm, whole.gradient_norm);
+            assert!(gradient < 1e-4, "{what}, {rows}: {parts:?}, {whole:?}");
+        }
+    }
 }
