@@ -1,6 +1,7 @@
 //! What can be written on the command line.
 
 use clap::{Args, Parser, Subcommand};
+use immiscible_coupling::SemidiscreteOptions;
 use std::path::PathBuf;
 
 /// Trains diffusion models with well-chosen noise, and samples from them.
@@ -30,7 +31,7 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Coupling {
-    /// Fit semidiscrete prices to a data set: the alignment that no coupling exceeds.
+    /// Fit semidiscrete prices to a data set: the alignment that no coupling with standard normal noise exceeds.
     Fit(CouplingFit),
     /// Say what each coupling reaches on a data set, what it does to the noise, and what it costs.
     Bench(CouplingBench),
@@ -39,7 +40,7 @@ pub(crate) enum Coupling {
 /// Images to try couplings on.
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// A .npy file, [N, ...], or NAME:PATH of a data set, such as digits, fashion-mnist:DIR or folder:DIR.
+    /// A .npy file, [N, ...], images [N, ..., H, W], or NAME:PATH of a data set, such as digits, fashion-mnist:DIR or folder:DIR.
     #[arg(value_name = "DATA")]
     pub(crate) data: String,
     /// A vector of N whole numbers for a .npy file: the classes.
@@ -61,10 +62,10 @@ pub(crate) struct CouplingFit {
     #[arg(long)]
     pub(crate) flip: bool,
     /// Fit until χ² of the images against uniform ones is at most this.
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = SemidiscreteOptions::default().chi_squared)]
     pub(crate) chi_squared: f64,
     /// Gradients at most.
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = SemidiscreteOptions::default().most_steps)]
     pub(crate) steps: usize,
     /// Seed of the noise.
     #[arg(long, default_value_t = 0)]
@@ -93,6 +94,9 @@ pub(crate) struct CouplingBench {
     /// Seed of the noise and of the choice of images.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
+    /// A line for the report, such as the machine and the commit.
+    #[arg(long)]
+    pub(crate) note: Option<String>,
     /// Also write the table, its numbers and a plot to this name with .md, .json and .svg.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,

@@ -163,8 +163,8 @@ fn grid_every() -> u64 {
 }
 
 impl SampleConfig {
-    /// The keys that belong to some samplers only.
-    const OF_SAMPLER: [&str; 5] = ["eta", "variance", "order", "skip_prk_steps", "tolerance"];
+    /// The keys that another sampler may not have.
+    const OF_SAMPLER: [&str; 6] = ["eta", "variance", "order", "skip_prk_steps", "spacing", "tolerance"];
 
     /// The part that the sampler itself reads.
     fn sampling(&self) -> immiscible_sample::SampleConfig {
@@ -188,10 +188,13 @@ impl SampleConfig {
     }
 }
 
-/// Another sampler; the config's options belong to the config's sampler.
+/// Another sampler; the config's options and its spacing belong to the config's sampler.
 pub(crate) fn set_sampler(table: &mut Table, name: &str) -> Result<()> {
-    if let Some(Value::Table(sample)) = table.get_mut("sample") {
-        SampleConfig::OF_SAMPLER.iter().for_each(|option| drop(sample.remove(*option)));
+    match table.get_mut("sample") {
+        Some(Value::Table(sample)) if sample.get("sampler").and_then(Value::as_str) != Some(name) => {
+            SampleConfig::OF_SAMPLER.iter().for_each(|option| drop(sample.remove(*option)));
+        }
+        _ => {}
     }
     insert(table, "sample.sampler", Value::String(name.into()))
 }

@@ -6,10 +6,11 @@ mod plot;
 mod report;
 
 use crate::{Failure, cli};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use images::Images;
 use immiscible_coupling::{Semidiscrete, SemidiscreteOptions};
 use immiscible_random::Key;
+use std::path::Path;
 use std::time::Instant;
 
 pub(crate) fn run(command: &cli::Coupling) -> Result<(), Failure> {
@@ -33,12 +34,18 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
             "--class-wise: {} has no labels; leave it out, or give --labels",
             images.what
         );
+        ensure!(
+            !arguments.flip || images.width.is_some(),
+            "--flip: the rows of {} are no images; give an array [N, ..., H, W], or leave it out",
+            images.what
+        );
+        writable("out", &arguments.out)?;
         anyhow::Ok(images)
     };
     let images = images().map_err(Failure::usage)?;
     let options = SemidiscreteOptions {
         class_wise: arguments.class_wise,
-        mirrored_width: arguments.flip.then_some(images.width),
+        mirrored_width: images.width.filter(|_| arguments.flip),
         chi_squared: arguments.chi_squared,
         most_steps: arguments.steps,
     };
@@ -47,7 +54,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
     let prices = Semidiscrete::fit(images.rows.view(), images.labels.as_deref(), &options, key);
     let prices = prices.map_err(Failure::usage)?;
     let seconds = start.elapsed().as_secs_f64();
-    prices.save(&arguments.out).map_err(Failure::run)?;
+    prices.save(&arguments.out).context("--out").map_err(Failure::run)?;
     println!("data        {}", images.what);
     for (label, potential) in &prices.of {
         let of = if prices.class_wise { format!("class {label:<6}") } else { "prices      ".into() };
@@ -61,7 +68,27 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
             potential.alignment_error
         );
     }
-    println!("alignment   {:.3} is what no coupling of these images exceeds", prices.alignment());
+    let kind = if prices.class_wise { "class-wise coupling" } else { "coupling" };
+    println!(
+        "alignment   no {kind} of these images with standard normal noise has more than {:.3}",
+        prices.alignment()
+    );
+    let worst = prices.of.values().map(|potential| potential.chi_squared).fold(0.0, f64::max);
+    if worst > arguments.chi_squared {
+        println!("warning     χ² is still above {}; write more --steps", arguments.chi_squared);
+    }
     println!("written     {} in {seconds:.1} s", arguments.out.display());
+    Ok(())
+}
+
+/// Whether a file of this name can be written, before any work is done for it.
+fn writable(flag: &str, out: &Path) -> Result<()> {
+    ensure!(out.file_name().is_some(), "--{flag} {}: write the name of a file", out.display());
+    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    ensure!(
+        folder.is_none_or(Path::is_dir),
+        "--{flag} {}: its folder is not there; make it, or write another",
+        out.display()
+    );
     Ok(())
 }

@@ -50,6 +50,12 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
         );
         pipeline.vae = Some(vae);
     }
+    ensure!(
+        pipeline.text.is_none() || pipeline.class_name().is_some(),
+        "the package has no pipeline with a text encoder for this network and {}: write --sampler, or for a learned variance \
+         sample.sampler = \"ddpm\" with sample.variance = \"learned_range\"",
+        pipeline.scheduler.class_name()
+    );
     Ok((pipeline, of))
 }
 

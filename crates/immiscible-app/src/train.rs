@@ -6,7 +6,7 @@ use crate::progress::Progress;
 use crate::{Failure, cli, quality};
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
-use immiscible_coupling::COUPLINGS;
+use immiscible_coupling::{COUPLINGS, Select};
 use immiscible_data::{Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
@@ -101,9 +101,10 @@ fn known_to_hurt(parts: &Parts) -> Vec<String> {
     }
     let dimensions = channels * height * width;
     if coupling.kind == "knn" && coupling.k > 1 && dimensions < FEW_DIMENSIONS {
+        let shrinks = if coupling.select == Select::L2 { "takes energy from the noise and " } else { "" };
         warnings.push(format!(
-            "coupling.kind = \"knn\" on {dimensions} values an image: it takes energy from the noise and moves its mean, the \
-             more the fewer values there are; write \"priced_knn\""
+            "coupling.kind = \"knn\" on {dimensions} values an image: it {shrinks}moves the mean of the noise, the more the \
+             fewer values there are; write \"priced_knn\""
         ));
     }
     warnings
@@ -111,8 +112,8 @@ fn known_to_hurt(parts: &Parts) -> Vec<String> {
 
 /// Fewer images than this have little to choose from.
 const FEW_IMAGES: usize = 16;
-/// Below this KNN takes more than 5 % of the noise's energy, already with 4 candidates.
-const FEW_DIMENSIONS: usize = 1024;
+/// Below this KNN takes about 5 % of the noise's energy, already with 4 candidates.
+const FEW_DIMENSIONS: usize = 512;
 
 /// Says what would be trained on what, after every check that needs no training.
 fn describe(parts: &Parts, source: Arc<dyn Source>, parameters: usize) -> Result<()> {

@@ -624,6 +624,30 @@ fn the_default_preset_learns_the_digits() {
 }
 
 #[test]
+fn a_run_warns_of_settings_that_are_known_to_hurt() {
+    let folder = tempfile::tempdir().unwrap();
+    let warned = |run: &str, more: &[&str]| {
+        let output = train(folder.path(), &[&["--run", run, "--set", "train.steps=1"], more].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+            .lines()
+            .filter(|line| line.starts_with("warning: "))
+            .map(String::from)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(warned("plain", &[]), [""; 0]);
+    let knn = warned("knn", &["--coupling", "knn"]);
+    assert!(knn.len() == 1 && knn[0].contains("64 values") && knn[0].contains("priced_knn"), "{knn:?}");
+    let few = warned("few", &["--set", "train.batch_size=8"]);
+    assert!(
+        few.len() == 1 && few[0].contains("train.batch_size = 8") && few[0].contains("window"),
+        "{few:?}"
+    );
+    let classes = warned("classes", &["--set", "model.num_class_embeds=10"]);
+    assert!(classes.len() == 1 && classes[0].contains("coupling.class_wise = true"), "{classes:?}");
+}
+
+#[test]
 fn guidance_keeps_to_its_interval_and_a_threshold_changes_the_samples() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

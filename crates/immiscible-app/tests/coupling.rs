@@ -1,7 +1,7 @@
 //! `immiscible coupling` as a user runs it.
 
 use immiscible_data::npy;
-use ndarray::{Array2, aview1};
+use ndarray::{Array2, Array3, aview1};
 use std::fs;
 
 mod common;
@@ -29,7 +29,7 @@ fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
         row[field].as_f64().unwrap_or_else(|| panic!("{field}: {row}"))
     };
     let share = |coupling: &str| number(coupling, "alignment") / table["full_alignment"][0].as_f64().unwrap();
-    assert!(share("independent").abs() < 0.02);
+    assert!(number("independent", "alignment").abs() < 4.0 * number("independent", "alignment_error"));
     let [small, large] = ["assignment 128", "assignment 1024"].map(share);
     assert!(0.7 < small && small + 0.1 < large && large < 1.0, "{small}, {large}");
     assert!(share("priced_knn 4") > share("knn 4"));
@@ -45,19 +45,28 @@ fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
 fn images_of_an_array_have_the_labels_that_are_given() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let images = Array2::from_shape_fn((64, 12), |(i, j)| ((i * 7 + j * 5) % 13) as f32 / 6.0 - 1.0);
+    let images =
+        Array3::from_shape_fn((64, 3, 4), |(i, y, x)| ((i * 7 + y * 20 + x * 5) % 13) as f32 / 6.0 - 1.0);
     npy::write(&folder.join("x.npy"), images.view()).unwrap();
-    let labels: Vec<i64> = (0..64).map(|i| i % 2).collect();
+    // Sorted, as data sets often are: pools must not be of one class.
+    let labels: Vec<i64> = (0..64).map(|i| i / 32).collect();
     npy::write(&folder.join("y.npy"), aview1(&labels)).unwrap();
     let fit = ["coupling", "fit", "x.npy", "--labels", "y.npy", "--class-wise", "--flip", "--out", "p.bin"];
     let said = succeed(folder, &fit);
     assert!(said.contains("class 0") && said.contains("class 1"), "{said}");
 
+    let bench = ["coupling", "bench", "x.npy", "--labels", "y.npy", "--pools", "32", "--candidates", "2"];
+    let said = succeed(folder, &[&bench[..], &["--note", "on a test"]].concat());
+    assert!(said.contains("assignment 32, class-wise") && said.contains("on a test"), "{said}");
+
+    npy::write(&folder.join("values.npy"), Array2::<f32>::ones((8, 12)).view()).unwrap();
     for (arguments, words) in [
-        (
-            &["coupling", "fit", "x.npy", "--class-wise", "--out", "q.bin"][..],
-            &["--class-wise", "--labels"][..],
-        ),
+        (&["coupling", "fit", "values.npy", "--flip", "--out", "q.bin"][..], &["--flip", "no images"][..]),
+        (&["coupling", "bench", "values.npy", "--pools", "4"], &["all images are alike"]),
+        (&["coupling", "fit", "x.npy", "--out", "absent/q.bin"], &["--out absent/q.bin", "folder"]),
+        (&["coupling", "bench", "x.npy", "--image-size", "8"], &["--image-size"]),
+        (&["coupling", "fit", "fashion-mnist", "--out", "q.bin"], &["DATA = fashion-mnist", "NAME:PATH"]),
+        (&["coupling", "fit", "x.npy", "--class-wise", "--out", "q.bin"], &["--class-wise", "--labels"]),
         (&["coupling", "fit", "x.npy", "--chi-squared", "0", "--out", "q.bin"], &["--chi-squared 0"]),
         (&["coupling", "fit", "nowhere.npy", "--out", "q.bin"], &["nowhere.npy"]),
         (&["coupling", "fit", "figits", "--out", "q.bin"], &["figits", "digits"]),
@@ -65,14 +74,17 @@ fn images_of_an_array_have_the_labels_that_are_given() {
         (&["coupling", "bench", "x.npy", "--pools", "1"], &["--pools 1", "at least 2"]),
         (&["coupling", "bench", "x.npy", "--pools", "32", "--rows", "99"], &["--rows 99", "64"]),
         (&["coupling", "bench", "x.npy", "--pools", "32", "--prices", "p.bin"], &["p.bin", "each class"]),
-        (&["coupling", "bench", "x.npy", "--pools", "32", "--prices", "x.npy"], &["x.npy", "semidiscrete"]),
+        (
+            &["coupling", "bench", "x.npy", "--pools", "32", "--prices", "x.npy"],
+            &["--prices", "x.npy", "semidiscrete"],
+        ),
         (&["coupling", "bench", "digits", "--labels", "y.npy"], &["--labels", "digits"]),
     ] {
         let message = refused(folder, arguments);
         assert!(words.iter().all(|word| message.contains(word)), "{arguments:?}: {message}");
     }
     let mut bad = images;
-    bad[(3, 4)] = f32::NAN;
+    bad[(3, 1, 2)] = f32::NAN;
     npy::write(&folder.join("bad.npy"), bad.view()).unwrap();
     let message = refused(folder, &["coupling", "bench", "bad.npy", "--pools", "32"]);
     assert!(message.contains("bad.npy") && message.contains("not finite"), "{message}");

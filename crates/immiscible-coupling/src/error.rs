@@ -70,7 +70,7 @@ pub enum CouplingError {
         label: u32,
     },
     /// The file with what a coupling learnt of a data set cannot be used.
-    #[error("{}: {reason}; delete it to fit it anew", path.display())]
+    #[error("{}: {reason}", path.display())]
     State {
         /// The file.
         path: PathBuf,
@@ -96,6 +96,12 @@ pub enum CouplingError {
     /// The assignment refused the batch.
     #[error(transparent)]
     Assign(#[from] AssignError),
+    /// A coupling has no form that draws.
+    #[error("coupling.kind = \"{name}\" draws neither on the host nor on a device")]
+    DrawsNowhere {
+        /// The coupling.
+        name: &'static str,
+    },
     /// The device did not hand over its values.
     #[error("the device did not return the values of a tensor: {0}")]
     Device(String),

@@ -112,7 +112,7 @@ pub trait Coupling: Send + Sync {
     ) -> Result<Draw<Tensor<4>>, CouplingError> {
         match self.host() {
             Some(host) => draw_through_host(host, x0, pairing, key),
-            None => Err(CouplingError::Device(format!("{} draws nowhere", self.name()))),
+            None => Err(CouplingError::DrawsNowhere { name: self.name() }),
         }
     }
 

@@ -1,6 +1,6 @@
 use crate::{CouplingError, state};
 use immiscible_random::{Key, Stream};
-use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, parallel::prelude::*};
+use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, aview1, parallel::prelude::*};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -38,6 +38,8 @@ pub struct Semidiscrete {
     pub data: [u8; 32],
     /// Whether the numbers of `of` are labels; otherwise it has one entry, with the number 0.
     pub class_wise: bool,
+    /// Whether an image and its mirror image share a price. The dual value then is that of both.
+    pub mirrored: bool,
     /// The prices of each label's images, or of all of them.
     pub of: BTreeMap<u32, Potential>,
 }
@@ -52,7 +54,8 @@ pub struct Potential {
     pub chi_squared: f64,
     /// Its standard error.
     pub chi_squared_error: f64,
-    /// E max_j(⟨n, y_j⟩ + g_j) − Σ b_j g_j − E⟨n, ȳ⟩: the dual value, which no coupling's alignment E⟨ε, x − x̄⟩ exceeds.
+    /// E max_j(⟨n, y_j⟩ + g_j) − Σ b_j g_j − E⟨n, ȳ⟩: the dual value. The alignment E⟨ε, x − x̄⟩ of no coupling whose noise is
+    /// standard normal, for the images of each label if prices are class-wise, exceeds it.
     pub alignment: f64,
     /// Its standard error.
     pub alignment_error: f64,
@@ -65,7 +68,8 @@ pub struct Potential {
 pub struct SemidiscreteOptions {
     /// Whether each label has prices of its own.
     pub class_wise: bool,
-    /// The width of an image, if its mirror image, which a loader makes at random, shares its price.
+    /// The width of an image, of whose rows of pixels its values are made, if its mirror image, which a loader makes at random,
+    /// shares its price.
     pub mirrored_width: Option<usize>,
     /// Fit until χ² is at most this.
     pub chi_squared: f64,
@@ -121,11 +125,13 @@ impl Semidiscrete {
         Ok(Self {
             data: state::hash(x0, labels),
             class_wise: options.class_wise,
+            mirrored: options.mirrored_width.is_some(),
             of: groups.into_iter().map(fit).collect(),
         })
     }
 
-    /// The dual value of all images: that of each label by its share of them.
+    /// The dual value of all images: that of each label by its share of them. If prices are class-wise it bounds class-wise
+    /// couplings only.
     pub fn alignment(&self) -> f64 {
         let rows: usize = self.of.values().map(|potential| potential.prices.len()).sum();
         let sum = self.of.values().map(|p| p.alignment * p.prices.len() as f64).sum::<f64>();
@@ -155,7 +161,8 @@ impl Semidiscrete {
     /// [`CouplingError::State`] if it cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), CouplingError> {
         let mut bytes = self.data.to_vec();
-        let numbers = [self.class_wise.into(), self.of.len() as u64];
+        let flags = u64::from(self.class_wise) + 2 * u64::from(self.mirrored);
+        let numbers = [flags, self.of.len() as u64];
         bytes.extend(numbers.into_iter().flat_map(u64::to_le_bytes));
         for (label, p) in &self.of {
             let numbers = [u64::from(*label), p.prices.len() as u64, p.steps as u64];
@@ -172,9 +179,10 @@ impl Semidiscrete {
     /// # Errors
     /// [`CouplingError::State`] if it is not there, not such a file, or damaged.
     pub fn load(path: &Path) -> Result<Self, CouplingError> {
-        state::read(path, HEADER, "semidiscrete prices", |reader| {
+        let remedy = "name a file that immiscible coupling fit wrote";
+        state::read(path, HEADER, "semidiscrete prices", remedy, |reader| {
             let data = reader.take()?;
-            let (class_wise, labels) = (reader.number()? != 0, reader.number()?);
+            let (flags, labels) = (reader.number()?, reader.number()?);
             let mut of = BTreeMap::new();
             for _ in 0..labels {
                 let label = u32::try_from(reader.number()?).map_err(|_| "a label is above 32 bits")?;
@@ -186,7 +194,7 @@ impl Semidiscrete {
                     Potential { prices, chi_squared, chi_squared_error, alignment, alignment_error, steps };
                 of.insert(label, potential);
             }
-            Ok(Self { data, class_wise, of })
+            Ok(Self { data, class_wise: flags & 1 != 0, mirrored: flags & 2 != 0, of })
         })
     }
 }
@@ -219,12 +227,12 @@ impl Targets {
             let width = mirrored_width.filter(|width| row.len().is_multiple_of(*width)).unwrap_or(1);
             row.chunks(width).flat_map(|line| line.iter().rev().copied()).collect()
         };
-        let bits = |row: &[f32]| -> Vec<u32> { row.iter().map(|x| x.to_bits()).collect() };
-        let mut known = HashMap::<Vec<u32>, usize>::new();
+        let digest = |row: &[f32]| state::hash(aview1(row).insert_axis(Axis(0)), None);
+        let mut known = HashMap::<[u8; 32], usize>::new();
         let (mut images, mut price_of, mut counts) = (Vec::new(), Vec::new(), Vec::<usize>::new());
         let price_of_row = rows.rows().into_iter().map(|row| {
             let row = row.to_vec();
-            let price = *known.entry(bits(&row)).or_insert_with(|| {
+            let price = *known.entry(digest(&row)).or_insert_with(|| {
                 price_of.push(counts.len());
                 images.extend_from_slice(&row);
                 counts.push(0);
@@ -232,7 +240,7 @@ impl Targets {
             });
             if mirrored_width.is_some() {
                 let mirrored = mirror(&row);
-                known.entry(bits(&mirrored)).or_insert_with(|| {
+                known.entry(digest(&mirrored)).or_insert_with(|| {
                     price_of.push(price);
                     images.extend_from_slice(&mirrored);
                     price

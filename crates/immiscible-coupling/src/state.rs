@@ -18,25 +18,27 @@ pub(crate) fn write(path: &Path, header: &[u8], content: &[u8]) -> Result<(), Co
     written.map_err(|error| CouplingError::state(path, error))
 }
 
-/// Reads what [`write`] wrote; `what` is what the file should hold.
+/// Reads what [`write`] wrote; `what` is what the file should hold, and `remedy` what to do if it does not.
 pub(crate) fn read<T>(
     path: &Path,
     header: &[u8],
     what: &str,
+    remedy: &str,
     parse: impl FnOnce(&mut Reader<'_>) -> Result<T, &'static str>,
 ) -> Result<T, CouplingError> {
     let bytes = fs::read(path).map_err(|error| CouplingError::state(path, error))?;
+    let refuse = |reason: &str| CouplingError::state(path, format!("{reason}; {remedy}"));
     if !bytes.starts_with(header) {
-        return Err(CouplingError::state(path, format!("it holds no {what} that this version reads")));
+        return Err(refuse(&format!("it holds no {what} that this version reads")));
     }
     let content = bytes.len().saturating_sub(CHECKSUM);
     let (content, checksum) = bytes.split_at(content.max(header.len()));
     if Sha256::digest(content)[..] != *checksum {
-        return Err(CouplingError::state(path, "its checksum is not that of its content"));
+        return Err(refuse("its checksum is not that of its content"));
     }
     let mut reader = Reader(&content[header.len()..]);
-    let parsed = parse(&mut reader).map_err(|reason| CouplingError::state(path, reason))?;
-    if reader.0.is_empty() { Ok(parsed) } else { Err(CouplingError::state(path, "it is too long")) }
+    let parsed = parse(&mut reader).map_err(refuse)?;
+    if reader.0.is_empty() { Ok(parsed) } else { Err(refuse("it is too long")) }
 }
 
 /// A SHA-256 of data: its shape, its values, and the labels if they matter.
@@ -75,7 +77,7 @@ impl Prices {
     /// # Errors
     /// [`CouplingError::State`] if it is not there, not such a file, or damaged.
     pub fn load(path: &Path) -> Result<Self, CouplingError> {
-        read(path, HEADER, "state of priced_knn", Self::parse)
+        read(path, HEADER, "state of priced_knn", "delete it to fit it anew", Self::parse)
     }
 
     fn parse(reader: &mut Reader<'_>) -> Result<Self, &'static str> {

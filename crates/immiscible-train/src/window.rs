@@ -93,7 +93,10 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let mut pairing =
         Pairing { key, first, size, noise_of: (0..x0.nrows() as u32).collect(), milliseconds: 0.0 };
     if let Some(lookahead) = lookahead(coupling) {
-        let drawn = pairing.noise(0..x0.nrows() as u32, x0.ncols());
+        let mut drawn = Array2::zeros(x0.dim());
+        for (number, mut batch) in drawn.axis_chunks_iter_mut(Axis(0), size).enumerate() {
+            batch.assign(&pairing.drawn(number, x0.ncols()));
+        }
         let start = Instant::now();
         let noise_of = lookahead.pair(x0.view(), drawn.view(), &context, pairing.key_at(0));
         pairing.noise_of = noise_of.map_err(|source| TrainError::Coupling { step: first, source })?;
@@ -108,23 +111,32 @@ impl Pairing {
         self.key.step(self.first + number as u64).stream(Stream::NOISE)
     }
 
-    /// The noises with these numbers, `[n, D]`.
-    fn noise(&self, numbers: impl ExactSizeIterator<Item = u32>, dimensions: usize) -> Array2<f32> {
-        let mut values = vec![0.0; numbers.len() * dimensions];
-        for (values, j) in values.chunks_exact_mut(dimensions.max(1)).zip(numbers) {
-            let (number, row) = (j as usize / self.size, j as usize % self.size);
-            self.key_at(number).fill_normals(row as u64, dimensions, values);
+    /// What the batch of this number has without a pairing, `[B, D]`.
+    fn drawn(&self, number: usize, dimensions: usize) -> Array2<f32> {
+        let mut noise = Array2::zeros((self.size, dimensions));
+        if let Some(values) = noise.as_slice_mut() {
+            self.key_at(number).fill_normals(0, dimensions, values);
         }
-        let shape = (values.len() / dimensions.max(1), dimensions);
-        Array2::from_shape_vec(shape, values).expect("n rows of D values")
+        noise
+    }
+
+    /// What it has with it.
+    fn paired(&self, number: usize, dimensions: usize) -> Array2<f32> {
+        let mut noise = Array2::zeros((self.size, dimensions));
+        let numbers = &self.noise_of[number * self.size..(number + 1) * self.size];
+        for (mut noise, &j) in noise.rows_mut().into_iter().zip(numbers) {
+            let (number, row) = (j as usize / self.size, j as usize % self.size);
+            if let Some(values) = noise.as_slice_mut() {
+                self.key_at(number).fill_normals(row as u64, dimensions, values);
+            }
+        }
+        noise
     }
 
     /// The window's batch of this number, with its noise.
     fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
-        let rows = number * self.size..(number + 1) * self.size;
         let x0 = rows_of(&batch);
-        let drawn = self.noise(rows.start as u32..rows.end as u32, x0.ncols());
-        let noise = self.noise(self.noise_of[rows].iter().copied(), x0.ncols());
+        let (drawn, noise) = (self.drawn(number, x0.ncols()), self.paired(number, x0.ncols()));
         let drawn = Draw::measured(x0.view(), drawn.view(), noise, self.milliseconds);
         let drawn = drawn.map_err(|source| {
             let step = self.first + number as u64;

@@ -3,6 +3,7 @@
 use super::images::Images;
 use super::plot::plot;
 use super::report::{Report, Row};
+use super::writable;
 use crate::{Failure, cli, device};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::{Tensor, TensorData};
@@ -19,7 +20,7 @@ use std::time::Instant;
 const BATCH: usize = 256;
 /// Principal components whose variance is told.
 const COMPONENTS: usize = 8;
-/// Pools above this are paired by `window`, in 8 bits and without a matrix of costs.
+/// Pools above this are paired by `window`.
 const MATRIX: usize = 1024;
 
 /// Tries couplings on a data set and tells what each reaches and costs.
@@ -36,10 +37,11 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         ensure!(largest <= n, "--pools {largest}: the data has {n} images; write at most {n}");
         let rows = arguments.rows.unwrap_or(n.min(8192)).max(largest);
         ensure!(rows <= n, "--rows {rows}: the data has {n} images; write at most {n}");
-        let prices = match &arguments.prices {
-            None => None,
-            Some(path) => Some(prices_of(path, &images)?),
-        };
+        if let Some(out) = &arguments.out {
+            writable("out", out)?;
+        }
+        let prices = arguments.prices.as_ref().map(|path| prices_of(path, &images).context("--prices"));
+        let prices = prices.transpose()?;
         anyhow::Ok((images, rows, prices))
     };
     let (images, rows, prices) = prepare().map_err(Failure::usage)?;
@@ -47,6 +49,10 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
     let whole = images.what.clone();
     let images = images.some(rows, key);
     let moments = Moments::of(images.rows.view(), COMPONENTS);
+    if moments.rest + moments.variances.iter().sum::<f64>() <= 0.0 {
+        let alike = anyhow!("{}: all images are alike, and nothing can be coupled", images.what);
+        return Err(Failure::usage(alike));
+    }
     let (full_of, prices) = match prices {
         Some(prices) => (whole, prices),
         None => {
@@ -60,6 +66,7 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
     });
     let mut report = Report {
         data: images.what.clone(),
+        note: arguments.note.clone(),
         dimensions: images.rows.ncols(),
         threads: rayon::current_num_threads(),
         full_alignment: [full[0], full[1]],
@@ -67,7 +74,7 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         full_of,
         couplings: Vec::new(),
     };
-    for (name, pool, config) in couplings(arguments, images.labels.is_some()) {
+    for (name, pool, config) in couplings(arguments, rows, images.labels.is_some()) {
         eprintln!("{name}");
         report.couplings.push(measure(name, pool, &config, &images, &moments, key).map_err(Failure::run)?);
     }
@@ -81,19 +88,22 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
 /// Prices that were fitted to the whole data set.
 fn prices_of(path: &Path, images: &Images) -> Result<Semidiscrete> {
     let prices = Semidiscrete::load(path)?;
-    ensure!(
-        !prices.class_wise,
-        "--prices {}: they are for each class; fit them without --class-wise",
-        path.display()
-    );
+    let shown = path.display();
+    ensure!(!prices.class_wise, "{shown}: the prices are for each class; fit them without --class-wise");
+    ensure!(!prices.mirrored, "{shown}: the prices are for mirrored images too; fit them without --flip");
     prices.check(path, images.rows.view(), None)?;
     Ok(prices)
 }
 
 /// What is tried: a name, how many images are paired together, and the config.
-fn couplings(arguments: &cli::CouplingBench, labelled: bool) -> Vec<(String, usize, CouplingConfig)> {
+fn couplings(
+    arguments: &cli::CouplingBench,
+    rows: usize,
+    labelled: bool,
+) -> Vec<(String, usize, CouplingConfig)> {
+    let batch = BATCH.min(rows);
     let config = |kind: &str| CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
-    let mut all = vec![("independent".to_owned(), BATCH, config("independent"))];
+    let mut all = vec![("independent".to_owned(), batch, config("independent"))];
     for &pool in &arguments.pools {
         let (kind, paired) = match pool {
             ..=MATRIX => ("assignment", config("assignment")),
@@ -107,19 +117,19 @@ fn couplings(arguments: &cli::CouplingBench, labelled: bool) -> Vec<(String, usi
     }
     for &k in &arguments.candidates {
         let knn = CouplingConfig { k, ..config("knn") };
-        all.push((format!("knn {k}"), BATCH, knn.clone()));
-        all.push((format!("knn {k}, dot"), BATCH, CouplingConfig { select: Select::Dot, ..knn }));
+        all.push((format!("knn {k}"), batch, knn.clone()));
+        all.push((format!("knn {k}, dot"), batch, CouplingConfig { select: Select::Dot, ..knn }));
         let priced = CouplingConfig { k, ..config("priced_knn") };
-        all.push((format!("priced_knn {k}"), BATCH, priced.clone()));
+        all.push((format!("priced_knn {k}"), batch, priced.clone()));
         if labelled {
             all.push((
                 format!("priced_knn {k}, class-wise"),
-                BATCH,
+                batch,
                 CouplingConfig { class_wise: true, ..priced },
             ));
         }
         for control in ["norm_shrink", "mean_shift"] {
-            all.push((format!("{control} {k}"), BATCH, CouplingConfig { k, ..config(control) }));
+            all.push((format!("{control} {k}"), batch, CouplingConfig { k, ..config(control) }));
         }
     }
     all
@@ -134,13 +144,14 @@ fn measure(
     moments: &Moments,
     key: Key,
 ) -> Result<Row> {
-    let mut coupling = config.build()?;
-    coupling.fit(images.rows.view(), images.labels.as_deref())?;
     let rows = images.rows.nrows();
     let paired = rows / pool * pool;
-    let mut noise = Array2::<f32>::zeros((paired, images.rows.ncols()));
-    let (mut before, mut after, mut seconds) = (0.0, 0.0, 0.0);
+    // Touched before memory is looked at: it is not the coupling's.
+    let mut noise = Array2::<f32>::ones((paired, images.rows.ncols()));
     let memory = Memory::begin();
+    let mut coupling = config.build()?;
+    coupling.fit(images.rows.view(), images.labels.as_deref())?;
+    let (mut before, mut after, mut seconds) = (0.0, 0.0, 0.0);
     for (step, first) in (0..paired).step_by(pool).enumerate() {
         let rows = Slice::from(first..first + pool);
         let labels = images.labels.as_ref().map(|labels| &labels[first..first + pool]);
@@ -156,8 +167,11 @@ fn measure(
     let peak_bytes = memory.peak();
     let x = images.rows.slice_axis(Axis(0), Slice::from(..paired));
     let mean = x.mean_axis(Axis(0)).with_context(|| format!("{name}: no images"))?;
-    let alignment =
-        x.rows().into_iter().zip(noise.rows()).map(|(x, n)| f64::from((&x - &mean).dot(&n))).sum::<f64>();
+    let n = paired as f64;
+    let terms: Vec<f64> =
+        x.rows().into_iter().zip(noise.rows()).map(|(x, n)| f64::from((&x - &mean).dot(&n))).collect();
+    let alignment = terms.iter().sum::<f64>() / n;
+    let variance = terms.iter().map(|term| (term - alignment).powi(2)).sum::<f64>() / (n - 1.0);
     let Marginal { mean_shift, energy, leading } = Marginal::of(noise.view(), moments);
     let d = x.ncols() as f64;
     let normal = (energy - 1.0).abs() < 0.005 + 4.0 * (2.0 / (paired as f64 * d)).sqrt()
@@ -169,7 +183,9 @@ fn measure(
     Ok(Row {
         coupling: name,
         pool,
-        alignment: alignment / paired as f64,
+        images: paired,
+        alignment,
+        alignment_error: (variance / n).sqrt(),
         drop_percent: 100.0 * (1.0 - after / before),
         energy,
         mean_shift,
@@ -226,7 +242,11 @@ impl Memory {
 /// Writes the table, the numbers and the plot.
 fn write(report: &Report, out: &Path) -> Result<()> {
     let name = out.file_name().context("--out: write the name of the report, without an ending")?;
-    let title = format!("# Couplings on {}\n\n![]({}.svg)\n\n", report.data, name.display());
+    let picture = name.display().to_string().replace(' ', "%20");
+    let title = format!(
+        "# Couplings on {}\n\n![Share of the full alignment against the time for an image]({picture}.svg)\n\n",
+        report.data
+    );
     for (extension, text) in [
         ("md", format!("{title}{report}")),
         ("json", format!("{}\n", serde_json::to_string_pretty(report)?)),

@@ -1,7 +1,7 @@
 //! The images that couplings are tried on.
 
 use crate::cli;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use immiscible_data::{Batch, DataOptions, SOURCES, build, npy};
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Axis};
@@ -11,8 +11,8 @@ pub(crate) struct Images {
     /// `[N, D]`
     pub(crate) rows: Array2<f32>,
     pub(crate) labels: Option<Vec<u32>>,
-    /// Of an image, the last of its axes.
-    pub(crate) width: usize,
+    /// Of an image, if the rows are images and not only values.
+    pub(crate) width: Option<usize>,
     /// In words.
     pub(crate) what: String,
 }
@@ -25,6 +25,7 @@ impl Images {
             None => (&*data.data, None),
         };
         let images = if Path::new(&data.data).extension().is_some_and(|extension| extension == "npy") {
+            ensure!(data.image_size.is_none(), "--image-size: an array keeps its size; leave it out");
             Self::of_arrays(Path::new(&data.data), data.labels.as_deref())?
         } else if SOURCES.iter().any(|(known, _)| *known == name) {
             ensure!(data.labels.is_none(), "--labels: {name} has its own; leave it out");
@@ -33,12 +34,13 @@ impl Images {
                 image_size: data.image_size,
                 ..DataOptions::new(name)
             };
-            let source = build(&options)?;
+            let remedy = || format!("DATA = {}: write NAME, or NAME:PATH where it needs one", data.data);
+            let source = build(&options).with_context(remedy)?;
             let batch = Batch::read(&*source, (0..source.len() as u64).collect())?;
             let shape @ [c, h, w] = source.shape();
             let rows = batch.images.into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
             let what = format!("{}: {} of {c}×{h}×{w}", data.data, rows.nrows());
-            Self { rows, labels: batch.labels, width: w, what }
+            Self { rows, labels: batch.labels, width: Some(w), what }
         } else {
             let names: Vec<_> = SOURCES.iter().map(|(name, _)| *name).collect();
             bail!(
@@ -69,29 +71,20 @@ impl Images {
             let (found, n) = (labels.len(), rows.nrows());
             ensure!(found == n, "--labels: it has {found} rows for {n} images; give one for each");
         }
-        let width = file.shape.last().copied().unwrap_or(1);
+        let width = file.shape.last().copied().filter(|_| file.shape.len() >= 3);
         let what = format!("{}: {} of {} values", path.display(), rows.nrows(), rows.ncols());
         Ok(Self { rows, labels, width, what })
     }
 
-    /// `n` of them, chosen at random.
+    /// `n` of them in an order of their own: data sets are often sorted by class, and a pool must not be of one class.
     pub(crate) fn some(self, n: usize, key: Key) -> Self {
-        if n >= self.rows.nrows() {
-            return self;
-        }
-        let mut chosen: Vec<usize> = key
-            .stream(Stream::SHUFFLE)
-            .permutation(self.rows.nrows())
-            .into_iter()
-            .take(n)
-            .map(|row| row as usize)
-            .collect();
-        // A window's rows come in any order; sorted ones are read once.
-        chosen.sort_unstable();
+        let all = self.rows.nrows();
+        let order = key.stream(Stream::SHUFFLE).permutation(all);
+        let chosen: Vec<usize> = order.into_iter().take(n).map(|row| row as usize).collect();
         Self {
             rows: self.rows.select(Axis(0), &chosen),
             labels: self.labels.map(|labels| chosen.iter().map(|row| labels[*row]).collect()),
-            what: format!("{n} images of {}", self.what),
+            what: if n < all { format!("{n} images of {}", self.what) } else { self.what },
             width: self.width,
         }
     }

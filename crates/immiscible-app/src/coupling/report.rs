@@ -7,9 +7,12 @@ use std::fmt::{self, Display, Write};
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) data: String,
+    /// What the user said about the measurement.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
     pub(crate) dimensions: usize,
     pub(crate) threads: usize,
-    /// What no coupling's alignment exceeds, and its standard error.
+    /// What the alignment of no coupling with standard normal noise exceeds, and its standard error.
     pub(crate) full_alignment: [f64; 2],
     /// χ² of the prices that say so, and its standard error.
     pub(crate) chi_squared: [f64; 2],
@@ -24,8 +27,11 @@ pub(crate) struct Row {
     pub(crate) coupling: String,
     /// Images that are paired together.
     pub(crate) pool: usize,
+    /// Images that noise was drawn for, in whole pools.
+    pub(crate) images: usize,
     /// E⟨ε, x − x̄⟩.
     pub(crate) alignment: f64,
+    pub(crate) alignment_error: f64,
     /// By how much per cent the mean L2 distance fell.
     pub(crate) drop_percent: f64,
     pub(crate) energy: f64,
@@ -54,10 +60,15 @@ impl Report {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = if self.threads == 1 { "1 thread".into() } else { format!("{} threads", self.threads) };
-        writeln!(f, "{}; {threads}.\n", self.data)?;
+        writeln!(f, "{}; {threads}.", self.data)?;
+        if let Some(note) = &self.note {
+            writeln!(f, "{note}")?;
+        }
+        writeln!(f)?;
         writeln!(
             f,
-            "Full alignment, which no coupling exceeds: {:.3} ± {:.3}, by semidiscrete prices for {} (χ² {:.4} ± {:.4}).\n",
+            "Full alignment, which no coupling with standard normal noise exceeds: {:.3} ± {:.3}, by semidiscrete prices for {} \
+             (χ² {:.4} ± {:.4}).\n",
             self.full_alignment[0],
             self.full_alignment[1],
             self.full_of,
@@ -77,10 +88,11 @@ impl Display for Report {
                 .map_or("–".into(), |bytes| format!("{:.0}", bytes as f64 / f64::from(1 << 20)));
             writeln!(
                 table,
-                "| {} | {} | {:.2} | {:.1} | {:.2} | {:.4} | {:.2} | {:.3} | {probe} | {:.1} | {memory} |",
+                "| {} | {} | {:.2} ± {:.2} | {:.1} | {:.2} | {:.4} | {:.2} | {:.3} | {probe} | {:.1} | {memory} |",
                 row.coupling,
                 row.pool,
                 row.alignment,
+                row.alignment_error,
                 self.share_percent(row),
                 row.drop_percent,
                 row.energy,
