@@ -74,6 +74,7 @@ fn every_pipeline_comes_back_with_all_its_parts() {
     for (class, pipeline) in [
         (Some("DDIMPipeline"), parts(unet(3), "DDIMScheduler", false, false)),
         (Some("DDPMPipeline"), parts(unet(3), flow, false, false)),
+        (Some("ConsistencyModelPipeline"), parts(unet(3), "CMStochasticIterativeScheduler", false, false)),
         (Some("LDMPipeline"), parts(unet(4), "DDIMScheduler", true, false)),
         (Some("StableDiffusionPipeline"), parts(text_unet(), "DDIMScheduler", true, true)),
         (Some("DiTPipeline"), parts(dit(1000), "DDPMScheduler", true, false)),
@@ -96,6 +97,29 @@ fn every_pipeline_comes_back_with_all_its_parts() {
         assert_eq!(states(read.text), states(pipeline.text));
         fs::remove_dir_all(&to).unwrap();
     }
+}
+
+/// Of a learned variance the package's pipelines for UNets know by their scheduler, and that for transformers drops it.
+#[test]
+fn a_learned_variance_goes_where_the_package_can_run_it() {
+    let learned = || {
+        let settings = r#"{"_class_name": "DDPMScheduler", "variance_type": "learned_range"}"#;
+        Scheduler::from_json(settings).unwrap()
+    };
+    let fixed = || scheduler("DDPMScheduler");
+    let twice =
+        NetworkConfig::UNet2DModel(UNet2DConfig { in_channels: 3, out_channels: 6, ..UNet2DConfig::tiny() });
+    let class = |config: &NetworkConfig, scheduler: Scheduler| {
+        let vae = matches!(config, NetworkConfig::DiTTransformer2DModel(_)).then(vae);
+        Pipeline { vae, ..Pipeline::new(fresh(config.clone()), scheduler) }.class_name()
+    };
+    assert_eq!(class(&twice, learned()), Some("DDPMPipeline"));
+    assert_eq!(class(&twice, fixed()), None);
+    assert_eq!(class(&twice, scheduler("DDIMScheduler")), None);
+    assert_eq!(class(&unet(3), fixed()), Some("DDPMPipeline"));
+    assert_eq!(class(&unet(3), learned()), None);
+    assert_eq!(class(&dit(1000), fixed()), Some("DiTPipeline"));
+    assert_eq!(class(&dit(1000), learned()), None);
 }
 
 #[test]
