@@ -142,8 +142,8 @@ fn lpips(path: &Path) {
     fs::write(path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &values].concat()).unwrap();
 }
 
-/// The network of a preset is as it is in the file; only the batch is smaller. That of the fine-tuning comes from a folder: it is
-/// trained in `tests/latent.rs`.
+/// The network of a preset is as it is in the file; only the batch is smaller. How the fine-tuning begins with the network of a
+/// folder is in `tests/latent.rs`.
 #[test]
 fn every_published_experiment_passes_a_dry_run() {
     let folder = tempfile::tempdir().unwrap();
@@ -161,6 +161,11 @@ fn every_published_experiment_passes_a_dry_run() {
         ("cifar10-ddim", &["data.path=cifar"], ["unet with 35746307", "3×32×32"]),
         ("cifar10-flow", &["data.path=cifar"], ["unet with 35746307", "3×32×32"]),
         ("latent-unconditional-256", &["data.path=images-256", vae], ["unet with 256401796", "4×32×32"]),
+        (
+            "sd-class-finetune-256",
+            &["data.path=images-256", "latent.vae=frozen/vae", text_encoder],
+            ["unet-condition with 859520964", "\"{}\" from"],
+        ),
         (
             "sd-class-scratch-256",
             &["data.path=images-256", "latent.vae=frozen/vae", text_encoder],
