@@ -60,7 +60,7 @@ pub(crate) fn plot(report: &Report) -> String {
     for (i, (name, colour)) in
         ["mean and energy of normal noise", "mean or energy is off"].into_iter().zip(COLOURS).enumerate()
     {
-        let at = WIDTH - RIGHT - 210.0;
+        let at = WIDTH - RIGHT - 222.0;
         let line = HEIGHT - BOTTOM - 30.0 + 16.0 * i as f64;
         let _ = writeln!(
             svg,
