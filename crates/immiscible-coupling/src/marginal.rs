@@ -99,13 +99,8 @@ impl Probe {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fresh_noise;
     use immiscible_random::Key;
-
-    fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
-        let mut values = vec![0.0; rows * columns];
-        Key::new(seed).fill_normals(0, columns, &mut values);
-        Array2::from_shape_vec((rows, columns), values).unwrap()
-    }
 
     #[test]
     fn what_is_wrong_with_noise_is_seen() {
@@ -113,7 +108,7 @@ mod tests {
         let mut components = Array2::zeros((2, d));
         (components[(0, 0)], components[(1, 3)]) = (1.0, 1.0);
         let moments = Moments { mean: Array1::zeros(d), components, variances: vec![2.0, 1.0], rest: 1.0 };
-        let noise = normals(1, rows, d);
+        let noise = fresh_noise(rows, d, Key::new(1));
         let found = Marginal::of(noise.view(), &moments);
         assert!((found.mean_shift - 1.0).abs() < 4.0 * (2.0 / d as f64).sqrt(), "{found:?}");
         assert!((found.energy - 1.0).abs() < 4.0 * (2.0 / (rows * d) as f64).sqrt(), "{found:?}");
@@ -131,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_probe_finds_means_that_differ_and_nothing_else() {
-        let noise = normals(2, 6000, 8);
+        let noise = fresh_noise(6000, 8, Key::new(2));
         let labels: Vec<u32> = (0..6000).map(|row| [7, 2, 9][row % 3]).collect();
         let chance = Probe::of(noise.view(), &labels);
         assert!(

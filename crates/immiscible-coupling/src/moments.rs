@@ -132,21 +132,16 @@ fn eigen(mut a: Array2<f64>) -> (Vec<f64>, Array2<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
-        let mut values = vec![0.0; rows * columns];
-        Key::new(seed).fill_normals(0, columns, &mut values);
-        Array2::from_shape_vec((rows, columns), values).unwrap()
-    }
+    use crate::fresh_noise;
 
     #[test]
     fn components_are_those_of_the_exact_covariance() {
         // Variances that fall as those of images do, in directions that are not the axes, around a mean.
-        let mut rows = normals(1, 500, 60);
+        let mut rows = fresh_noise(500, 60, Key::new(1));
         for (j, mut column) in rows.columns_mut().into_iter().enumerate() {
             column *= 10.0 / (1.0 + j as f32);
         }
-        let mixing = normals(2, 60, 60) / 60_f32.sqrt();
+        let mixing = fresh_noise(60, 60, Key::new(2)) / 60_f32.sqrt();
         let rows = rows.dot(&mixing) + 3.0;
         let found = Moments::of(rows.view(), 12);
 
@@ -170,7 +165,7 @@ mod tests {
 
     #[test]
     fn few_rows_have_few_components() {
-        let rows = normals(3, 4, 30);
+        let rows = fresh_noise(4, 30, Key::new(3));
         let found = Moments::of(rows.view(), 32);
         assert_eq!(found.components.dim(), (3, 30));
         assert!(found.rest < 1e-4, "three components hold four rows: {found:?}");

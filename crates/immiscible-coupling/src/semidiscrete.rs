@@ -381,12 +381,7 @@ fn jackknife(estimates: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn normals(seed: u64, rows: usize, columns: usize) -> Array2<f32> {
-        let mut values = vec![0.0; rows * columns];
-        Key::new(seed).fill_normals(0, columns, &mut values);
-        Array2::from_shape_vec((rows, columns), values).unwrap()
-    }
+    use crate::fresh_noise;
 
     /// Two images ±a: every half space has half of the noises, and the alignment is E|⟨n, a⟩| = |a| √(2/π).
     #[test]
@@ -404,7 +399,7 @@ mod tests {
 
     #[test]
     fn prices_bring_every_image_its_share() {
-        let images = normals(2, 300, 12);
+        let images = fresh_noise(300, 12, Key::new(2));
         let options = SemidiscreteOptions { chi_squared: 0.02, ..SemidiscreteOptions::default() };
         let fitted = Semidiscrete::fit(images.view(), None, &options, Key::new(1)).unwrap();
         let potential = &fitted.of[&0];
@@ -422,7 +417,7 @@ mod tests {
 
     #[test]
     fn equal_and_mirrored_images_share_a_price() {
-        let mut images = normals(3, 40, 8);
+        let mut images = fresh_noise(40, 8, Key::new(3));
         let first = images.row(0).to_owned();
         images.row_mut(7).assign(&first);
         let mirrored: Vec<f32> =
@@ -439,7 +434,7 @@ mod tests {
 
     #[test]
     fn labels_have_prices_of_their_own_and_a_single_image_has_nothing_to_choose() {
-        let images = normals(4, 41, 6);
+        let images = fresh_noise(41, 6, Key::new(4));
         let labels: Vec<u32> = (0..41).map(|row| if row == 40 { 9 } else { row % 2 }).collect();
         let options = SemidiscreteOptions { class_wise: true, ..SemidiscreteOptions::default() };
         let fitted = Semidiscrete::fit(images.view(), Some(&labels), &options, Key::new(1)).unwrap();
@@ -464,7 +459,7 @@ mod tests {
     #[test]
     fn images_that_are_not_finite_or_not_there_are_refused() {
         let options = SemidiscreteOptions::default();
-        let mut images = normals(5, 4, 3);
+        let mut images = fresh_noise(4, 3, Key::new(5));
         images[(2, 1)] = f32::NAN;
         let fit = |images: &Array2<f32>| Semidiscrete::fit(images.view(), None, &options, Key::new(1));
         assert!(matches!(fit(&images), Err(CouplingError::NonFinite)));
