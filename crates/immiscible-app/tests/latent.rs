@@ -219,6 +219,8 @@ fn a_consistency_run_is_sampled_in_one_step() {
         "--set",
         "method={kind=\"improved_consistency\", s0=4, s1=16}",
         "--set",
+        "optimizer.warmup_steps=0",
+        "--set",
         UNET,
         "--set",
         "sample.n=4",

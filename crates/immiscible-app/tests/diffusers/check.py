@@ -128,7 +128,8 @@ def exported_consistency(folder):
         "model={kind='unet',block_out_channels=[8,16],norm_num_groups=4,layers_per_block=1,attention_head_dim=4,"
         "down_block_types=['DownBlock2D','AttnDownBlock2D'],up_block_types=['AttnUpBlock2D','UpBlock2D']}"
     )
-    method = ("method={kind='improved_consistency',s0=4,s1=16}", "optimizer.learning_rate=1e-3", "ema.decay=0.5")
+    method = ("method={kind='improved_consistency',s0=4,s1=16}", "ema.decay=0.5")
+    method += ("optimizer.learning_rate=1e-2", "optimizer.warmup_steps=0")
     data = ("data={name='digits'}", "train.batch_size=16")
     path = train(folder, "consistency", model, *method, *data, preset="cifar10-consistency")
     pipeline = ConsistencyModelPipeline.from_pretrained(path)
