@@ -66,6 +66,16 @@ pub(crate) fn all_finite(batch: &Batch, step: u64, latents: bool) -> Result<(), 
 /// [`TrainError::NonFiniteImage`] for images that are not finite, and when the coupling refuses the batch.
 pub fn prepare(coupling: &dyn Coupling, batch: Batch, key: Key, step: u64) -> Result<Prepared, TrainError> {
     all_finite(&batch, step, false)?;
+    couple(coupling, batch, key, step)
+}
+
+/// [`prepare`] for images, or latents of them, that are finite.
+pub(crate) fn couple(
+    coupling: &dyn Coupling,
+    batch: Batch,
+    key: Key,
+    step: u64,
+) -> Result<Prepared, TrainError> {
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None });
     };

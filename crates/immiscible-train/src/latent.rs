@@ -1,4 +1,7 @@
-use crate::{Prepared, StepReport, TrainError, TrainStep, diffusion::all_finite, prepare};
+use crate::{
+    Prepared, StepReport, TrainError, TrainStep,
+    diffusion::{all_finite, couple},
+};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Coupling, CouplingError, Draw, PairContext};
 use immiscible_models::{AutoencoderKL, Network};
@@ -83,7 +86,7 @@ impl TrainStep for LatentStep {
         let mut batch = prepared.batch;
         batch.images = self.latents.encode(&batch.images, self.key.step(step))?;
         all_finite(&batch, step, true)?;
-        self.inner.step(prepare(&*self.coupling, batch, self.key, step)?, step)
+        self.inner.step(couple(&*self.coupling, batch, self.key, step)?, step)
     }
 
     fn sampling_network(&self) -> &Network {
