@@ -250,7 +250,10 @@ impl<'a, T: Real> Auction<'a, T> {
             return best.reduced;
         }
         if self.costs.are_made() {
-            return self.best(i).reduced;
+            let best = self.best(i);
+            if best.certain {
+                return best.reduced;
+            }
         }
         let costs = self.costs.rows(i..i + 1, &mut self.buffer);
         self.reduced.least(self.arch, costs, self.prices.as_slice())
@@ -340,6 +343,22 @@ mod tests {
 
         fn are_made(&self) -> bool {
             true
+        }
+    }
+
+    #[test]
+    fn rows_full_of_ties_that_are_made_are_at_their_best() {
+        for seed in 0..20 {
+            let (rows, columns) = (400 + 10 * seed as usize, 800);
+            let mut cost = -normals(seed, rows, 24).dot(&normals(100 + seed, columns, 24).t());
+            cost.rows_mut().into_iter().take(rows / 2).for_each(|mut row| row.fill(0.0));
+            let stored = Stored { values: cost.as_slice().unwrap(), columns };
+            let counting = Counting { stored, alone: Default::default() };
+            let matching = solve_costs(&counting, 0.0).unwrap().unwrap();
+            let pairs = matching.column_of.iter().enumerate();
+            let total: f64 = pairs.map(|(i, &j)| f64::from(cost[(i, j as usize)])).sum();
+            let gap = total - matching.lower_bound();
+            assert!(gap.abs() <= 1e-9 * total.abs(), "{seed}: {gap}");
         }
     }
 
