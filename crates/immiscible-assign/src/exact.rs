@@ -146,7 +146,8 @@ mod tests {
         assert!(problem.products().is_some());
         let found = Exact.assign(&problem).unwrap();
         let expected = Exact.solve(problem.cost_matrix().unwrap().view(), None).unwrap();
-        assert_eq!(found.identity_cost, expected.identity_cost);
+        // They are kept in 16 bits.
+        assert!((found.identity_cost - expected.identity_cost).abs() < 1e-6 * expected.cost.abs());
         assert!((found.cost - expected.cost).abs() < 1e-6 * expected.cost.abs(), "{found:?}");
         assert!(found.cost - found.lower_bound.unwrap() < 1e-6 * expected.cost.abs());
     }

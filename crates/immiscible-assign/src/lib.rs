@@ -12,6 +12,7 @@ mod error;
 mod exact;
 mod greedy;
 mod half;
+mod int16;
 mod int8;
 mod knn;
 mod lapjv;

@@ -3,8 +3,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AssignError, Cost, Products, cost::all_finite};
 
-/// Noises from which on the costs of 8 bits are no matrix any more.
+/// Noises from which on the costs of 8 bits are no matrix in single precision any more …
 const MATRIX: usize = 4096;
+/// … and costs up to which they are kept in 16 bits: 512 MiB.
+const KEPT: usize = 1 << 28;
 
 /// The noises that images may take.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +80,10 @@ impl<'a> Problem<'a> {
         };
         let simple = self.cost == Cost::Dot && self.precision == Precision::Int8 && self.mask.is_none();
         let fits = self.images.ncols() == noise.ncols() && noise.nrows() >= MATRIX;
-        if simple && fits { Products::new(-1.0, self.images, noise) } else { None }
+        if !(simple && fits) {
+            return None;
+        }
+        Some(Products::new(-1.0, self.images, noise)?.keep(KEPT))
     }
 
     /// # Errors
