@@ -1,4 +1,4 @@
-use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, fresh_noise};
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise};
 use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
@@ -144,12 +144,6 @@ impl HostCoupling for Assignment {
         let taken: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
         let noise = drawn.select(Axis(0), &taken);
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let statistics = Statistics::measure(
-            x0,
-            drawn.slice_axis(Axis(0), Slice::from(..rows)),
-            noise.view(),
-            milliseconds,
-        )?;
-        Ok(Draw { noise, statistics })
+        Draw::measured(x0, drawn.slice_axis(Axis(0), Slice::from(..rows)), noise, milliseconds)
     }
 }

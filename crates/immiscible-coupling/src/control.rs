@@ -1,6 +1,5 @@
 use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, Lookahead, PairContext, Statistics, draw_through_host, read,
-    upload,
+    Coupling, CouplingError, Draw, HostCoupling, Lookahead, PairContext, draw_through_host, read, upload,
 };
 use burn::tensor::Tensor;
 use immiscible_random::{Key, Stream};
@@ -40,9 +39,7 @@ impl Control {
             After::Flip => -noise,
             After::Shuffle => noise.select(Axis(0), &places(x0.nrows(), pairing, key)?),
         };
-        let Statistics { distance_before, milliseconds, .. } = statistics;
-        let measured = Statistics::measure(x0, noise.view(), noise.view(), milliseconds)?;
-        Ok(Draw { noise, statistics: Statistics { distance_before, ..measured } })
+        Draw::measured_since(x0, statistics.distance_before, noise, statistics.milliseconds)
     }
 }
 

@@ -1,4 +1,5 @@
-use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, Statistics, fresh_noise};
+use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise};
+use immiscible_assign::mean_distance;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -28,7 +29,7 @@ impl HostCoupling for Independent {
         key: Key,
     ) -> Result<Draw<Array2<f32>>, CouplingError> {
         let noise = fresh_noise(x0.nrows(), x0.ncols(), key);
-        let statistics = Statistics::measure(x0, noise.view(), noise.view(), 0.0)?;
-        Ok(Draw { noise, statistics })
+        let distance = mean_distance(x0, noise.view())?;
+        Draw::measured_since(x0, distance, noise, 0.0)
     }
 }

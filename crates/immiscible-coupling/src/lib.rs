@@ -36,6 +36,7 @@ pub use statistics::Statistics;
 pub use window::Window;
 
 use burn::tensor::{Tensor, TensorData};
+use immiscible_assign::mean_distance;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -62,7 +63,20 @@ impl Draw<Array2<f32>> {
         noise: Array2<f32>,
         milliseconds: f64,
     ) -> Result<Self, CouplingError> {
-        let statistics = Statistics::measure(x0, drawn, noise.view(), milliseconds)?;
+        Self::measured_since(x0, mean_distance(x0, drawn)?, noise, milliseconds)
+    }
+
+    /// The same, given only the [mean distance](mean_distance) to what was drawn.
+    ///
+    /// # Errors
+    /// [`CouplingError::Assign`] if the shapes differ.
+    pub fn measured_since(
+        x0: ArrayView2<f32>,
+        distance_before: f64,
+        noise: Array2<f32>,
+        milliseconds: f64,
+    ) -> Result<Self, CouplingError> {
+        let statistics = Statistics::measure(x0, distance_before, noise.view(), milliseconds)?;
         Ok(Self { noise, statistics })
     }
 }

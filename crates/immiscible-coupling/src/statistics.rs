@@ -31,17 +31,16 @@ impl Statistics {
         immiscible_assign::drop_percent(self.distance_before, self.distance_after)
     }
 
-    /// Measures the noises `drawn` and `taken`, both in image order.
+    /// Measures the noises `taken` in place of some at the mean distance `distance_before`.
     ///
     /// # Shapes
-    /// All three `[B, D]`.
+    /// Both `[B, D]`.
     pub(crate) fn measure(
         x0: ArrayView2<f32>,
-        drawn: ArrayView2<f32>,
+        distance_before: f64,
         taken: ArrayView2<f32>,
         milliseconds: f64,
     ) -> Result<Self, AssignError> {
-        let distance_before = mean_distance(x0, drawn)?;
         let distance_after = mean_distance(x0, taken)?;
         let (mut inner, mut image, mut noise) = (0.0, 0.0, 0.0);
         let (mut sum_x, mut sum_e) = (Array1::<f32>::zeros(x0.ncols()), Array1::<f32>::zeros(x0.ncols()));

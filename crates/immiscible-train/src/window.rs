@@ -2,10 +2,11 @@ use crate::{
     Prepared, TrainError,
     diffusion::{all_finite, rows_of},
 };
+use immiscible_assign::mean_distance;
 use immiscible_coupling::{Coupling, Draw, Lookahead, PairContext};
 use immiscible_data::{Batch, Loader, prefetch};
 use immiscible_random::{Key, Stream};
-use ndarray::{Array2, Axis, concatenate};
+use ndarray::{Array2, ArrayViewMut2, Axis, Slice, concatenate};
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -71,6 +72,8 @@ struct Pairing {
     size: usize,
     /// The number of each row's noise: that of the row which would have it without a pairing.
     noise_of: Vec<u32>,
+    /// The mean distance between each batch's rows and their own noises.
+    distances: Vec<f64>,
     /// Time of the pairing, for each batch.
     milliseconds: f64,
 }
@@ -90,13 +93,22 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
     let context = PairContext { labels: labels.as_deref(), index: Some(&index), ..PairContext::default() };
 
-    let mut pairing =
-        Pairing { key, first, size, noise_of: (0..x0.nrows() as u32).collect(), milliseconds: 0.0 };
+    let mut pairing = Pairing {
+        key,
+        first,
+        size,
+        noise_of: (0..x0.nrows() as u32).collect(),
+        distances: Vec::new(),
+        milliseconds: 0.0,
+    };
+    let mut drawn = Array2::zeros(x0.dim());
+    for (number, mut noise) in drawn.axis_chunks_iter_mut(Axis(0), size).enumerate() {
+        pairing.draw(number, noise.view_mut());
+        let x0 = x0.slice_axis(Axis(0), Slice::from(number * size..(number + 1) * size));
+        let distance = mean_distance(x0, noise.view()).expect("a noise is as long as its image");
+        pairing.distances.push(distance);
+    }
     if let Some(lookahead) = lookahead(coupling) {
-        let mut drawn = Array2::zeros(x0.dim());
-        for (number, mut batch) in drawn.axis_chunks_iter_mut(Axis(0), size).enumerate() {
-            batch.assign(&pairing.drawn(number, x0.ncols()));
-        }
         let start = Instant::now();
         let noise_of = lookahead.pair(x0.view(), drawn.view(), &context, pairing.key_at(0));
         pairing.noise_of = noise_of.map_err(|source| TrainError::Coupling { step: first, source })?;
@@ -111,16 +123,15 @@ impl Pairing {
         self.key.step(self.first + number as u64).stream(Stream::NOISE)
     }
 
-    /// What the batch of this number has without a pairing, `[B, D]`.
-    fn drawn(&self, number: usize, dimensions: usize) -> Array2<f32> {
-        let mut noise = Array2::zeros((self.size, dimensions));
+    /// Fills `noise`, `[B, D]`, with what the batch of this number has without a pairing.
+    fn draw(&self, number: usize, mut noise: ArrayViewMut2<f32>) {
+        let dimensions = noise.ncols();
         if let Some(values) = noise.as_slice_mut() {
             self.key_at(number).fill_normals(0, dimensions, values);
         }
-        noise
     }
 
-    /// What it has with it.
+    /// What the batch of this number has with it.
     fn paired(&self, number: usize, dimensions: usize) -> Array2<f32> {
         let mut noise = Array2::zeros((self.size, dimensions));
         let numbers = &self.noise_of[number * self.size..(number + 1) * self.size];
@@ -136,8 +147,8 @@ impl Pairing {
     /// The window's batch of this number, with its noise.
     fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
         let x0 = rows_of(&batch);
-        let (drawn, noise) = (self.drawn(number, x0.ncols()), self.paired(number, x0.ncols()));
-        let drawn = Draw::measured(x0.view(), drawn.view(), noise, self.milliseconds);
+        let noise = self.paired(number, x0.ncols());
+        let drawn = Draw::measured_since(x0.view(), self.distances[number], noise, self.milliseconds);
         let drawn = drawn.map_err(|source| {
             let step = self.first + number as u64;
             TrainError::Coupling { step, source }
