@@ -4,7 +4,8 @@ use crate::{
 };
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::store::burn_pack::{self, Reader, Writer};
+use burn::tensor::{Bytes, Tensor};
 use immiscible_models::Network;
 use std::fmt::Display;
 use std::ops::Range;
@@ -116,8 +117,9 @@ impl Learner {
         // One after the other: each is in memory a second time while it is written.
         files.write(WEIGHTS, &self.network.valid().to_bytes()?)?;
         files.write(EMA_WEIGHTS, &self.ema.network().to_bytes()?)?;
-        let record = self.optimizer.into_bytes();
-        files.write(OPTIMIZER, &record.map_err(|e| TrainError::checkpoint(Path::new(OPTIMIZER), e))?)
+        let unwritable = |reason: &dyn Display| TrainError::checkpoint(Path::new(OPTIMIZER), reason);
+        let record = self.optimizer.into_bytes().map_err(|reason| unwritable(&reason))?;
+        files.write(OPTIMIZER, &in_order(record).map_err(|reason| unwritable(&reason))?)
     }
 
     pub(crate) fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -131,4 +133,16 @@ impl Learner {
         self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
         Ok(())
     }
+}
+
+/// The same record with its tensors by name: the optimiser writes them in the order of a hash table, which is another in
+/// every process.
+fn in_order(record: Bytes) -> Result<Bytes, burn_pack::Error> {
+    let record = Reader::from_bytes(record)?;
+    let (scalars, metadata) = (record.scalars().clone(), record.metadata().clone());
+    let mut tensors = record.into_tensors()?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let writer =
+        scalars.iter().fold(Writer::new(tensors), |writer, (key, value)| writer.with_scalar(key, *value));
+    metadata.iter().fold(writer, |writer, (key, value)| writer.with_metadata(key, value)).into_bytes()
 }
