@@ -25,6 +25,7 @@ use immiscible_train::TrainError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    signals::outlive_the_file_limit();
     let outcome = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => train::run(&arguments),
         cli::Command::Sample(arguments) => sample::run(&arguments),

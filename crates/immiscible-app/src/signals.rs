@@ -28,13 +28,6 @@ impl Signals {
             };
             listen().context("the signals cannot be taken over")?;
         }
-        #[cfg(unix)]
-        {
-            // A file beyond the limit of `ulimit -f` is then an error like that of a full disk, and not the end.
-            let ignored = Arc::new(AtomicBool::new(false));
-            signal_hook::flag::register(signal_hook::consts::SIGXFSZ, ignored)
-                .context("the signals cannot be taken over")?;
-        }
         Ok(signals)
     }
 
@@ -61,3 +54,14 @@ impl Signals {
 fn status(signal: i32) -> u8 {
     u8::try_from(128 + signal).unwrap_or(1)
 }
+
+/// Makes a file beyond the limit of `ulimit -f` an error like that of a full disk, and not the end of the process.
+#[cfg(unix)]
+pub(crate) fn outlive_the_file_limit() {
+    // Where it cannot be had, the limit is what it always is.
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+}
+
+/// Elsewhere there is no such limit.
+#[cfg(not(unix))]
+pub(crate) fn outlive_the_file_limit() {}
