@@ -5,6 +5,7 @@ mod diffusers;
 mod golden;
 mod layers;
 mod python;
+mod reliability;
 mod test;
 
 use std::process::{Command, ExitCode};
@@ -22,6 +23,8 @@ cargo xtask COMMAND
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
   bench coupling DATA  what each coupling reaches on a data set, and what it costs: `immiscible coupling bench`
+  reliability       kills, full disks, damaged checkpoints, signals and a long run; writes docs/reports/reliability.md
+                    --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some("train" | "sample" | "export" | "assign" | "coupling" | "list") => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
+        Some("reliability") => reliability::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),

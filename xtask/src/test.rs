@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, one stage after the other, with the minutes of each.
 
-use crate::{Outcome, cargo, layers, python};
+use crate::{Outcome, cargo, layers, python, reliability};
 use std::{fs, path::Path, time::Instant};
 
 type Stage = (&'static str, fn() -> Outcome);
@@ -11,6 +11,7 @@ const STAGES: &[Stage] = &[
     ("tests", || {
         crate::run(cargo().args(["test", "--workspace", "--exclude", "immiscible-benches"]).args(NO_PYTHON))
     }),
+    ("reliability", reliability::check),
     // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
     ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),
     ("lints", || {

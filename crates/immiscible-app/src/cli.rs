@@ -4,9 +4,20 @@ use clap::{Args, Parser, Subcommand};
 use immiscible_coupling::SemidiscreteOptions;
 use std::path::PathBuf;
 
+/// What the command's exit status says.
+pub(crate) const EXIT_STATUS: &str = "\
+Exit status:
+  0    it is done
+  1    something failed while it ran
+  2    the command, the config or the data are not as they must be; nothing was done
+  3    another process trains in this run
+  4    the device failed, or its memory is used up
+  130  stopped by SIGINT (Ctrl-C), after a checkpoint if it was training
+  143  stopped by SIGTERM, likewise";
+
 /// Trains diffusion models with well-chosen noise, and samples from them.
 #[derive(Debug, Parser)]
-#[command(name = "immiscible", version)]
+#[command(name = "immiscible", version, after_help = EXIT_STATUS)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -20,6 +31,9 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Write a run's network as a folder that the Python package diffusers opens.
     Export(Export),
+    /// Look after the checkpoints of a run.
+    #[command(subcommand)]
+    Checkpoint(Checkpoint),
     /// Say which noise each image takes, from .npy files of float16, float32 or float64.
     Assign(Assign),
     /// Try couplings on a data set, without training.
@@ -27,6 +41,15 @@ pub(crate) enum Command {
     Coupling(Coupling),
     /// List presets and every part that a config can name.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checkpoint {
+    /// Read every checkpoint and compare it with its manifest; exit status 1 if one is damaged.
+    Verify {
+        /// A run directory, such as runs/digits.
+        run: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,7 @@
 //! The `immiscible` command: reads a config, builds the parts by name, runs.
 
 mod assign;
+mod checkpoint;
 mod cli;
 mod config;
 mod coupling;
@@ -10,11 +11,13 @@ mod export;
 mod grid;
 mod latent;
 mod list;
+mod panics;
 mod parts;
 mod presets;
 mod progress;
 mod quality;
 mod sample;
+mod signals;
 mod train;
 
 use clap::Parser;
@@ -22,10 +25,12 @@ use immiscible_train::TrainError;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    signals::outlive_the_file_limit();
     let outcome = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => train::run(&arguments),
         cli::Command::Sample(arguments) => sample::run(&arguments),
         cli::Command::Export(arguments) => export::run(&arguments),
+        cli::Command::Checkpoint(command) => checkpoint::run(&command),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::Coupling(command) => coupling::run(&command),
         cli::Command::List => {
@@ -36,14 +41,14 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}", one_line(&failure.reason));
+            let what = if failure.code > 128 { "" } else { "error: " };
+            eprintln!("{what}{}", one_line(&failure.reason));
             ExitCode::from(failure.code)
         }
     }
 }
 
-/// Why a command ended, and the exit status that says so: 2 for input that the user can mend, 1 for anything that
-/// went wrong later.
+/// Why a command ended, and the exit status that says so: those of [`cli::EXIT_STATUS`].
 struct Failure {
     reason: anyhow::Error,
     code: u8,
@@ -59,12 +64,19 @@ impl Failure {
     fn run(reason: impl Into<anyhow::Error>) -> Self {
         Self { reason: reason.into(), code: 1 }
     }
+
+    /// The device failed, or its memory is used up.
+    fn device(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: 4 }
+    }
 }
 
 impl From<TrainError> for Failure {
     fn from(error: TrainError) -> Self {
         match error {
             TrainError::Option { .. } | TrainError::Unknown { .. } => Self::usage(error),
+            TrainError::Locked { .. } => Self { reason: error.into(), code: 3 },
+            TrainError::Device { .. } => Self::device(error),
             _ => Self::run(error),
         }
     }

@@ -235,7 +235,7 @@ impl Parts {
 }
 
 /// The channels of the network's output for images with this many: twice as many where it also learns a variance.
-fn out_channels(config: &Config, channels: usize) -> usize {
+pub(crate) fn out_channels(config: &Config, channels: usize) -> usize {
     if config.loss.vlb_weight.is_some() { 2 * channels } else { channels }
 }
 

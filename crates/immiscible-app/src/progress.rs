@@ -1,8 +1,10 @@
 //! What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere.
 
-use crate::{grid, parts::Parts};
-use immiscible_models::Network;
-use immiscible_train::{Average, Observer, StepReport, TrainError};
+use crate::parts::{Parts, out_channels};
+use crate::{grid, signals::Signals};
+use burn::tensor::Tensor;
+use immiscible_models::{Condition, Ctx, Denoiser, Network, Output, TimeInput};
+use immiscible_train::{Average, Checkpoint, Observer, StepReport, TrainError};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -15,27 +17,50 @@ const LINE: Duration = Duration::from_secs(10);
 pub(crate) struct Progress<'a> {
     parts: &'a Parts,
     samples: PathBuf,
+    signals: Signals,
     bar: Option<ProgressBar>,
     first_step: u64,
     started: Instant,
     last_line: Instant,
     last_skip: Option<Instant>,
+    /// Whether it was told that there is no grid.
+    no_grid: bool,
     /// The newest grid.
     pub(crate) grid: Option<PathBuf>,
 }
 
+/// A network that answers nothing once it is to stop, so that a grid that nobody will see is soon done.
+struct Interruptible<'a> {
+    network: &'a Network,
+    signals: &'a Signals,
+    channels: usize,
+}
+
+impl Denoiser for Interruptible<'_> {
+    fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output {
+        if !self.signals.received() {
+            return self.network.forward(x, t, condition, ctx);
+        }
+        let [batch, _, height, width] = x.dims();
+        let pred = Tensor::zeros([batch, self.channels, height, width], &x.device());
+        Output { pred, aux: Vec::new(), taps: Vec::new(), heads: Vec::new() }
+    }
+}
+
 impl<'a> Progress<'a> {
     /// Grids go to the folder `samples`.
-    pub(crate) fn new(parts: &'a Parts, samples: PathBuf) -> Self {
+    pub(crate) fn new(parts: &'a Parts, samples: PathBuf, signals: Signals) -> Self {
         let now = Instant::now();
         Self {
             parts,
             samples,
+            signals,
             bar: None,
             first_step: 0,
             started: now,
             last_line: now,
             last_skip: None,
+            no_grid: false,
             grid: None,
         }
     }
@@ -62,14 +87,21 @@ impl<'a> Progress<'a> {
     pub(crate) fn draw_grid(&mut self, step: u64, network: &Network) {
         let path = self.samples.join(format!("step-{step:08}.png"));
         let seed = self.parts.config.seed;
-        let drawn = self
-            .parts
-            .sample(network, self.parts.config.sample.n, seed)
-            .and_then(|samples| grid::save(samples.view(), &path));
+        let channels = out_channels(&self.parts.config, self.parts.shape[0]);
+        let network = Interruptible { network, signals: &self.signals, channels };
+        let drawn = self.parts.sample(&network, self.parts.config.sample.n, seed).and_then(|samples| {
+            let wanted = !self.signals.received();
+            if wanted { grid::save(samples.view(), &path).map(|()| true) } else { Ok(false) }
+        });
         match drawn {
-            Ok(()) => self.grid = Some(path),
+            Ok(true) => self.grid = Some(path),
+            Ok(false) => {}
             // A picture is not worth a run.
-            Err(error) => self.say(format!("warning: no sample grid at step {step}: {error:#}")),
+            Err(error) if !self.no_grid => {
+                self.no_grid = true;
+                self.say(format!("warning: no sample grid at step {step}: {error:#}; training goes on"));
+            }
+            Err(_) => {}
         }
     }
 }
@@ -121,6 +153,20 @@ impl Observer for Progress<'_> {
         if let Some(bar) = &self.bar {
             bar.set_position(step);
         }
+    }
+
+    fn saved(&mut self, checkpoint: &Checkpoint) {
+        if self.bar.is_none() {
+            eprintln!("saved step {}", checkpoint.step);
+        }
+    }
+
+    fn warn(&mut self, warning: &TrainError) {
+        self.say(format!("warning: {warning}"));
+    }
+
+    fn stop(&mut self) -> bool {
+        self.signals.received()
     }
 
     fn evaluate(&mut self, step: u64, network: &Network) {

@@ -3,15 +3,15 @@
 use crate::config::{self, Config, difference, structure};
 use crate::parts::Parts;
 use crate::progress::Progress;
-use crate::{Failure, cli, quality};
-use anyhow::{Context, Result, bail, ensure};
+use crate::signals::Signals;
+use crate::{Failure, cli, panics, quality};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::module::Module;
 use immiscible_coupling::{COUPLINGS, Select};
 use immiscible_data::{Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
-use immiscible_train::{Trainer, sha256_hex};
-use std::io::ErrorKind;
+use immiscible_train::{Disk, FileSystem, RunLock, Start, TrainError, Trainer, sha256_hex};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use toml::Table;
@@ -35,14 +35,30 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         return describe(&parts, source, parameters).map_err(Failure::usage);
     }
     let run = arguments.runs.join(&name);
-    let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
+    let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
     for warning in known_to_hurt(&parts) {
         eprintln!("warning: {warning}");
     }
 
     let config = &parts.config;
-    let mut progress = Progress::new(&parts, run.join("samples"));
-    let total = trainer.run(&mut *method, loader, coupling, &mut progress)?;
+    let signals = Signals::listen().map_err(Failure::run)?;
+    let mut progress = Progress::new(&parts, run.join("samples"), signals.clone());
+    let trained = panics::caught(|| trainer.run_from(start, &mut *method, loader, coupling, &mut progress));
+    signals.end_at_once();
+    let total = match (trained, signals.status()) {
+        (Ok(Ok(_)), Some(code)) => {
+            let reason = anyhow!("stopped after the last step, before its samples and its quality");
+            return Err(Failure { reason, code });
+        }
+        (Ok(Ok(total)), None) => total,
+        (Ok(Err(error @ TrainError::Stopped { .. })), Some(code)) => {
+            return Err(Failure { reason: error.into(), code });
+        }
+        (Ok(Err(TrainError::Device { reason, .. })) | Err(reason), _) => {
+            return Err(Failure::device(device_failed(&parts, parameters, &reason)));
+        }
+        (Ok(Err(error)), _) => return Err(error.into()),
+    };
 
     if progress.grid.is_none() {
         progress.draw_grid(total.steps, method.sampling_network());
@@ -77,6 +93,26 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         println!("quality   {line}");
     }
     Ok(())
+}
+
+/// What to try where a device failed, which most often is that its memory is used up.
+fn device_failed(parts: &Parts, parameters: usize, reason: &str) -> anyhow::Error {
+    let (config, train) = (&parts.config, &parts.config.train);
+    let [channels, height, width] = parts.shape;
+    let at_once = train.micro_batch.unwrap_or(train.batch_size);
+    // Weights, gradient, two moments and the average, in f32.
+    let megabytes = (parameters * 5 * 4).div_ceil(1_000_000);
+    let less = match at_once / 2 {
+        0 => "a smaller model".into(),
+        half => format!("train.micro_batch = {half}, which changes only the memory and the time"),
+    };
+    anyhow!(
+        "device {} failed: {reason}; {} with {parameters} parameters takes about {megabytes} MB and what {at_once} images of \
+         {channels}×{height}×{width} at once need; if that is too much, try {less}; the same command goes on from the newest \
+         checkpoint",
+        config.device,
+        config.model.name()
+    )
 }
 
 /// Settings that are known to hurt, and what to take in their place.
@@ -214,57 +250,39 @@ fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
     Ok(Pipeline::model(folder, &device).with_context(|| format!("--init {}", folder.display()))?.network)
 }
 
-/// Removes what a run leaves behind, and nothing else.
+/// What a run leaves behind, that without which it has not begun first.
+const OF_A_RUN: [&str; 5] = ["checkpoints", "metrics.jsonl", "samples", DATA, CONFIG];
+/// What is on its way out.
+const DISCARDED: &str = ".discarded";
+
+/// Removes what a run leaves behind, and nothing else. Wherever this ends, a run can begin there.
 fn remove_run(run: &Path) -> Result<()> {
-    for name in [CONFIG, DATA, "metrics.jsonl", "checkpoints", "samples"] {
-        let path = run.join(name);
-        let removed =
-            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
-        match removed {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(error).with_context(|| path.display().to_string());
+    let discarded = run.join(DISCARDED);
+    let discard = || {
+        Disk.remove(&discarded)?;
+        Disk.create_folder(&discarded)?;
+        for name in OF_A_RUN {
+            let path = run.join(name);
+            if path.symlink_metadata().is_ok() {
+                Disk.rename(&path, &discarded.join(name))?;
             }
-            _ => {}
         }
-    }
-    Ok(())
+        Disk.sync_folder(run)?;
+        Disk.remove(&discarded)
+    };
+    discard().with_context(|| format!("--fresh: {}", run.display()))
 }
 
 /// Makes the run directory, or checks that an existing one holds this very run.
-fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
+fn prepare(
+    parts: &Parts,
+    source: Arc<dyn Source>,
+    run: &Path,
+    fresh: bool,
+) -> Result<(Trainer, Start, Loader), Failure> {
     let config = &parts.config;
-    let loader = Loader::new(source, loader_options(config))?;
-
-    let path = run.join(CONFIG);
-    let now = structure(config)?;
-    if fresh {
-        remove_run(run)?;
-    }
-    if path.exists() {
-        let before = structure(&config::parse(config::file(&path)?)?)?;
-        if let Some((key, before, now)) = difference(&before, &now) {
-            bail!(
-                "{} was trained with {key} = {before}, now {key} = {now}; give it another name with --run, or \
-                 throw it away with --fresh",
-                run.display()
-            );
-        }
-    }
-    let data = run.join(DATA);
-    if data.exists() {
-        let before: Table = config::file(&data)?;
-        if let Some((key, before, now)) = difference(&before, &Table::try_from(&parts.data)?) {
-            bail!(
-                "{} was trained on other data: {key} = {before}, now {now}; give it another name with --run, or throw \
-                 it away with --fresh",
-                run.display()
-            );
-        }
-    }
-    std::fs::create_dir_all(run).with_context(|| run.display().to_string())?;
-    write(&path, &toml::to_string(config)?)?;
-    write(&data, &toml::to_string(&parts.data)?)?;
-
+    let loader = Loader::new(source, loader_options(config)).map_err(Failure::usage)?;
+    let now = structure(config).map_err(Failure::usage)?;
     let trainer = Trainer {
         train: config.train.clone(),
         checkpoint: config.checkpoint.clone(),
@@ -272,12 +290,75 @@ fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> R
         config_sha256: sha256_hex(&now.to_string()),
         key: parts.key(),
     };
-    Ok((trainer, loader))
+    trainer.validate()?;
+
+    let lock = RunLock::take(run).map_err(|error| match error {
+        TrainError::Locked { .. } => error.into(),
+        error => Failure::usage(error),
+    })?;
+    if !lock.held {
+        eprintln!(
+            "warning: {}: its file system has no locks; let no other process train there",
+            run.display()
+        );
+    }
+    if fresh {
+        remove_run(run).map_err(Failure::usage)?;
+    }
+    // Without a checkpoint there is nothing that it could be at odds with.
+    if run.join("checkpoints").exists() {
+        same_run(parts, run, &now).map_err(Failure::usage)?;
+    }
+    let start = trainer.start(lock)?;
+    let write = || {
+        // What a --fresh left that was killed.
+        Disk.remove(&run.join(DISCARDED)).with_context(|| run.join(DISCARDED).display().to_string())?;
+        write(&run.join(CONFIG), &toml::to_string(config)?)?;
+        write(&run.join(DATA), &toml::to_string(&parts.data)?)
+    };
+    write().map_err(Failure::usage)?;
+    Ok((trainer, start, loader))
 }
 
-/// Writes a file under a temporary name first, so that it is whole or not there.
+/// Whether a run directory holds this very run.
+fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
+    // A file that cannot be read is written anew: the checkpoints know their config as well.
+    let read = |name: &str| -> Option<Table> {
+        let table = config::file(&run.join(name));
+        table.inspect_err(|error| eprintln!("warning: {error:#}; it is written anew")).ok()
+    };
+    if let Some(before) = read(CONFIG) {
+        let before = structure(&config::parse(before)?)?;
+        if let Some((key, before, now)) = difference(&before, now) {
+            bail!(
+                "{} was trained with {key} = {before}, now {key} = {now}; give it another name with --run, or \
+                 throw it away with --fresh",
+                run.display()
+            );
+        }
+    }
+    if let Some(before) = read(DATA)
+        && let Some((key, before, now)) = difference(&before, &Table::try_from(&parts.data)?)
+    {
+        bail!(
+            "{} was trained on other data: {key} = {before}, now {now}; give it another name with --run, or throw \
+             it away with --fresh",
+            run.display()
+        );
+    }
+    Ok(())
+}
+
+/// Writes a file under a temporary name first, so that it is whole or not there. One that is as it should be stays.
 fn write(path: &Path, text: &str) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|found| found == text.as_bytes()) {
+        return Ok(());
+    }
     let staged = path.with_extension("tmp");
-    std::fs::write(&staged, text).with_context(|| staged.display().to_string())?;
-    std::fs::rename(&staged, path).with_context(|| path.display().to_string())
+    let replace = || {
+        Disk.write(&staged, text.as_bytes())?;
+        Disk.rename(&staged, path)?;
+        Disk.sync_folder(path.parent().unwrap_or(Path::new(".")))
+    };
+    replace().with_context(|| path.display().to_string())
 }

@@ -1,31 +1,55 @@
 //! Checkpoints that are either whole or not there.
 //!
-//! A checkpoint is a folder that is staged under a temporary name, flushed file by file, sealed by a manifest with
-//! the length and SHA-256 of every file, renamed, read back, and only then allowed to displace an older one.
+//! A checkpoint is a folder that is staged under a temporary name, flushed file by file, sealed by a manifest with the
+//! length and SHA-256 of every file and of its own text, renamed, read back, and only then allowed to displace an
+//! older one.
 
-use crate::TrainError;
+use crate::{Disk, FileSystem, TrainError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-const FORMAT: u32 = 1;
+/// Format 1 did not seal the manifest itself.
+const FORMAT: u32 = 2;
 const MANIFEST: &str = "manifest.json";
+/// A longer manifest is none.
+const LONGEST_MANIFEST: u64 = 1 << 20;
+/// How the names of what is not whole yet begin.
+const STAGED: &str = ".tmp-";
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Manifest {
     format: u32,
     step: u64,
     config_sha256: String,
     files: Vec<Entry>,
+    /// Of the text without this line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
     bytes: u64,
     sha256: String,
+}
+
+impl Manifest {
+    fn text(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string_pretty(self).map(|text| text + "\n")
+    }
+
+    fn sealed(mut self) -> Result<Self, serde_json::Error> {
+        self.sha256 = None;
+        self.sha256 = Some(sha256_hex(&self.text()?));
+        Ok(self)
+    }
 }
 
 /// A checkpoint whose files were found to be what its manifest says.
@@ -39,16 +63,75 @@ pub struct Checkpoint {
     pub config_sha256: String,
 }
 
+/// What [`CheckpointStore::save`] did.
+#[derive(Debug)]
+pub struct Saved {
+    /// The checkpoint, read back.
+    pub checkpoint: Checkpoint,
+    /// Why an older checkpoint could not be removed, or the hint `latest` not be written.
+    pub untidy: Option<TrainError>,
+}
+
+/// Takes the files of a checkpoint that is being saved.
+#[derive(Debug)]
+pub struct Files<'a> {
+    file_system: &'a dyn FileSystem,
+    folder: &'a Path,
+    entries: Vec<Entry>,
+}
+
+impl<'a> Files<'a> {
+    /// Writes to a folder outside any store, which must exist.
+    pub fn new(folder: &'a Path) -> Self {
+        Self { file_system: &Disk, folder, entries: Vec::new() }
+    }
+
+    /// Writes the file `name` of the checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), TrainError> {
+        self.put(name, bytes)?;
+        // Of what was meant to be written, so that reading it back is a check.
+        let sha256 = hex(&Sha256::digest(bytes));
+        self.entries.push(Entry { name: name.into(), bytes: bytes.len() as u64, sha256 });
+        Ok(())
+    }
+
+    /// Writes a value as JSON.
+    pub(crate) fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<(), TrainError> {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| TrainError::checkpoint(&self.folder.join(name), error))?;
+        self.write(name, format!("{text}\n").as_bytes())
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<(), TrainError> {
+        let path = self.folder.join(name);
+        self.file_system.write(&path, bytes).map_err(|source| TrainError::Write {
+            wanted: bytes.len() as u64,
+            free: self.file_system.free(self.folder),
+            path,
+            source,
+        })
+    }
+}
+
 /// The folder that holds the checkpoints of one run.
 #[derive(Clone, Debug)]
 pub struct CheckpointStore {
     folder: PathBuf,
+    file_system: Arc<dyn FileSystem>,
 }
 
 impl CheckpointStore {
     /// Opens the folder, which need not exist yet.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self::on(Arc::new(Disk), folder)
+    }
+
+    /// The same on another file system than this machine's.
+    pub fn on(file_system: Arc<dyn FileSystem>, folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), file_system }
     }
 
     /// The newest checkpoint whose files are intact, and for every newer one the reason why it was passed over.
@@ -57,8 +140,8 @@ impl CheckpointStore {
     /// When the folder exists and cannot be read.
     pub fn newest(&self) -> Result<(Option<Checkpoint>, Vec<TrainError>), TrainError> {
         let mut skipped = Vec::new();
-        for (_, path) in self.steps()?.into_iter().rev() {
-            match verify(&path) {
+        for step in self.steps()?.into_iter().rev() {
+            match self.verify(step) {
                 Ok(checkpoint) => return Ok((Some(checkpoint), skipped)),
                 Err(error) => skipped.push(error),
             }
@@ -66,65 +149,124 @@ impl CheckpointStore {
         Ok((None, skipped))
     }
 
-    /// Saves a checkpoint of `step`: `write` puts its files into the folder that it is given. The `keep` newest
-    /// intact checkpoints stay.
+    /// Reads every checkpoint, the newest first.
     ///
     /// # Errors
-    /// When a file cannot be written or does not read back as written; older checkpoints are then untouched.
+    /// When the folder exists and cannot be read.
+    pub fn check(&self) -> Result<Vec<Result<Checkpoint, TrainError>>, TrainError> {
+        Ok(self.steps()?.into_iter().rev().map(|step| self.verify(step)).collect())
+    }
+
+    /// Saves a checkpoint of `step`: `write` is given what takes its files. The `keep` newest intact checkpoints stay, at
+    /// least 2. An intact one of the same step stays what it is.
+    ///
+    /// # Errors
+    /// When a file cannot be written or does not read back as written; intact checkpoints are then untouched, and it may
+    /// be tried again.
     pub fn save(
         &self,
         step: u64,
         config_sha256: &str,
         keep: usize,
-        write: impl FnOnce(&Path) -> Result<(), TrainError>,
-    ) -> Result<Checkpoint, TrainError> {
-        let staged = self.folder.join(format!(".tmp-{step:08}-{}", std::process::id()));
+        write: impl FnOnce(&mut Files) -> Result<(), TrainError>,
+    ) -> Result<Saved, TrainError> {
         self.remove_stale()?;
-        fs::create_dir_all(&staged).map_err(TrainError::io(&staged))?;
-        write(&staged)?;
-        let files = entries(&staged)?;
-        for Entry { name, .. } in &files {
-            sync(&staged.join(name))?;
-        }
-        let manifest = Manifest { format: FORMAT, step, config_sha256: config_sha256.into(), files };
-        write_json(&staged.join(MANIFEST), &manifest)?;
-        sync(&staged)?;
-
-        let path = self.folder.join(format!("step-{step:08}"));
-        if path.exists() {
-            fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
-        }
-        fs::rename(&staged, &path).map_err(TrainError::io(&path))?;
-        sync(&self.folder)?;
-        let checkpoint = verify(&path)?;
-        self.point_latest_to(&path)?;
-        self.prune(keep.max(2))?;
-        Ok(checkpoint)
-    }
-
-    /// Every checkpoint folder by step, oldest first.
-    fn steps(&self) -> Result<Vec<(u64, PathBuf)>, TrainError> {
-        if !self.folder.exists() {
-            return Ok(Vec::new());
-        }
-        let mut steps = Vec::new();
-        for entry in fs::read_dir(&self.folder).map_err(TrainError::io(&self.folder))? {
-            let path = entry.map_err(TrainError::io(&self.folder))?.path();
-            let step = path.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
-            if let Some(step) = step {
-                steps.push((step, path));
+        let there = match self.verify(step) {
+            Ok(checkpoint) if checkpoint.config_sha256 != config_sha256 => {
+                let reason = "it is the checkpoint of another config; save to another folder";
+                return Err(TrainError::checkpoint(&checkpoint.path, reason));
+            }
+            Ok(_) => true,
+            Err(TrainError::Checkpoint { .. }) => false,
+            // It may be intact, and only not be readable now.
+            Err(error) => return Err(error),
+        };
+        if !there {
+            let staged = self.folder.join(format!("{STAGED}{step:08}-{}", std::process::id()));
+            if let Err(error) = self.stage(&staged, step, config_sha256, write) {
+                // Half a checkpoint must not fill the disk. What cannot be removed now is at the next start.
+                let _ = self.file_system.remove(&staged);
+                return Err(error);
             }
         }
-        steps.sort();
+        self.file_system.sync_folder(&self.folder).map_err(TrainError::io(&self.folder))?;
+        let checkpoint = self.verify(step)?;
+        let untidy = self.point_latest_to(step).and_then(|()| self.prune(keep.max(2))).err();
+        Ok(Saved { checkpoint, untidy })
+    }
+
+    /// Writes a checkpoint under a temporary name, and gives it its own.
+    fn stage(
+        &self,
+        staged: &Path,
+        step: u64,
+        config_sha256: &str,
+        write: impl FnOnce(&mut Files) -> Result<(), TrainError>,
+    ) -> Result<(), TrainError> {
+        let file_system = &*self.file_system;
+        self.check_space()?;
+        file_system.create_folder(staged).map_err(TrainError::io(staged))?;
+        let mut files = Files { file_system, folder: staged, entries: Vec::new() };
+        write(&mut files)?;
+        files.entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let entries = std::mem::take(&mut files.entries);
+        let manifest = Manifest {
+            format: FORMAT,
+            step,
+            config_sha256: config_sha256.into(),
+            files: entries,
+            sha256: None,
+        };
+        let text = manifest.sealed().and_then(|manifest| manifest.text());
+        let text = text.map_err(|error| TrainError::checkpoint(staged, error))?;
+        files.put(MANIFEST, text.as_bytes())?;
+        file_system.sync_folder(staged).map_err(TrainError::io(staged))?;
+
+        let path = self.path_of(step);
+        // A damaged one of that name.
+        file_system.remove(&path).map_err(TrainError::io(&path))?;
+        file_system.rename(staged, &path).map_err(TrainError::io(&path))
+    }
+
+    /// Whether there is room for another checkpoint like the newest.
+    fn check_space(&self) -> Result<(), TrainError> {
+        let Some(newest) = self.steps()?.last().map(|step| self.path_of(*step)) else {
+            return Ok(());
+        };
+        let (Ok(manifest), Some(free)) = (self.manifest(&newest), self.file_system.free(&self.folder)) else {
+            return Ok(());
+        };
+        let wanted = manifest.files.iter().fold(0, |sum: u64, entry| sum.saturating_add(entry.bytes));
+        if free >= wanted {
+            return Ok(());
+        }
+        let (path, source) = (self.folder.clone(), io::Error::from(ErrorKind::StorageFull));
+        Err(TrainError::Write { path, wanted, free: Some(free), source })
+    }
+
+    fn path_of(&self, step: u64) -> PathBuf {
+        self.folder.join(name_of(step))
+    }
+
+    /// The steps of all checkpoints, whole or not, oldest first.
+    fn steps(&self) -> Result<Vec<u64>, TrainError> {
+        let names = self.file_system.list(&self.folder).map_err(TrainError::io(&self.folder))?;
+        let step_of = |name: &String| {
+            let step = name.strip_prefix("step-")?.parse().ok()?;
+            (name_of(step) == *name).then_some(step)
+        };
+        let mut steps: Vec<u64> = names.iter().filter_map(step_of).collect();
+        steps.sort_unstable();
         Ok(steps)
     }
 
     fn prune(&self, keep: usize) -> Result<(), TrainError> {
         let mut intact = 0;
-        for (_, path) in self.steps()?.into_iter().rev() {
+        for step in self.steps()?.into_iter().rev() {
             if intact >= keep {
-                fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
-            } else if verify(&path).is_ok() {
+                let path = self.path_of(step);
+                self.file_system.remove(&path).map_err(TrainError::io(&path))?;
+            } else if self.verify(step).is_ok() {
                 intact += 1;
             }
         }
@@ -132,59 +274,82 @@ impl CheckpointStore {
     }
 
     /// Removes what a killed process left half-written.
-    fn remove_stale(&self) -> Result<(), TrainError> {
-        if !self.folder.exists() {
-            return Ok(());
-        }
-        for entry in fs::read_dir(&self.folder).map_err(TrainError::io(&self.folder))? {
-            let path = entry.map_err(TrainError::io(&self.folder))?.path();
-            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".tmp-")) {
-                fs::remove_dir_all(&path).map_err(TrainError::io(&path))?;
+    pub(crate) fn remove_stale(&self) -> Result<(), TrainError> {
+        for name in self.file_system.list(&self.folder).map_err(TrainError::io(&self.folder))? {
+            if name.starts_with(STAGED) {
+                let path = self.folder.join(name);
+                self.file_system.remove(&path).map_err(TrainError::io(&path))?;
             }
         }
         Ok(())
     }
 
     /// A hint for people and scripts; this crate itself looks at the folders.
-    fn point_latest_to(&self, path: &Path) -> Result<(), TrainError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let latest = self.folder.join("latest");
-        let staged = self.folder.join(".latest");
-        fs::write(&staged, name.as_bytes()).map_err(TrainError::io(&staged))?;
-        sync(&staged)?;
-        fs::rename(&staged, &latest).map_err(TrainError::io(&latest))
+    fn point_latest_to(&self, step: u64) -> Result<(), TrainError> {
+        let (latest, staged) = (self.folder.join("latest"), self.folder.join(".latest"));
+        self.file_system.write(&staged, name_of(step).as_bytes()).map_err(TrainError::io(&staged))?;
+        self.file_system.rename(&staged, &latest).map_err(TrainError::io(&latest))
     }
-}
 
-/// Writes `value` as JSON and flushes it to the disk.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TrainError> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|e| TrainError::checkpoint(path, e))?;
-    text.push('\n');
-    let mut file = File::create(path).map_err(TrainError::io(path))?;
-    file.write_all(text.as_bytes()).map_err(TrainError::io(path))?;
-    file.sync_all().map_err(TrainError::io(path))
-}
-
-/// Reads JSON.
-pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, TrainError> {
-    let text = fs::read_to_string(path).map_err(TrainError::io(path))?;
-    serde_json::from_str(&text).map_err(|e| TrainError::checkpoint(path, e))
-}
-
-fn sync(path: &Path) -> Result<(), TrainError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(TrainError::io(path))
-}
-
-/// Name, length and hash of every file in `folder` but the manifest, by name.
-fn entries(folder: &Path) -> Result<Vec<Entry>, TrainError> {
-    let mut entries = Vec::new();
-    for entry in fs::read_dir(folder).map_err(TrainError::io(folder))? {
-        let path = entry.map_err(TrainError::io(folder))?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name == MANIFEST {
-            continue;
+    /// Compares the files of a checkpoint with its manifest.
+    fn verify(&self, step: u64) -> Result<Checkpoint, TrainError> {
+        let path = self.path_of(step);
+        let manifest = self.manifest(&path)?;
+        if manifest.step != step {
+            let reason = format!("its manifest is of step {}; passing over it", manifest.step);
+            return Err(TrainError::checkpoint(&path, reason));
         }
-        let mut file = File::open(&path).map_err(TrainError::io(&path))?;
+        for entry in &manifest.files {
+            if self.entry(&path, entry)? != *entry {
+                let reason = format!("{} is not what the manifest says; passing over it", entry.name);
+                return Err(TrainError::checkpoint(&path, reason));
+            }
+        }
+        Ok(Checkpoint { path, step, config_sha256: manifest.config_sha256 })
+    }
+
+    /// The manifest of a checkpoint, with nothing in it that this crate has not written.
+    fn manifest(&self, folder: &Path) -> Result<Manifest, TrainError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let refuse = |reason: String| TrainError::checkpoint(folder, reason);
+        let path = folder.join(MANIFEST);
+        let mut bytes = Vec::new();
+        let file = self.open(folder, MANIFEST)?;
+        file.take(LONGEST_MANIFEST).read_to_end(&mut bytes).map_err(TrainError::io(&path))?;
+        let unreadable = |error| refuse(format!("{MANIFEST} cannot be read ({error}); passing over it"));
+        let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        if !(1..=FORMAT).contains(&format) {
+            return Err(refuse(format!("format {format} is not 1 to {FORMAT}, which this version reads")));
+        }
+        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(unreadable)?;
+        let expected = if format == 1 {
+            Manifest { sha256: None, ..manifest.clone() }
+        } else {
+            manifest.clone().sealed().map_err(unreadable)?
+        };
+        if expected.text().map_err(unreadable)?.as_bytes() != bytes {
+            return Err(refuse(format!("{MANIFEST} is not as it was written; passing over it")));
+        }
+        let mut names = BTreeSet::from([MANIFEST]);
+        for Entry { name, .. } in &manifest.files {
+            let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(only)] if only == &**name);
+            if !plain || name.contains(['/', '\\']) || !names.insert(name) {
+                return Err(refuse(format!(
+                    "{MANIFEST} names {name:?}, twice or elsewhere; passing over it"
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// What is found under the name of an entry. Reading stops where it is too long.
+    fn entry(&self, folder: &Path, expected: &Entry) -> Result<Entry, TrainError> {
+        let name = expected.name.clone();
+        let path = folder.join(&name);
+        let mut file = self.open(folder, &name)?.take(expected.bytes.saturating_add(1));
         let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
         loop {
             match file.read(&mut buffer).map_err(TrainError::io(&path))? {
@@ -195,10 +360,23 @@ fn entries(folder: &Path) -> Result<Vec<Entry>, TrainError> {
                 }
             }
         }
-        entries.push(Entry { name, bytes, sha256: hex(&hash.finalize()) });
+        Ok(Entry { name, bytes, sha256: hex(&hash.finalize()) })
     }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+
+    /// A file of a checkpoint. Where there is none, the checkpoint is damaged; other failures may pass.
+    fn open(&self, folder: &Path, name: &str) -> Result<Box<dyn Read>, TrainError> {
+        let path = folder.join(name);
+        self.file_system.open(&path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => {
+                TrainError::checkpoint(folder, format!("{name} is missing or no file; passing over it"))
+            }
+            _ => TrainError::Io { path, source: error },
+        })
+    }
+}
+
+fn name_of(step: u64) -> String {
+    format!("step-{step:08}")
 }
 
 /// Lower-case hexadecimal.
@@ -209,81 +387,4 @@ fn hex(bytes: &[u8]) -> String {
 /// SHA-256 of a text, in hexadecimal: how a checkpoint remembers the config that it belongs to.
 pub fn sha256_hex(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
-}
-
-/// Compares the files of a checkpoint with its manifest.
-fn verify(path: &Path) -> Result<Checkpoint, TrainError> {
-    let manifest: Manifest = read_json(&path.join(MANIFEST))?;
-    if manifest.format != FORMAT {
-        let reason =
-            format!("checkpoint format {} is not {FORMAT}, which this version reads", manifest.format);
-        return Err(TrainError::checkpoint(path, reason));
-    }
-    let found = entries(path)?;
-    for entry in &manifest.files {
-        if !found.contains(entry) {
-            let reason = format!("{} is missing or not what the manifest says; passing over it", entry.name);
-            return Err(TrainError::checkpoint(path, reason));
-        }
-    }
-    Ok(Checkpoint { path: path.into(), step: manifest.step, config_sha256: manifest.config_sha256 })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn save(store: &CheckpointStore, step: u64) -> Checkpoint {
-        store
-            .save(step, "c0ffee", 2, |folder| {
-                let path = folder.join("weights");
-                fs::write(&path, step.to_le_bytes()).map_err(TrainError::io(&path))
-            })
-            .expect("the checkpoint is written")
-    }
-
-    #[test]
-    fn keeps_two_and_points_to_the_newest() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::new(folder.path().join("checkpoints"));
-        assert_eq!(store.newest().unwrap().0, None);
-        for step in [10, 20, 30] {
-            save(&store, step);
-        }
-        let names: Vec<_> = store.steps().unwrap().into_iter().map(|(step, _)| step).collect();
-        assert_eq!(names, [20, 30]);
-        assert_eq!(fs::read_to_string(store.folder.join("latest")).unwrap(), "step-00000030");
-        assert_eq!(store.newest().unwrap().0.unwrap().step, 30);
-    }
-
-    #[test]
-    fn a_damaged_checkpoint_is_passed_over_with_its_reason() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::new(folder.path());
-        save(&store, 1);
-        let damaged = save(&store, 2);
-        fs::write(damaged.path.join("weights"), b"flipped!").unwrap();
-        let (newest, skipped) = store.newest().unwrap();
-        assert_eq!(newest.unwrap().step, 1);
-        assert!(skipped[0].to_string().contains("weights"), "{}", skipped[0]);
-        // A damaged checkpoint does not count among those that are kept.
-        save(&store, 3);
-        assert_eq!(store.steps().unwrap().len(), 3);
-    }
-
-    #[test]
-    fn a_failed_save_leaves_the_old_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = CheckpointStore::new(folder.path());
-        save(&store, 1);
-        let failed = store.save(2, "c0ffee", 2, |folder| Err(TrainError::checkpoint(folder, "disk full")));
-        assert!(failed.is_err());
-        assert_eq!(store.newest().unwrap().0.unwrap().step, 1);
-        save(&store, 3);
-        assert!(
-            fs::read_dir(folder.path())
-                .unwrap()
-                .all(|e| { !e.unwrap().file_name().to_string_lossy().starts_with(".tmp") })
-        );
-    }
 }

@@ -100,11 +100,15 @@ pub struct CheckpointConfig {
     pub every: u64,
     /// How many of the newest checkpoints are kept, at least 2.
     pub keep: usize,
+    /// Failures in a row to save one, at least 1, that end the run. After fewer training goes on.
+    pub max_failures: u64,
+    /// Seconds from the first failure to the next try, at most 86,400; after every further one twice as many.
+    pub retry_seconds: u64,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 1_000, keep: 2 }
+        Self { every: 1_000, keep: 2, max_failures: 5, retry_seconds: 30 }
     }
 }
 
@@ -174,6 +178,10 @@ impl CheckpointConfig {
             "checkpoint.keep",
             self.keep,
             "write at least 2, so that one bad checkpoint costs no run",
-        )
+        )?;
+        let failures = self.max_failures;
+        check(failures > 0, "checkpoint.max_failures", failures, "write at least 1; 5 is usual")?;
+        let seconds = self.retry_seconds;
+        check(seconds <= 86_400, "checkpoint.retry_seconds", seconds, "write at most 86400; 30 is usual")
     }
 }

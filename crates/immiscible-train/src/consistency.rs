@@ -1,6 +1,6 @@
 use crate::{
-    ConsistencyLoss, MethodConfig, MethodParts, Neighbours, Prepared, StepReport, TrainError, TrainStep,
-    ema::blend, learner::Learner,
+    ConsistencyLoss, Files, MethodConfig, MethodParts, Neighbours, Prepared, StepReport, TrainError,
+    TrainStep, ema::blend, learner::Learner,
 };
 use burn::module::Module;
 use immiscible_models::Network;
@@ -125,9 +125,9 @@ impl TrainStep for ConsistencyStep {
         self.learner.learning_rate_at(step)
     }
 
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.teacher.save(&folder.join(TEACHER))?;
-        self.learner.save(folder)
+    fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        files.write(TEACHER, &self.teacher.to_bytes()?)?;
+        self.learner.save(files)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {

@@ -71,8 +71,13 @@ pub enum TrainError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The device did not hand over its values.
-    #[error("the device did not return the latents of a batch: {0}")]
-    Device(String),
+    #[error("the device did not return {what}: {reason}")]
+    Device {
+        /// What it was asked for.
+        what: &'static str,
+        /// What it said.
+        reason: String,
+    },
     /// An image, or the latents that an autoencoder made of it, is bad input: no step could learn from it.
     #[error(
         "step {step}: the {} of image {image} of the data set hold {value}: {}",
@@ -108,10 +113,7 @@ pub enum TrainError {
         "{skipped} steps in a row, up to step {step}, had to be skipped (train.max_skipped): the loss is {loss}, the gradient \
          norm {gradient_norm}; {}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run \
          again",
-        match kept {
-            Some(step) => format!("the checkpoint of step {step} is unharmed"),
-            None => "there is no checkpoint yet".into(),
-        }
+        kept_words(*kept)
     )]
     Diverged {
         /// The last step.
@@ -133,6 +135,79 @@ pub enum TrainError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A file of a checkpoint could not be written.
+    #[error(
+        "{}: {source}; {wanted} bytes are wanted{}",
+        path.display(),
+        free.map_or_else(String::new, |free| format!(", {free} are free"))
+    )]
+    Write {
+        /// The file, or the folder of the checkpoints.
+        path: PathBuf,
+        /// Its size.
+        wanted: u64,
+        /// Room on its disk in bytes, if the system tells.
+        free: Option<u64>,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A checkpoint could not be saved; training goes on.
+    #[error(
+        "step {step}: no checkpoint, {failures} of {most} times in a row (checkpoint.max_failures): {source}; the older ones \
+         are unharmed, and it is tried again in {seconds} s"
+    )]
+    NotSaved {
+        /// The step that was to be saved.
+        step: u64,
+        /// Failures in a row, this one included.
+        failures: u64,
+        /// Failures in a row that end the run.
+        most: u64,
+        /// Until it is tried again.
+        seconds: u64,
+        /// What went wrong.
+        source: Box<TrainError>,
+    },
+    /// Checkpoints could not be saved, and the run ends.
+    #[error(
+        "step {step}: no checkpoint could be saved, {failures} times in a row (checkpoint.max_failures): {source}; {}; mend \
+         that and run again",
+        kept_words(*kept)
+    )]
+    Unsaved {
+        /// The last step.
+        step: u64,
+        /// Failures in a row.
+        failures: u64,
+        /// The last of them.
+        source: Box<TrainError>,
+        /// The step of the newest checkpoint.
+        kept: Option<u64>,
+    },
+    /// The log could not be written; training goes on without it.
+    #[error("{}: {source}; training goes on, and lines of the log are lost", path.display())]
+    Log {
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Another process trains in the run directory.
+    #[error("{}: {holder} trains in this run; wait for its end, or train under another name", run.display())]
+    Locked {
+        /// The run directory.
+        run: PathBuf,
+        /// Who that is.
+        holder: String,
+    },
+    /// Training was asked to stop, and did.
+    #[error("stopped at step {step}; {}; the same command goes on from there", kept_words(*kept))]
+    Stopped {
+        /// Steps taken.
+        step: u64,
+        /// The step of the newest checkpoint.
+        kept: Option<u64>,
+    },
     /// A checkpoint does not hold what its manifest says.
     #[error("{}: {reason}", path.display())]
     Checkpoint {
@@ -141,6 +216,13 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+fn kept_words(kept: Option<u64>) -> String {
+    match kept {
+        Some(step) => format!("the checkpoint of step {step} is unharmed"),
+        None => "there is no checkpoint yet".into(),
+    }
 }
 
 impl TrainError {

@@ -1,6 +1,6 @@
 use crate::{
-    ConsistencyLoss, MethodConfig, MethodParts, Neighbours, Prepared, StepReport, TrainError, TrainStep,
-    learner::Learner,
+    ConsistencyLoss, Files, MethodConfig, MethodParts, Neighbours, Prepared, StepReport, TrainError,
+    TrainStep, learner::Learner,
 };
 use burn::module::Module;
 use immiscible_models::Network;
@@ -156,8 +156,8 @@ impl TrainStep for ImprovedConsistencyStep {
         self.learner.learning_rate_at(step)
     }
 
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.learner.save(folder)
+    fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        self.learner.save(files)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {

@@ -1,5 +1,5 @@
 use crate::{
-    Prepared, StepReport, TrainError, TrainStep,
+    Files, Prepared, StepReport, TrainError, TrainStep,
     diffusion::{all_finite, couple},
 };
 use burn::tensor::{Device, Tensor, TensorData};
@@ -57,11 +57,11 @@ impl Latents {
                 Tensor::from_data(TensorData::new(values, [count, c, h, w]), &self.device)
             });
             let latents = self.vae.latents(Tensor::from_data(x, &self.device), noise);
-            let values = latents.into_data().try_into_vec_as::<f32>();
-            all.extend(values.map_err(|reason| TrainError::Device(reason.to_string()))?);
+            let values = latents.try_into_data().map_err(not_returned)?.try_into_vec_as::<f32>();
+            all.extend(values.map_err(not_returned)?);
         }
         let [c, h, w] = latent;
-        Array4::from_shape_vec((rows, c, h, w), all).map_err(|reason| TrainError::Device(reason.to_string()))
+        Array4::from_shape_vec((rows, c, h, w), all).map_err(not_returned)
     }
 }
 
@@ -81,6 +81,10 @@ impl LatentStep {
     }
 }
 
+fn not_returned(reason: impl std::fmt::Display) -> TrainError {
+    TrainError::Device { what: "the latents of a batch", reason: reason.to_string() }
+}
+
 impl TrainStep for LatentStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
         let mut batch = prepared.batch;
@@ -97,8 +101,8 @@ impl TrainStep for LatentStep {
         self.inner.learning_rate_at(step)
     }
 
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.inner.save(folder)
+    fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        self.inner.save(files)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {

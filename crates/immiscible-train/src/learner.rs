@@ -1,11 +1,13 @@
 use crate::{
-    Ema, EmaConfig, OptimizerConfig, TrainError,
+    Ema, EmaConfig, Files, OptimizerConfig, TrainError,
     parameters::{clip_global_norm, number_parameters},
 };
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
-use burn::tensor::Tensor;
+use burn::store::burn_pack::{self, Reader, Writer};
+use burn::tensor::{Bytes, Tensor};
 use immiscible_models::Network;
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 
@@ -91,10 +93,15 @@ impl Learner {
         // One read of the device: the finite check and the numbers of the log together.
         let loss = loss.expect("at least one part");
         let norm = norm.unwrap_or_else(|| loss.zeros_like());
-        let read = Tensor::cat(vec![loss, norm], 0).into_data().try_into_vec_as::<f32>();
-        let (loss, gradient_norm) = match read.as_deref() {
-            Ok(&[loss, norm]) => (loss, norm),
-            _ => (f32::NAN, f32::NAN),
+        let not_returned = |reason: &dyn Display| TrainError::Device {
+            what: "the loss and the gradient norm",
+            reason: reason.to_string(),
+        };
+        let read =
+            Tensor::cat(vec![loss, norm], 0).try_into_data().map_err(|reason| not_returned(&reason))?;
+        let read = read.try_into_vec_as::<f32>().map_err(|reason| not_returned(&reason))?;
+        let [loss, gradient_norm] = read[..] else {
+            return Err(not_returned(&format_args!("{} numbers and not 2", read.len())));
         };
         if !(loss.is_finite() && gradient_norm.is_finite()) {
             return Err(TrainError::NonFinite { step, loss, gradient_norm });
@@ -106,11 +113,13 @@ impl Learner {
         Ok((loss, gradient_norm))
     }
 
-    pub(crate) fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.network.valid().save(&folder.join(WEIGHTS))?;
-        self.ema.network().save(&folder.join(EMA_WEIGHTS))?;
-        let path = folder.join(OPTIMIZER);
-        self.optimizer.save(&path).map_err(|e| TrainError::checkpoint(&path, e))
+    pub(crate) fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        // One after the other: each is in memory a second time while it is written.
+        files.write(WEIGHTS, &self.network.valid().to_bytes()?)?;
+        files.write(EMA_WEIGHTS, &self.ema.network().to_bytes()?)?;
+        let unwritable = |reason: &dyn Display| TrainError::checkpoint(Path::new(OPTIMIZER), reason);
+        let record = self.optimizer.into_bytes().map_err(|reason| unwritable(&reason))?;
+        files.write(OPTIMIZER, &in_order(record).map_err(|reason| unwritable(&reason))?)
     }
 
     pub(crate) fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -124,4 +133,16 @@ impl Learner {
         self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
         Ok(())
     }
+}
+
+/// The same record with its tensors by name: the optimiser writes them in the order of a hash table, which is another in
+/// every process.
+fn in_order(record: Bytes) -> Result<Bytes, burn_pack::Error> {
+    let record = Reader::from_bytes(record)?;
+    let (scalars, metadata) = (record.scalars().clone(), record.metadata().clone());
+    let mut tensors = record.into_tensors()?;
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    let writer =
+        scalars.iter().fold(Writer::new(tensors), |writer, (key, value)| writer.with_scalar(key, *value));
+    metadata.iter().fold(writer, |writer, (key, value)| writer.with_metadata(key, value)).into_bytes()
 }

@@ -3,7 +3,7 @@
 use crate::{StepReport, TrainError};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 /// Sums over steps, from which averages are read. Part of a checkpoint, so that a resumed run reports the same.
@@ -150,37 +150,65 @@ impl Record {
     }
 }
 
-/// `metrics.jsonl`, append-only within a run.
+/// `metrics.jsonl`, append-only within a run. What fails here is lost, and no reason to stop.
 #[derive(Debug)]
 pub(crate) struct MetricsLog {
     path: PathBuf,
-    file: File,
+    /// Up to here its lines are whole.
+    whole: u64,
+    file: Option<File>,
 }
 
 impl MetricsLog {
-    /// Opens the log of a run that goes on after `step`: what a killed run wrote beyond it is cut off.
-    pub(crate) fn open(path: &Path, step: u64) -> Result<Self, TrainError> {
-        let mut kept = 0;
-        if path.exists() {
-            let mut reader = BufReader::new(File::open(path).map_err(TrainError::io(path))?);
-            let mut line = String::new();
-            loop {
-                line.clear();
-                let read = reader.read_line(&mut line).map_err(TrainError::io(path))?;
-                match serde_json::from_str::<Record>(&line) {
-                    Ok(record) if record.step <= step => kept += read as u64,
-                    _ => break,
-                }
-            }
-        }
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(TrainError::io(path))?;
-        file.set_len(kept).map_err(TrainError::io(path))?;
-        Ok(Self { path: path.into(), file })
+    /// The log of a run that goes on after `step`: what a killed run wrote beyond it is cut off with the next line.
+    pub(crate) fn new(path: &Path, step: u64) -> Self {
+        Self { path: path.into(), whole: length_to(path, step), file: None }
     }
 
     pub(crate) fn write(&mut self, record: &Record) -> Result<(), TrainError> {
-        let line = serde_json::to_string(record).map_err(|e| TrainError::checkpoint(&self.path, e))?;
-        writeln!(self.file, "{line}").map_err(TrainError::io(&self.path))
+        let written = serde_json::to_string(record)
+            .map_err(io::Error::other)
+            .and_then(|line| self.append(format!("{line}\n").as_bytes()));
+        if written.is_err() {
+            // Opened anew, and half a line cut off, before the next.
+            self.file = None;
+        }
+        written.map_err(|source| TrainError::Log { path: self.path.clone(), source })
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+                file.set_len(self.whole)?;
+                file
+            }
+        };
+        file.write_all(line)?;
+        self.whole += line.len() as u64;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Brings the lines to the disk, so that a checkpoint does not survive a crash without them.
+    pub(crate) fn sync(&self) -> Result<(), TrainError> {
+        let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
+        synced.map_err(|source| TrainError::Log { path: self.path.clone(), source })
+    }
+}
+
+/// Bytes of the lines that are whole and not of later steps.
+fn length_to(path: &Path, step: u64) -> u64 {
+    let Ok(file) = File::open(path) else { return 0 };
+    let (mut reader, mut line, mut length) = (BufReader::new(file), Vec::new(), 0);
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line);
+        match (read, serde_json::from_slice::<Record>(&line)) {
+            (Ok(read), Ok(record)) if record.step <= step && line.ends_with(b"\n") => length += read as u64,
+            _ => return length,
+        }
     }
 }
 
@@ -188,22 +216,58 @@ impl MetricsLog {
 mod tests {
     use super::*;
 
+    fn record(step: u64) -> Record {
+        Record::new(step, &Average::default(), 0.1, 4)
+    }
+
+    fn steps(path: &Path) -> Vec<u64> {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap().step).collect()
+    }
+
     #[test]
     fn a_resumed_log_holds_every_step_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        let record = |step| Record::new(step, &Average::default(), 0.1, 4);
-        let mut log = MetricsLog::open(&path, 0).unwrap();
+        let mut log = MetricsLog::new(&path, 0);
         for step in [10, 20, 30] {
             log.write(&record(step)).unwrap();
         }
-        let mut log = MetricsLog::open(&path, 20).unwrap();
-        log.write(&record(30)).unwrap();
-        let steps: Vec<u64> = std::fs::read_to_string(&path)
-            .unwrap()
-            .lines()
-            .map(|line| serde_json::from_str::<Record>(line).unwrap().step)
-            .collect();
-        assert_eq!(steps, [10, 20, 30]);
+        MetricsLog::new(&path, 20).write(&record(30)).unwrap();
+        assert_eq!(steps(&path), [10, 20, 30]);
+    }
+
+    /// A killed run, a full disk and a bad sector leave these.
+    #[test]
+    fn what_is_no_whole_line_is_cut_off() {
+        for rest in [&b"{\"step\":30,\"lo"[..], b"\xff\xfe\n", b"\0\0\0\0", b"\n", b""] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("metrics.jsonl");
+            let mut log = MetricsLog::new(&path, 0);
+            log.write(&record(10)).unwrap();
+            log.write(&record(20)).unwrap();
+            OpenOptions::new().append(true).open(&path).unwrap().write_all(rest).unwrap();
+            MetricsLog::new(&path, 40).write(&record(40)).unwrap();
+            assert_eq!(steps(&path), [10, 20, 40], "{rest:?}");
+        }
+        // A last line without its end is not followed by another on the same line.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::write(&path, serde_json::to_string(&record(10)).unwrap()).unwrap();
+        MetricsLog::new(&path, 40).write(&record(40)).unwrap();
+        assert_eq!(steps(&path), [40]);
+    }
+
+    #[test]
+    fn lines_that_cannot_be_written_are_lost_and_the_next_ones_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        std::fs::create_dir(&path).unwrap();
+        let mut log = MetricsLog::new(&path, 0);
+        let error = log.write(&record(10)).unwrap_err().to_string();
+        assert!(error.contains("metrics.jsonl") && error.contains("training goes on"), "{error}");
+        std::fs::remove_dir(&path).unwrap();
+        log.write(&record(20)).unwrap();
+        assert_eq!(steps(&path), [20]);
     }
 }

@@ -1,4 +1,4 @@
-use crate::{Diffusion, EmaConfig, OptimizerConfig, Prepared, TrainError, learner::Learner};
+use crate::{Diffusion, EmaConfig, Files, OptimizerConfig, Prepared, TrainError, learner::Learner};
 use burn::tensor::Device;
 use immiscible_coupling::Statistics;
 use immiscible_models::Network;
@@ -31,11 +31,11 @@ pub trait TrainStep {
     /// Learning rate of `step`.
     fn learning_rate_at(&self, step: u64) -> f64;
 
-    /// Writes everything that a later `load` needs into `folder`.
+    /// Hands out everything that a later `load` needs, as files.
     ///
     /// # Errors
     /// When a file cannot be written.
-    fn save(&self, folder: &Path) -> Result<(), TrainError>;
+    fn save(&self, files: &mut Files) -> Result<(), TrainError>;
 
     /// Takes up what `save` wrote, bit for bit.
     ///
@@ -95,8 +95,8 @@ impl TrainStep for DiffusionStep {
         self.learner.learning_rate_at(step)
     }
 
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.learner.save(folder)
+    fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        self.learner.save(files)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {

@@ -1,9 +1,6 @@
 use crate::{
-    Average, CheckpointConfig, CheckpointStore, Record, StepReport, TrainConfig, TrainError, TrainStep,
-    checkpoint::{read_json, write_json},
-    prepare,
-    record::MetricsLog,
-    window,
+    Average, Checkpoint, CheckpointConfig, CheckpointStore, Record, RunLock, StepReport, TrainConfig,
+    TrainError, TrainStep, prepare, record::MetricsLog, window,
 };
 use immiscible_coupling::{Coupling, Lookahead};
 use immiscible_data::{Loader, prefetch};
@@ -13,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 const STATE: &str = "state.json";
 const METRICS: &str = "metrics.jsonl";
@@ -48,6 +46,22 @@ pub trait Observer {
         let _ = (step, reason);
     }
 
+    /// A checkpoint was saved and read back: the run goes on from there, whatever happens.
+    fn saved(&mut self, checkpoint: &Checkpoint) {
+        let _ = checkpoint;
+    }
+
+    /// Something failed that training goes on without: a checkpoint that will be tried again, or the log, which is told
+    /// of once.
+    fn warn(&mut self, warning: &TrainError) {
+        let _ = warning;
+    }
+
+    /// Asked after every step, and while a checkpoint that cannot be saved is waited for: true saves and ends training.
+    fn stop(&mut self) -> bool {
+        false
+    }
+
     /// Called after every step with the network to sample from.
     fn evaluate(&mut self, step: u64, network: &Network) {
         let _ = (step, network);
@@ -68,12 +82,61 @@ pub struct Trainer {
     pub key: Key,
 }
 
+/// Where training begins: [`Trainer::start`].
+#[derive(Debug)]
+pub struct Start {
+    /// For as long as it is trained.
+    lock: RunLock,
+    newest: Option<Checkpoint>,
+    skipped: Vec<TrainError>,
+}
+
 impl Trainer {
+    /// Checks the options, and finds the newest intact checkpoint of the locked run directory.
+    ///
+    /// # Errors
+    /// When an option is outside its range, when there are checkpoints and none can be read, or when the newest is of
+    /// another config or of a later step than the last. Nothing has then changed.
+    pub fn start(&self, lock: RunLock) -> Result<Start, TrainError> {
+        self.validate()?;
+        let (newest, skipped) = self.store().newest()?;
+        match &newest {
+            None if !skipped.is_empty() => {
+                let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
+                let reason =
+                    format!("no checkpoint can be read ({}); repair one or start again", reasons.join("; "));
+                Err(TrainError::checkpoint(&self.run, reason))
+            }
+            Some(checkpoint) if checkpoint.config_sha256 != self.config_sha256 => {
+                let reason = "it was trained with another config; train under another name or start again";
+                Err(TrainError::checkpoint(&checkpoint.path, reason))
+            }
+            Some(checkpoint) if checkpoint.step > self.train.steps => Err(TrainError::Option {
+                key: "train.steps",
+                value: self.train.steps.to_string(),
+                remedy: "the run has taken more steps already; write at least as many",
+            }),
+            _ => Ok(Start { lock, newest, skipped }),
+        }
+    }
+
+    /// Whether the options are in their ranges.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn validate(&self) -> Result<(), TrainError> {
+        self.train.validate()?;
+        self.checkpoint.validate()
+    }
+
+    fn store(&self) -> CheckpointStore {
+        CheckpointStore::new(self.run.join("checkpoints"))
+    }
+
     /// Trains until the last step, from the newest intact checkpoint of the run directory or from the beginning.
     ///
     /// # Errors
-    /// When a batch, a step or a checkpoint fails, and with [`TrainError::Diverged`] when `max_skipped` steps in a row were not
-    /// finite. What was saved before stays.
+    /// As [`start`](Self::start) and [`run_from`](Self::run_from), and when another process trains in the directory.
     pub fn run(
         &self,
         method: &mut dyn TrainStep,
@@ -81,36 +144,38 @@ impl Trainer {
         coupling: Arc<dyn Coupling>,
         observer: &mut dyn Observer,
     ) -> Result<Average, TrainError> {
-        self.train.validate()?;
-        self.checkpoint.validate()?;
-        let store = CheckpointStore::new(self.run.join("checkpoints"));
-        let (newest, skipped) = store.newest()?;
-        if newest.is_none() && !skipped.is_empty() {
-            let reasons: Vec<String> = skipped.iter().map(ToString::to_string).collect();
-            let reason =
-                format!("no checkpoint can be read ({}); repair one or start again", reasons.join("; "));
-            return Err(TrainError::checkpoint(&self.run, reason));
-        }
+        self.validate()?;
+        self.run_from(self.start(RunLock::take(&self.run)?)?, method, loader, coupling, observer)
+    }
+
+    /// Trains until the last step.
+    ///
+    /// # Errors
+    /// When a batch or a step fails; with [`TrainError::Diverged`] when `max_skipped` steps in a row were not finite, with
+    /// [`TrainError::Unsaved`] when `max_failures` times in a row no checkpoint could be saved, and with
+    /// [`TrainError::Stopped`] when the observer asked for it. What was saved before stays.
+    pub fn run_from(
+        &self,
+        start: Start,
+        method: &mut dyn TrainStep,
+        loader: Loader,
+        coupling: Arc<dyn Coupling>,
+        observer: &mut dyn Observer,
+    ) -> Result<Average, TrainError> {
+        let Start { lock: _lock, newest, skipped } = start;
+        let mut saving = Saving::new(self.store(), self, newest.as_ref().map(|checkpoint| checkpoint.step));
+        // What cannot be removed now is in nobody's way.
+        let _ = saving.store.remove_stale();
         let mut state = match &newest {
-            Some(checkpoint) if checkpoint.config_sha256 != self.config_sha256 => {
-                let reason = "it was trained with another config; train under another name or start again";
-                return Err(TrainError::checkpoint(&checkpoint.path, reason));
-            }
-            Some(checkpoint) if checkpoint.step > self.train.steps => {
-                return Err(TrainError::Option {
-                    key: "train.steps",
-                    value: self.train.steps.to_string(),
-                    remedy: "the run has taken more steps already; write at least as many",
-                });
-            }
             Some(checkpoint) => {
                 method.load(&checkpoint.path)?;
-                read_json(&checkpoint.path.join(STATE))?
+                let path = checkpoint.path.join(STATE);
+                let text = std::fs::read(&path).map_err(TrainError::io(&path))?;
+                serde_json::from_slice(&text).map_err(|error| TrainError::checkpoint(&path, error))?
             }
             None => State::default(),
         };
-        std::fs::create_dir_all(&self.run).map_err(TrainError::io(&self.run))?;
-        let mut log = MetricsLog::open(&self.run.join(METRICS), state.step)?;
+        let mut log = Log { log: MetricsLog::new(&self.run.join(METRICS), state.step), told: false };
         observer.start(state.step, &skipped);
         if state.step >= self.train.steps {
             return Ok(state.total);
@@ -148,7 +213,7 @@ impl Trainer {
                     observer.skipped(state.step, &reason);
                     let skipped = state.skipped_in_a_row;
                     if skipped >= self.train.max_skipped {
-                        let kept = store.newest()?.0.map(|checkpoint| checkpoint.step);
+                        let kept = saving.kept;
                         return Err(TrainError::Diverged { step, skipped, loss, gradient_norm, kept });
                     }
                 }
@@ -159,21 +224,130 @@ impl Trainer {
             if state.step.is_multiple_of(self.train.log_every) || done {
                 let learning_rate = method.learning_rate_at(state.step - 1);
                 let record = Record::new(state.step, &state.window, learning_rate, self.train.batch_size);
-                log.write(&record)?;
+                log.tell(observer, |log| log.write(&record));
                 state.window = Average::default();
             }
+            let stop = !done && observer.stop();
             // Weights that no batch can be learned with must not displace those from before.
             let sound = state.skipped_in_a_row == 0;
-            if state.step.is_multiple_of(self.checkpoint.every) && sound || done {
-                store.save(state.step, &self.config_sha256, self.checkpoint.keep, |folder| {
-                    method.save(folder)?;
-                    write_json(&folder.join(STATE), &state)
-                })?;
+            if done || (sound && (stop || saving.due(state.step))) {
+                log.tell(observer, |log| log.sync());
+                saving.save(&*method, &state, done, observer)?;
+            }
+            if stop {
+                return Err(TrainError::Stopped { step: state.step, kept: saving.kept });
             }
             observer.evaluate(state.step, method.sampling_network());
             // Logging, saving and sampling are not part of a step's time.
             begin = Instant::now();
         }
         Ok(state.total)
+    }
+}
+
+/// The log, whose first failure is told.
+struct Log {
+    log: MetricsLog,
+    told: bool,
+}
+
+impl Log {
+    fn tell(
+        &mut self,
+        observer: &mut dyn Observer,
+        act: impl FnOnce(&mut MetricsLog) -> Result<(), TrainError>,
+    ) {
+        if let Err(error) = act(&mut self.log)
+            && !std::mem::replace(&mut self.told, true)
+        {
+            observer.warn(&error);
+        }
+    }
+}
+
+/// When a checkpoint is due, also after failures.
+struct Saving<'a> {
+    store: CheckpointStore,
+    trainer: &'a Trainer,
+    /// The step of the newest checkpoint.
+    kept: Option<u64>,
+    /// Failures since then.
+    failures: u64,
+    retry_at: Option<Instant>,
+}
+
+impl<'a> Saving<'a> {
+    fn new(store: CheckpointStore, trainer: &'a Trainer, kept: Option<u64>) -> Self {
+        Self { store, trainer, kept, failures: 0, retry_at: None }
+    }
+
+    fn due(&self, step: u64) -> bool {
+        match self.retry_at {
+            Some(at) => Instant::now() >= at,
+            None => step.is_multiple_of(self.trainer.checkpoint.every),
+        }
+    }
+
+    /// Saves. A failure is told and left for a later step, or, after the last one, waited for.
+    ///
+    /// # Errors
+    /// [`TrainError::Unsaved`] after the last failure that is allowed, and when training is to stop.
+    fn save(
+        &mut self,
+        method: &dyn TrainStep,
+        state: &State,
+        last: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let step = state.step;
+        loop {
+            let Err(source) = self.try_to_save(method, state, observer) else {
+                return Ok(());
+            };
+            let (source, failures, most) =
+                (source.into(), self.failures, self.trainer.checkpoint.max_failures);
+            if failures >= most || observer.stop() {
+                return Err(TrainError::Unsaved { step, failures, source, kept: self.kept });
+            }
+            observer.warn(&TrainError::NotSaved { step, failures, most, seconds: self.seconds(), source });
+            if !last {
+                return Ok(());
+            }
+            while self.retry_at.is_some_and(|at| Instant::now() < at) && !observer.stop() {
+                sleep(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn try_to_save(
+        &mut self,
+        method: &dyn TrainStep,
+        state: &State,
+        observer: &mut dyn Observer,
+    ) -> Result<(), TrainError> {
+        let (config_sha256, keep) = (&self.trainer.config_sha256, self.trainer.checkpoint.keep);
+        let saved = self.store.save(state.step, config_sha256, keep, |files| {
+            method.save(files)?;
+            files.write_json(STATE, state)
+        });
+        match saved {
+            Ok(saved) => {
+                (self.kept, self.failures, self.retry_at) = (Some(state.step), 0, None);
+                observer.saved(&saved.checkpoint);
+                saved.untidy.iter().for_each(|warning| observer.warn(warning));
+                Ok(())
+            }
+            Err(error) => {
+                self.failures += 1;
+                self.retry_at = Some(Instant::now() + Duration::from_secs(self.seconds()));
+                Err(error)
+            }
+        }
+    }
+
+    /// From the last failure to the next try.
+    fn seconds(&self) -> u64 {
+        let doublings = self.failures.saturating_sub(1).min(16);
+        self.trainer.checkpoint.retry_seconds << doublings
     }
 }

@@ -11,8 +11,8 @@ use immiscible_schedule::{
 };
 use immiscible_train::{
     Average, CheckpointConfig, ConsistencyLoss, Curriculum, DISTANCES, Diffusion, DiffusionStep,
-    DoublingCurriculum, EmaConfig, LogNormal, LossConfig, METHODS, MethodConfig, MethodParts, Neighbours,
-    Observer, OptimizerConfig, StepReport, TrainConfig, TrainError, TrainStep, Trainer, prepare,
+    DoublingCurriculum, EmaConfig, Files, LogNormal, LossConfig, METHODS, MethodConfig, MethodParts,
+    Neighbours, Observer, OptimizerConfig, StepReport, TrainConfig, TrainError, TrainStep, Trainer, prepare,
     uniform_neighbours,
 };
 use ndarray::Array4;
@@ -291,7 +291,7 @@ impl Observer for Losses {
 fn train(run: &Path, steps: u64, mut method: Box<dyn TrainStep>, coupling: Arc<dyn Coupling>) -> Losses {
     let trainer = Trainer {
         train: TrainConfig { steps, batch_size: 8, log_every: 4, ..TrainConfig::default() },
-        checkpoint: CheckpointConfig { every: 100, keep: 2 },
+        checkpoint: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
         run: run.into(),
         config_sha256: "c0ffee".into(),
         key: KEY,
@@ -434,7 +434,7 @@ fn a_step_that_is_not_finite_changes_nothing() {
         let files = |name: &str, method: &dyn TrainStep| {
             let folder = folder.path().join(name);
             std::fs::create_dir(&folder).unwrap();
-            method.save(&folder).unwrap();
+            method.save(&mut Files::new(&folder)).unwrap();
             let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap()).collect();
             files.sort_by_key(|file| file.file_name());
             let contents = |file: &std::fs::DirEntry| (file.file_name(), std::fs::read(file.path()).unwrap());
@@ -653,7 +653,7 @@ fn learn_by_lpips(weights: &Path, shape: [usize; 4], steps: u64) -> (Vec<f32>, [
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let saved = |method: &dyn TrainStep| {
-        method.save(folder.path()).unwrap();
+        method.save(&mut Files::new(folder.path())).unwrap();
         std::fs::read(folder.path().join("model.safetensors")).unwrap()
     };
     let before = saved(&*method);

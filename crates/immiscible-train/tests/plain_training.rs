@@ -16,8 +16,8 @@ use immiscible_schedule::{
     TimeSamplerConfig, Times, distance::PseudoHuber,
 };
 use immiscible_train::{
-    Curriculum, Diffusion, EmaConfig, LatentStep, Latents, LogNormal, LossConfig, MethodConfig, MethodParts,
-    OnLatents, OptimizerConfig, TrainStep, prepare,
+    Curriculum, Diffusion, EmaConfig, Files, LatentStep, Latents, LogNormal, LossConfig, MethodConfig,
+    MethodParts, OnLatents, OptimizerConfig, TrainStep, prepare,
 };
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -182,7 +182,7 @@ fn same_weights(
         let expected = take(&mut plain, step);
         assert_eq!(found.to_bits(), expected.to_bits(), "{what}, step {step}: loss {found}, {expected}");
 
-        method.save(folder.path()).unwrap();
+        method.save(&mut Files::new(folder.path())).unwrap();
         let mut online = plain.network.valid();
         online.load(&folder.path().join("model.safetensors")).unwrap();
         let expected = weights(&plain.network);

@@ -11,7 +11,7 @@ use immiscible_schedule::{
     Times, WEIGHTINGS, WeightingConfig,
 };
 use immiscible_train::{
-    Average, CheckpointConfig, CheckpointStore, ClassCondition, Diffusion, DiffusionStep, EmaConfig,
+    Average, CheckpointConfig, CheckpointStore, ClassCondition, Diffusion, DiffusionStep, EmaConfig, Files,
     LossConfig, Observer, OptimizerConfig, Prepared, StepReport, TrainConfig, TrainError, TrainStep, Trainer,
     prepare,
 };
@@ -610,7 +610,7 @@ impl Observer for Losses {
 fn train(run: &Path, steps: u64, coupling: Arc<dyn Coupling>) -> Losses {
     let trainer = Trainer {
         train: TrainConfig { steps, batch_size: 8, log_every: 4, ..TrainConfig::default() },
-        checkpoint: CheckpointConfig { every: 100, keep: 2 },
+        checkpoint: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
         run: run.into(),
         config_sha256: "c0ffee".into(),
         key: KEY,
@@ -676,7 +676,7 @@ fn a_checkpoint_of_another_network_is_refused_by_name() {
     let _alone = alone();
     let folder = tempfile::tempdir().unwrap();
     let here = method(coupling("independent", 4));
-    here.save(folder.path()).unwrap();
+    here.save(&mut Files::new(folder.path())).unwrap();
     let mut other = DiffusionStep::new(
         diffusion("flow", "v", coupling("independent", 4)),
         tiny_network(None),
@@ -747,7 +747,7 @@ fn an_image_that_is_not_finite_ends_the_run_by_its_number() {
         let folder = tempfile::tempdir().unwrap();
         let trainer = Trainer {
             train: TrainConfig { steps: 10, batch_size: 8, ..TrainConfig::default() },
-            checkpoint: CheckpointConfig { every: 2, keep: 2 },
+            checkpoint: CheckpointConfig { every: 2, ..CheckpointConfig::default() },
             run: folder.path().into(),
             config_sha256: "c0ffee".into(),
             key: KEY,
@@ -795,8 +795,8 @@ impl TrainStep for Poisoned {
         self.method.learning_rate_at(step)
     }
 
-    fn save(&self, folder: &Path) -> Result<(), TrainError> {
-        self.method.save(folder)
+    fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        self.method.save(files)
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
@@ -829,7 +829,7 @@ fn train_poisoned(
 ) -> (Result<Average, TrainError>, Skips) {
     let trainer = Trainer {
         train: TrainConfig { steps, batch_size: 8, log_every: 2, max_skipped, ..TrainConfig::default() },
-        checkpoint: CheckpointConfig { every: 2, keep: 2 },
+        checkpoint: CheckpointConfig { every: 2, ..CheckpointConfig::default() },
         run: run.into(),
         config_sha256: "c0ffee".into(),
         key: KEY,
@@ -856,7 +856,7 @@ fn a_step_that_is_not_finite_changes_nothing() {
     let files = |name: &str, method: &Poisoned| {
         let folder = folder.path().join(name);
         std::fs::create_dir(&folder).unwrap();
-        method.save(&folder).unwrap();
+        method.save(&mut Files::new(&folder)).unwrap();
         ["model.safetensors", "ema.safetensors", "optim.bpk"]
             .map(|file| std::fs::read(folder.join(file)).unwrap())
     };
@@ -965,7 +965,7 @@ fn options_outside_their_range_are_refused() {
     let train = TrainConfig { max_skipped: 0, ..TrainConfig::default() };
     assert_eq!(text(train.validate()), "train.max_skipped = 0: write at least 1; 10 is usual");
     assert!(EmaConfig { decay: 1.0, warmup: true }.validate().is_err());
-    assert!(CheckpointConfig { every: 1, keep: 1 }.validate().is_err());
+    assert!(CheckpointConfig { keep: 1, ..CheckpointConfig::default() }.validate().is_err());
 }
 
 #[test]

@@ -1,0 +1,143 @@
+//! `cargo xtask reliability`: the built command is killed, starved of room and fed damaged checkpoints, and what it makes of
+//! that is compared with a run that was left alone.
+
+mod damage;
+mod full;
+mod kills;
+mod report;
+mod signals;
+mod soak;
+mod subject;
+
+use crate::{Outcome, cargo, layers};
+use report::Report;
+use std::path::PathBuf;
+use subject::Subject;
+
+const HELP: &str = "\
+cargo xtask reliability [OPTIONS]   writes docs/reports/reliability.md and .json
+
+  --kills N      kill -9 at random times during training and saving (1000)
+  --signals N    SIGTERM at random times (100)
+  --damages N    flipped bits and truncations of a checkpoint (10000)
+  --full N       points at which there is no more room (200)
+  --soak N       steps of one run whose memory and open files are watched (10000)
+  --seed S       of everything random (0)
+  --machine M    a line for the report
+  --out NAME     another file than docs/reports/reliability
+";
+
+/// How much of everything.
+pub(crate) struct Plan {
+    kills: u64,
+    signals: u64,
+    damages: u64,
+    full: u64,
+    soak: u64,
+    seed: u64,
+    machine: String,
+    /// Without the ending; none to only check.
+    out: Option<PathBuf>,
+}
+
+impl Plan {
+    fn full() -> Self {
+        Self {
+            kills: 1_000,
+            signals: 100,
+            damages: 10_000,
+            full: 200,
+            soak: 10_000,
+            seed: 0,
+            machine: "not named".into(),
+            out: Some(layers::workspace_root().join("docs/reports/reliability")),
+        }
+    }
+
+    /// What fits into every run of the tests.
+    fn short() -> Self {
+        Self { kills: 10, signals: 5, damages: 100, full: 10, soak: 0, out: None, ..Self::full() }
+    }
+
+    fn read(arguments: &[String]) -> Result<Self, String> {
+        let mut plan = Self::full();
+        for pair in arguments.chunks(2) {
+            let [option, value] = pair else {
+                return Err(format!("{} needs a value", pair[0]));
+            };
+            let number = || value.parse().map_err(|_| format!("{option} {value}: write a whole number"));
+            match &**option {
+                "--kills" => plan.kills = number()?,
+                "--signals" => plan.signals = number()?,
+                "--damages" => plan.damages = number()?,
+                "--full" => plan.full = number()?,
+                "--soak" => plan.soak = number()?,
+                "--seed" => plan.seed = number()?,
+                "--machine" => plan.machine.clone_from(value),
+                "--out" => plan.out = Some(value.into()),
+                _ => return Err(format!("unknown option {option}; see cargo xtask reliability --help")),
+            }
+        }
+        Ok(plan)
+    }
+}
+
+pub(crate) fn run(arguments: &[String]) -> Outcome {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        print!("{HELP}");
+        return Ok(());
+    }
+    match Plan::read(arguments) {
+        Ok(plan) => carry_out(&plan),
+        Err(reason) => {
+            eprintln!("xtask: {reason}");
+            Err(2)
+        }
+    }
+}
+
+/// The short version, without a report.
+pub(crate) fn check() -> Outcome {
+    carry_out(&Plan::short())
+}
+
+fn carry_out(plan: &Plan) -> Outcome {
+    if !cfg!(target_os = "linux") {
+        eprintln!("xtask: reliability needs Linux: it kills by signals and reads /proc");
+        return Ok(());
+    }
+    crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
+    let found = all(plan).and_then(|report| {
+        if let Some(out) = &plan.out {
+            report.write(out, &plan.machine)?;
+        }
+        Ok(report)
+    });
+    match found {
+        Ok(report) if report.passed() => Ok(()),
+        Ok(_) => Err(1),
+        Err(reason) => {
+            eprintln!("xtask: reliability: {reason}");
+            Err(1)
+        }
+    }
+}
+
+fn all(plan: &Plan) -> Result<Report, String> {
+    let mut report = Report::default();
+    let subject = Subject::new("reliability", plan.seed)?;
+    let stages: [(u64, fn(&Subject, u64) -> Result<Vec<report::Line>, String>); 5] = [
+        (plan.kills, kills::run),
+        (plan.signals, signals::run),
+        (plan.damages, damage::run),
+        (plan.full, full::run),
+        (plan.soak, soak::run),
+    ];
+    for (n, stage) in stages.into_iter().filter(|(n, _)| *n > 0) {
+        for line in stage(&subject, n)? {
+            println!("{line}");
+            report.lines.push(line);
+        }
+    }
+    Ok(report)
+}
