@@ -75,16 +75,12 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.steps
     );
     println!(
-        "time      {:.1} ms a step, {:.0} img/s; the coupling's {:.2} ms are {:.1} % of it{}",
+        "time      {:.1} ms a step, {:.0} img/s; the coupling's {:.2} ms are {:.1} % of it, of which {:.2} ms delay it",
         total.step_ms(),
         total.images_per_second(config.train.batch_size),
         total.coupling_ms(),
         total.coupling_share_percent(),
-        if parts.coupling.host().is_some() && parts.latent.is_none() {
-            ", a batch ahead in the loader"
-        } else {
-            ""
-        }
+        total.coupling_visible_ms(),
     );
     if total.skipped > 0 {
         println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);

@@ -26,11 +26,24 @@ pub struct Average {
     #[serde(default)]
     mean_shift: f64,
     coupling_ms: f64,
+    /// The part of it that happened before the step had its batch.
+    #[serde(default)]
+    coupling_before_ms: f64,
+    #[serde(default)]
+    waited_ms: f64,
     step_ms: f64,
 }
 
+/// How long a step waited for its batch.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waited {
+    pub(crate) ms: f64,
+    /// Whether the batch came with its noise.
+    pub(crate) for_the_coupling: bool,
+}
+
 impl Average {
-    pub(crate) fn add(&mut self, report: &StepReport, step_ms: f64) {
+    pub(crate) fn add(&mut self, report: &StepReport, step_ms: f64, waited: Waited) {
         let coupling = &report.coupling;
         self.steps += 1;
         self.loss += f64::from(report.loss);
@@ -43,6 +56,10 @@ impl Average {
         self.alignment += coupling.alignment;
         self.mean_shift += coupling.mean_shift;
         self.coupling_ms += coupling.milliseconds;
+        if waited.for_the_coupling {
+            self.coupling_before_ms += coupling.milliseconds;
+        }
+        self.waited_ms += waited.ms;
         self.step_ms += step_ms;
     }
 
@@ -69,13 +86,30 @@ impl Average {
         self.per_step(self.coupling_ms)
     }
 
+    /// What of that delayed the steps: all of it inside a step, and in the loader's pipeline no more than steps waited for
+    /// their batches.
+    pub fn coupling_visible_ms(&self) -> f64 {
+        let inside = self.coupling_ms - self.coupling_before_ms;
+        self.per_step(inside + self.coupling_before_ms.min(self.waited_ms))
+    }
+
+    /// The rest of it: what happened while other steps were taken.
+    pub fn coupling_hidden_ms(&self) -> f64 {
+        self.coupling_ms() - self.coupling_visible_ms()
+    }
+
+    /// Mean wall-clock time that a step waited for its batch, in milliseconds: for images to be read, and for what of the
+    /// coupling is visible.
+    pub fn waited_ms(&self) -> f64 {
+        self.per_step(self.waited_ms)
+    }
+
     /// Mean wall-clock time of a step, in milliseconds.
     pub fn step_ms(&self) -> f64 {
         self.per_step(self.step_ms)
     }
 
-    /// The coupling's time as a share of the step's, in per cent. A coupling that runs in the loader's pipeline
-    /// overlaps the step, so this is an upper bound of what it delays.
+    /// The coupling's time as a share of the step's, in per cent, hidden or not.
     pub fn coupling_share_percent(&self) -> f64 {
         if self.step_ms > 0.0 { 100.0 * self.coupling_ms / self.step_ms } else { 0.0 }
     }
@@ -106,6 +140,15 @@ pub struct Record {
     pub step_ms: f64,
     /// The coupling's milliseconds a step.
     pub coupling_ms: f64,
+    /// What of them delayed the step.
+    #[serde(default)]
+    pub coupling_visible_ms: f64,
+    /// What of them other steps hid.
+    #[serde(default)]
+    pub coupling_hidden_ms: f64,
+    /// Milliseconds that a step waited for its batch.
+    #[serde(default)]
+    pub waited_ms: f64,
     /// The coupling's share of the step in per cent.
     pub coupling_share_percent: f64,
     /// Mean L2 distance to the drawn noise.
@@ -138,6 +181,9 @@ impl Record {
             images_per_second: average.images_per_second(batch_size),
             step_ms: average.step_ms(),
             coupling_ms: average.coupling_ms(),
+            coupling_visible_ms: average.coupling_visible_ms(),
+            coupling_hidden_ms: average.coupling_hidden_ms(),
+            waited_ms: average.waited_ms(),
             coupling_share_percent: average.coupling_share_percent(),
             distance_before: average.per_step(average.distance_before),
             distance_after: average.per_step(average.distance_after),

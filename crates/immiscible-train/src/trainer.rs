@@ -1,6 +1,8 @@
 use crate::{
     Average, Checkpoint, CheckpointConfig, CheckpointStore, Record, RunLock, StepReport, TrainConfig,
-    TrainError, TrainStep, prepare, record::MetricsLog, window,
+    TrainError, TrainStep, prepare,
+    record::{MetricsLog, Waited},
+    window,
 };
 use immiscible_coupling::{Coupling, Lookahead};
 use immiscible_data::{Loader, prefetch};
@@ -8,6 +10,7 @@ use immiscible_models::Network;
 use immiscible_random::Key;
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -182,27 +185,28 @@ impl Trainer {
         }
 
         let key = self.key;
-        let ahead = NonZeroUsize::new(self.train.prefetch).unwrap_or(NonZeroUsize::MIN);
+        let depth = NonZeroUsize::new(self.train.prefetch);
         let steps = state.step..self.train.steps;
         let batches = match window::lookahead(&*coupling).map(Lookahead::rows) {
             Some(rows) => {
-                let mut batches = window::batches(coupling, rows, loader, key, state.step)?;
-                prefetch(steps, ahead, move |_| batches.next().expect("windows do not end"))?
+                let mut batches = window::batches(coupling, rows, loader, key, state.step, depth.is_some())?;
+                ahead(steps, depth, move |_| batches.next().expect("windows do not end"))?
             }
-            None => {
-                prefetch(steps, ahead, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?
-            }
+            None => ahead(steps, depth, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?,
         };
         let mut begin = Instant::now();
         for prepared in batches {
-            let taken = method.step(prepared?, state.step);
+            let waited_ms = begin.elapsed().as_secs_f64() * 1e3;
+            let prepared = prepared?;
+            let waited = Waited { ms: waited_ms, for_the_coupling: prepared.drawn.is_some() };
+            let taken = method.step(prepared, state.step);
             state.step += 1;
             match taken {
                 Ok(report) => {
                     state.skipped_in_a_row = 0;
                     let step_ms = begin.elapsed().as_secs_f64() * 1e3;
-                    state.window.add(&report, step_ms);
-                    state.total.add(&report, step_ms);
+                    state.window.add(&report, step_ms, waited);
+                    state.total.add(&report, step_ms, waited);
                     observer.step(state.step, &report, &state.total);
                 }
                 Err(TrainError::NonFinite { step, loss, gradient_norm }) => {
@@ -243,6 +247,18 @@ impl Trainer {
         }
         Ok(state.total)
     }
+}
+
+/// What `produce` makes of each of `steps`: up to `depth` items ahead, on a thread of its own, or in its turn.
+fn ahead<T: Send + 'static>(
+    steps: Range<u64>,
+    depth: Option<NonZeroUsize>,
+    produce: impl FnMut(u64) -> Result<T, TrainError> + Send + 'static,
+) -> Result<Box<dyn Iterator<Item = Result<T, TrainError>>>, TrainError> {
+    Ok(match depth {
+        Some(depth) => Box::new(prefetch(steps, depth, produce)?),
+        None => Box::new(steps.map(produce)),
+    })
 }
 
 /// The log, whose first failure is told.

@@ -18,7 +18,7 @@ pub(crate) fn lookahead(coupling: &dyn Coupling) -> Option<&dyn Lookahead> {
 }
 
 /// The batches from `start` on, with their noise, for a coupling that pairs `rows` of them together: each window while the
-/// batches of the one before are handed out.
+/// batches of the one before are handed out, or in its turn without `overlap`.
 ///
 /// Windows begin at multiples of their length, whatever `start` is: the noise of a step does not depend on where training
 /// starts from.
@@ -31,6 +31,7 @@ pub(crate) fn batches(
     loader: Loader,
     key: Key,
     start: u64,
+    overlap: bool,
 ) -> Result<impl Iterator<Item = Result<Prepared, TrainError>> + Send, TrainError> {
     let batch_size = loader.order().batch_size();
     if rows == 0 || !rows.is_multiple_of(batch_size) {
@@ -41,9 +42,11 @@ pub(crate) fn batches(
         });
     }
     let length = (rows / batch_size) as u64;
-    let windows = prefetch(start / length.., NonZeroUsize::MIN, move |number| {
-        pair(&*coupling, &loader, key, number * length..(number + 1) * length)
-    })?;
+    let pair = move |number| pair(&*coupling, &loader, key, number * length..(number + 1) * length);
+    let windows: Box<dyn Iterator<Item = _> + Send> = match overlap {
+        true => Box::new(prefetch(start / length.., NonZeroUsize::MIN, pair)?),
+        false => Box::new((start / length..).map(pair)),
+    };
     let batches = windows.flat_map(|window: Result<Window, TrainError>| match window {
         Ok(Window { batches, pairing }) => {
             let batches = batches.into_iter().enumerate();
@@ -180,7 +183,8 @@ mod tests {
 
     fn prepared(config: &CouplingConfig, start: u64, steps: usize) -> Vec<Prepared> {
         let coupling = config.build().unwrap().into();
-        let batches = batches(coupling, config.window, loader(), KEY, start).unwrap();
+        let batches =
+            batches(coupling, config.window, loader(), KEY, start, start.is_multiple_of(2)).unwrap();
         batches.take(steps).collect::<Result<_, _>>().unwrap()
     }
 
@@ -272,7 +276,7 @@ mod tests {
     #[test]
     fn a_window_is_a_whole_number_of_batches() {
         let coupling = config(40).build().unwrap().into();
-        let error = batches(coupling, 40, loader(), KEY, 0).err().unwrap().to_string();
+        let error = batches(coupling, 40, loader(), KEY, 0, true).err().unwrap().to_string();
         assert!(error.contains("coupling.window = 40") && error.contains("train.batch_size"), "{error}");
     }
 }

@@ -149,9 +149,9 @@ fn left(run: &Path) -> BTreeMap<String, Vec<u8>> {
 
 fn without_clock(value: &mut serde_json::Value) {
     if let Some(table) = value.as_object_mut() {
-        for key in ["images_per_second", "step_ms", "coupling_ms", "coupling_share_percent"] {
-            table.remove(key);
-        }
+        table.retain(|key, _| {
+            !key.ends_with("_ms") && !["images_per_second", "coupling_share_percent"].contains(&&**key)
+        });
         table.values_mut().for_each(without_clock);
     }
 }
