@@ -10,12 +10,11 @@ mod soak;
 mod subject;
 
 use crate::{Outcome, cargo, layers};
-use report::Report;
 use std::path::PathBuf;
 use subject::Subject;
 
 const HELP: &str = "\
-cargo xtask reliability [OPTIONS]   writes docs/reports/reliability.md and .json
+cargo xtask reliability [OPTIONS]   writes docs/reports/reliability.md and .json; what is asked for 0 times stays there
 
   --kills N      kill -9 at random times during training and saving (1000)
   --signals N    SIGTERM at random times (100)
@@ -107,15 +106,9 @@ fn carry_out(plan: &Plan) -> Outcome {
         return Ok(());
     }
     crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
-    let found = all(plan).and_then(|report| {
-        if let Some(out) = &plan.out {
-            report.write(out, &plan.machine)?;
-        }
-        Ok(report)
-    });
-    match found {
-        Ok(report) if report.passed() => Ok(()),
-        Ok(_) => Err(1),
+    match all(plan) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(1),
         Err(reason) => {
             eprintln!("xtask: reliability: {reason}");
             Err(1)
@@ -123,21 +116,29 @@ fn carry_out(plan: &Plan) -> Outcome {
     }
 }
 
-fn all(plan: &Plan) -> Result<Report, String> {
-    let mut report = Report::default();
-    let subject = Subject::new("reliability", plan.seed)?;
-    let stages: [(u64, fn(&Subject, u64) -> Result<Vec<report::Line>, String>); 5] = [
-        (plan.kills, kills::run),
-        (plan.signals, signals::run),
-        (plan.damages, damage::run),
-        (plan.full, full::run),
-        (plan.soak, soak::run),
+type Stage = fn(&Subject, u64) -> Result<Vec<report::Line>, String>;
+
+/// Whether everything is as it must be.
+fn all(plan: &Plan) -> Result<bool, String> {
+    let subject = Subject::new(plan.seed)?;
+    let mut passed = true;
+    let stages: [(&str, u64, Stage); 5] = [
+        ("kills", plan.kills, kills::run),
+        ("signals", plan.signals, signals::run),
+        ("damages", plan.damages, damage::run),
+        ("full", plan.full, full::run),
+        ("soak", plan.soak, soak::run),
     ];
-    for (n, stage) in stages.into_iter().filter(|(n, _)| *n > 0) {
-        for line in stage(&subject, n)? {
+    for (name, n, stage) in stages.into_iter().filter(|(_, n, _)| *n > 0) {
+        let lines = stage(&subject, n)?;
+        for line in &lines {
             println!("{line}");
-            report.lines.push(line);
+            passed &= line.passed();
+        }
+        if let Some(out) = &plan.out {
+            report::write(out, name, &lines, &plan.machine)?;
         }
     }
-    Ok(report)
+    subject.done();
+    Ok(passed)
 }

@@ -55,6 +55,9 @@ struct Failure {
 }
 
 impl Failure {
+    /// The exit status of a device that failed.
+    const DEVICE: u8 = 4;
+
     /// The command cannot run as given.
     fn usage(reason: impl Into<anyhow::Error>) -> Self {
         Self { reason: reason.into(), code: 2 }
@@ -67,7 +70,7 @@ impl Failure {
 
     /// The device failed, or its memory is used up.
     fn device(reason: impl Into<anyhow::Error>) -> Self {
-        Self { reason: reason.into(), code: 4 }
+        Self { reason: reason.into(), code: Self::DEVICE }
     }
 }
 

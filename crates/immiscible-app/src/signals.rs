@@ -1,5 +1,6 @@
 //! The first SIGINT or SIGTERM ends training after its step and a checkpoint, a second one at once.
 
+use crate::Failure;
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag::{register_conditional_shutdown, register_usize};
@@ -28,6 +29,14 @@ impl Signals {
             };
             listen().context("the signals cannot be taken over")?;
         }
+        // What an allocation that fails ends with, after it has said its size.
+        #[cfg(unix)]
+        register_conditional_shutdown(
+            signal_hook::consts::SIGABRT,
+            Failure::DEVICE.into(),
+            Arc::new(AtomicBool::new(true)),
+        )
+        .context("the signals cannot be taken over")?;
         Ok(signals)
     }
 

@@ -103,7 +103,7 @@ fn device_failed(parts: &Parts, parameters: usize, reason: &str) -> anyhow::Erro
         half => format!("train.micro_batch = {half}, which changes only the memory and the time"),
     };
     anyhow!(
-        "device {} failed: {reason}; {} with {parameters} parameters takes about {megabytes} MB and what {at_once} images of \
+        "training broke off on device {}: {reason}; {} with {parameters} parameters takes about {megabytes} MB and what {at_once} images of \
          {channels}×{height}×{width} at once need; if that is too much, try {less}; the same command goes on from the newest \
          checkpoint",
         config.device,
@@ -357,4 +357,28 @@ fn write(path: &Path, text: &str) -> Result<()> {
         Disk.sync_folder(path.parent().unwrap_or(Path::new(".")))
     };
     replace().with_context(|| path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_fails_is_told_of_with_what_to_try() {
+        let mut table = config::preset("digits").unwrap();
+        config::set(&mut table, "train.micro_batch=48").unwrap();
+        let (parts, _) = Parts::open(table).unwrap();
+        let message = device_failed(&parts, 1_000_000, "out of memory").to_string();
+        for words in [
+            "flex",
+            "out of memory",
+            "1000000 parameters",
+            "about 20 MB",
+            "48 images of 1×8×8",
+            "train.micro_batch = 24",
+        ] {
+            assert!(message.contains(words), "no {words:?} in {message}");
+        }
+        assert!(!message.contains('\n'), "{message}");
+    }
 }

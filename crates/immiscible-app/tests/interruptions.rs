@@ -170,6 +170,25 @@ fn no_room_is_a_warning_and_then_the_end_with_the_old_checkpoint() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn memory_that_is_used_up_has_an_exit_status_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new("sh")
+        .current_dir(folder.path())
+        .env("RAYON_NUM_THREADS", "2")
+        .env("MALLOC_ARENA_MAX", "2")
+        .env("RUST_BACKTRACE", "0")
+        // 1.5 GB, of which such a batch needs several.
+        .args(["-c", "ulimit -v 1500000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_immiscible"), "train"])
+        .args(["--set", "model.block_out_channels=[64,128]", "--set", "train.batch_size=1536"])
+        .output()
+        .unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.contains("memory allocation of"), "{said}");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -6,7 +6,8 @@ use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network};
 use immiscible_random::{Key, Stream};
 use immiscible_train::{
-    ClassCondition, LatentStep, Latents, OnLatents, Prepared, StepReport, TrainError, TrainStep, prepare,
+    ClassCondition, Files, LatentStep, Latents, OnLatents, Prepared, StepReport, TrainError, TrainStep,
+    prepare,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -43,7 +44,7 @@ impl TrainStep for Spy {
         0.0
     }
 
-    fn save(&self, _folder: &Path) -> Result<(), TrainError> {
+    fn save(&self, _files: &mut Files) -> Result<(), TrainError> {
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 use crate::layers;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -29,7 +30,7 @@ impl Line {
         self
     }
 
-    fn passed(&self) -> bool {
+    pub(super) fn passed(&self) -> bool {
         self.found <= self.target
     }
 
@@ -47,53 +48,63 @@ impl fmt::Display for Line {
     }
 }
 
-#[derive(Default)]
-pub(super) struct Report {
-    pub(super) lines: Vec<Line>,
+/// Writes the lines of a stage to `.json`, where those of other stages stay, and all of them to `.md`.
+pub(super) fn write(out: &Path, stage: &str, lines: &[Line], machine: &str) -> Result<(), String> {
+    let first_line = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).current_dir(layers::workspace_root()).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.unwrap_or_default().lines().next().unwrap_or("unknown").to_owned()
+    };
+    let figures: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            json!({
+                "what": line.what,
+                "found": line.found,
+                "at_most": line.target,
+                "notes": line.notes.join("; ").replace('\n', " "),
+            })
+        })
+        .collect();
+    let (date, commit) =
+        (first_line("date", &["-u", "+%F"]), first_line("git", &["rev-parse", "--short", "HEAD"]));
+    let path = out.with_extension("json");
+    let mut stages = fs::read(&path)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<BTreeMap<String, Value>>(&text).ok())
+        .unwrap_or_default();
+    let figures = json!({"date": date, "commit": commit, "machine": machine, "figures": figures});
+    stages.insert(stage.into(), figures);
+    let text = serde_json::to_string_pretty(&stages).map_err(|error| error.to_string())? + "\n";
+    for (path, text) in [(path, text), (out.with_extension("md"), markdown(&stages))] {
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }
 
-impl Report {
-    pub(super) fn passed(&self) -> bool {
-        self.lines.iter().all(Line::passed)
-    }
-
-    /// Writes the report as `.md` and `.json`.
-    pub(super) fn write(&self, out: &Path, machine: &str) -> Result<(), String> {
-        let first_line = |program: &str, arguments: &[&str]| {
-            let output = Command::new(program).args(arguments).current_dir(layers::workspace_root()).output();
-            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-            text.unwrap_or_default().lines().next().unwrap_or("unknown").to_owned()
-        };
-        let (date, commit) =
-            (first_line("date", &["-u", "+%F"]), first_line("git", &["rev-parse", "--short", "HEAD"]));
-        let mut text = format!(
-            "# Reliability\n\n\
-             Written by `cargo xtask reliability`, {date}, commit {commit}, on {machine}. The command trains a network of a few\n\
-             thousand parameters on the built-in digits, with windows, flips and dropout; a checkpoint every third step.\n\n\
-             | what | found | at most | |\n|---|---:|---:|---|\n"
+fn markdown(stages: &BTreeMap<String, Value>) -> String {
+    let mut text = String::from(
+        "# Reliability\n\n\
+         Written by `cargo xtask reliability`. The command trains a network of a few thousand parameters on the built-in digits,\n\
+         with windows, flips and dropout, and saves a checkpoint every third step. Failures and crashes at every single\n\
+         operation of a save, on a simulated disk that loses what was not flushed, and resumed runs of every kind are tests of\n\
+         `immiscible-train`: `tests/checkpoints.rs`, `tests/interruptions.rs`. What it means is in\n\
+         [what a run survives](../reliability.md).\n",
+    );
+    for (stage, of) in stages {
+        let word = |key: &str| of[key].as_str().unwrap_or_default();
+        text += &format!(
+            "\n## {stage}\n\n{}, commit {}, on {}\n\n| what | found | at most | |\n|---|---:|---:|---|\n",
+            word("date"),
+            word("commit"),
+            word("machine")
         );
-        for line in &self.lines {
-            text += &format!(
-                "| {} | {} | {} | {} |\n",
-                line.what,
-                Line::number(line.found),
-                Line::number(line.target),
-                line.notes.join("; ").replace('|', "/").replace('\n', " ")
-            );
+        for figure in of["figures"].as_array().into_iter().flatten() {
+            let number = |key: &str| Line::number(figure[key].as_f64().unwrap_or(f64::NAN));
+            let [what, notes] =
+                ["what", "notes"].map(|key| figure[key].as_str().unwrap_or_default().replace('|', "/"));
+            text += &format!("| {what} | {} | {} | {notes} |\n", number("found"), number("at_most"));
         }
-        text += "\nFailures and crashes at every single operation of a save, on a simulated disk that loses what was not flushed, and\n\
-                 resumed runs of every kind are tests of `immiscible-train`: `tests/checkpoints.rs`, `tests/interruptions.rs`.\n";
-        let values: Vec<_> = self
-            .lines
-            .iter()
-            .map(|line| json!({"what": line.what, "found": line.found, "at_most": line.target, "notes": line.notes}))
-            .collect();
-        let value = json!({"date": date, "commit": commit, "machine": machine, "lines": values});
-        for (ending, text) in [("md", text), ("json", format!("{value:#}\n"))] {
-            let path = out.with_extension(ending);
-            fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
-            println!("{}", path.display());
-        }
-        Ok(())
     }
+    text
 }

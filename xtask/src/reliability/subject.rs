@@ -63,8 +63,8 @@ impl Ended {
 
 impl Subject {
     /// Trains once, undisturbed, as the run `whole`.
-    pub(super) fn new(name: &str, seed: u64) -> Result<Self, String> {
-        let folder = layers::target_folder().join(name);
+    pub(super) fn new(seed: u64) -> Result<Self, String> {
+        let folder = layers::target_folder().join(format!("reliability-{}", std::process::id()));
         let gone = if folder.exists() { fs::remove_dir_all(&folder) } else { Ok(()) };
         gone.and_then(|()| fs::create_dir_all(&folder))
             .map_err(|error| format!("{}: {error}", folder.display()))?;
@@ -77,6 +77,11 @@ impl Subject {
             return Err(format!("the undisturbed run ends with {}: {}", ended.status, ended.said));
         }
         Ok(subject)
+    }
+
+    /// Removes what it made.
+    pub(super) fn done(self) {
+        let _ = fs::remove_dir_all(self.folder);
     }
 
     pub(super) fn runs(&self) -> PathBuf {
