@@ -2,6 +2,8 @@
 
 mod bytes;
 mod error;
+#[cfg(feature = "fetch")]
+mod fetch;
 mod file;
 mod fit;
 mod image_file;
@@ -14,8 +16,11 @@ mod registry;
 mod source;
 mod sources;
 mod tolerant;
+mod unpack;
 
 pub use error::DataError;
+#[cfg(feature = "fetch")]
+pub use fetch::{Patience, REMOTES, Remote, RemoteFile, fetch};
 pub use fit::{Crop, Resize};
 pub use in_memory::InMemory;
 pub use loader::{Batch, Loader, LoaderOptions};
@@ -24,3 +29,4 @@ pub use prefetch::{Prefetch, prefetch};
 pub use registry::{Build, DataOptions, LabelKind, Layout, SOURCES, Split, build};
 pub use source::{LatentInfo, Source};
 pub use tolerant::{BadSample, Tolerant};
+pub use unpack::{UnpackLimits, unpack};
