@@ -4,6 +4,7 @@ mod assign;
 mod cli;
 mod config;
 mod coupling;
+mod data;
 mod device;
 mod draw;
 mod export;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         cli::Command::Export(arguments) => export::run(&arguments),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::Coupling(command) => coupling::run(&command),
+        cli::Command::Data(command) => data::run(&command),
         cli::Command::List => {
             list::print();
             Ok(())

@@ -7,7 +7,7 @@ use crate::{Failure, cli, quality};
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use immiscible_coupling::{COUPLINGS, Select};
-use immiscible_data::{Loader, LoaderOptions, Source};
+use immiscible_data::{Crop, Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
 use immiscible_train::{Trainer, sha256_hex};
@@ -20,6 +20,8 @@ use toml::Table;
 pub(crate) const CONFIG: &str = "config.toml";
 /// What the run knows of its data.
 pub(crate) const DATA: &str = "data.toml";
+/// The damaged samples that the run met.
+const BAD_FILES: &str = "bad_files.jsonl";
 
 /// Trains, then says where the grid is and what the run is worth.
 pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
@@ -36,6 +38,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, loader) = prepare(&parts, source.clone(), &run, arguments.fresh).map_err(Failure::usage)?;
+    source.log_to(&run.join(BAD_FILES)).map_err(Failure::usage)?;
     for warning in known_to_hurt(&parts) {
         eprintln!("warning: {warning}");
     }
@@ -64,7 +67,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.images_per_second(config.train.batch_size),
         total.coupling_ms(),
         total.coupling_share_percent(),
-        if parts.coupling.host().is_some() && parts.latent.is_none() {
+        if parts.coupling.host().is_some() && (parts.latent.is_none() || parts.data.latents.is_some()) {
             ", a batch ahead in the loader"
         } else {
             ""
@@ -72,6 +75,15 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     );
     if total.skipped > 0 {
         println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);
+    }
+    let bad = source.bad();
+    if let Some(first) = bad.first() {
+        println!(
+            "damaged   {} samples, in whose place others were read: {}; the first: {}",
+            bad.len(),
+            run.join(BAD_FILES).display(),
+            first.reason
+        );
     }
     for line in quality {
         println!("quality   {line}");
@@ -216,7 +228,7 @@ fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
 
 /// Removes what a run leaves behind, and nothing else.
 fn remove_run(run: &Path) -> Result<()> {
-    for name in [CONFIG, DATA, "metrics.jsonl", "checkpoints", "samples"] {
+    for name in [CONFIG, DATA, BAD_FILES, "metrics.jsonl", "checkpoints", "samples"] {
         let path = run.join(name);
         let removed =
             if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
@@ -233,7 +245,10 @@ fn remove_run(run: &Path) -> Result<()> {
 /// Makes the run directory, or checks that an existing one holds this very run.
 fn prepare(parts: &Parts, source: Arc<dyn Source>, run: &Path, fresh: bool) -> Result<(Trainer, Loader)> {
     let config = &parts.config;
-    let loader = Loader::new(source, loader_options(config))?;
+    let mut loader = Loader::new(source, loader_options(config))?;
+    if config.data.crop == Some(Crop::Random) {
+        loader = loader.random_crops();
+    }
 
     let path = run.join(CONFIG);
     let now = structure(config)?;

@@ -6,6 +6,9 @@ mod error;
 mod fetch;
 mod file;
 mod fit;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image_file;
 mod in_memory;
 mod loader;

@@ -279,6 +279,24 @@ const CIFAR_100: [&str; 100] = [
     "woman", "worm",
 ];
 
+/// The records, and the archives, of CIFAR-10 and CIFAR-100: how many images there are.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8], path: &Path) -> [Result<usize, DataError>; 2] {
+    [&KIND_10, &kind_100(LabelKind::Fine)].map(|kind| {
+        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+        if kind.parse(bytes, &mut pixels, &mut labels).is_err() {
+            for (_, bytes) in kind.unpack(MultiGzDecoder::new(bytes), Split::Train, path)? {
+                let _ = kind.parse(&bytes, &mut pixels, &mut labels);
+            }
+            for (_, bytes) in kind.unpack(bytes, Split::Train, path)? {
+                let _ = kind.parse(&bytes, &mut pixels, &mut labels);
+            }
+        }
+        assert_eq!(pixels.len(), labels.len() * 3072);
+        Ok(labels.len())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -110,7 +110,7 @@ impl Shards {
     }
 
     /// The labels of all samples, or none.
-    fn labels(&self, path: &Path) -> Result<Option<super::encoded::Labels>, DataError> {
+    pub(crate) fn labels(&self, path: &Path) -> Result<Option<super::encoded::Labels>, DataError> {
         let labels: Vec<u32> = self.samples.iter().filter_map(|sample| sample.label).collect();
         if labels.is_empty() {
             return Ok(None);
