@@ -73,6 +73,11 @@ fn immiscible(arguments: &[String]) -> Outcome {
     if let Some(feature) = backend_feature(arguments) {
         build.args(["--features", feature]);
     }
+    if let [data, fetch, ..] = arguments
+        && [&**data, fetch] == ["data", "fetch"]
+    {
+        build.args(["--features", "fetch"]);
+    }
     eprintln!("building immiscible (the first time takes several minutes)");
     run(build.arg("--").args(arguments))
 }

@@ -36,6 +36,8 @@ pub(crate) enum Command {
 pub(crate) enum Data {
     /// Read every sample: what is damaged, how many there are of each class and size, mean and deviation.
     Check(DataCheck),
+    /// Download a data set, whole and with its check sum, or not at all.
+    Fetch(DataFetch),
     /// Write what an autoencoder makes of the images, so that a run need not make it again in every step.
     Encode(DataEncode),
 }
@@ -51,6 +53,19 @@ pub(crate) struct DataCheck {
     /// Set one key of the config's table `data`, such as split=test; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataFetch {
+    /// What to fetch: celeba, cifar10, cifar100, fashion-mnist, imagenette, kmnist or mnist.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The folder that it goes to; NAME if absent. What is there already is checked and kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// The address of a copy, up to the names of the files.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url_base: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,8 @@
 
 mod check;
 mod encode;
+#[cfg(feature = "fetch")]
+mod fetch;
 
 use crate::config::{self, did_you_mean};
 use crate::{Failure, cli};
@@ -14,6 +16,13 @@ pub(crate) fn run(command: &cli::Data) -> Result<(), Failure> {
     match command {
         cli::Data::Check(arguments) => check::run(arguments),
         cli::Data::Encode(arguments) => encode::run(arguments),
+        #[cfg(feature = "fetch")]
+        cli::Data::Fetch(arguments) => fetch::run(arguments),
+        #[cfg(not(feature = "fetch"))]
+        cli::Data::Fetch(arguments) => Err(Failure::usage(anyhow!(
+            "data fetch {}: this build has no network; build with --features fetch",
+            arguments.name
+        ))),
     }
 }
 
