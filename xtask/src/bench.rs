@@ -6,9 +6,11 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     match arguments.split_first() {
         Some((subject, options)) if subject == "assignment" => assignment(options),
         Some((subject, options)) if subject == "coupling" => coupling(options),
+        Some((subject, options)) if subject == "loader" => loader(options),
         _ => {
             eprintln!(
-                "xtask: bench what? There are cargo xtask bench assignment and cargo xtask bench coupling DATA"
+                "xtask: bench what? There are cargo xtask bench assignment, cargo xtask bench coupling DATA and cargo xtask \
+                 bench loader"
             );
             Err(2)
         }
@@ -20,6 +22,14 @@ fn coupling(options: &[String]) -> Outcome {
     let mut bench = cargo();
     bench.args(["run", "--quiet", "--package", "immiscible-app", "--", "coupling", "bench"]);
     eprintln!("building the benchmark (the first time takes minutes)");
+    crate::run(bench.args(options))
+}
+
+/// Images a second for each core, from memory and from files.
+fn loader(options: &[String]) -> Outcome {
+    let mut bench = cargo();
+    bench.args(["run", "--quiet", "--package", "immiscible-benches", "--bin", "bench-loader", "--"]);
+    eprintln!("building the benchmark (the first time takes a minute)");
     crate::run(bench.args(options))
 }
 

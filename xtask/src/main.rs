@@ -19,10 +19,13 @@ cargo xtask COMMAND
   sample [OPTIONS]  draw samples from a run or a diffusers folder: every option of `immiscible sample`
   export RUN --to DIR  write a run's network as a folder that diffusers opens
   assign [OPTIONS]  which noise each image takes, from .npy files: every option of `immiscible assign`
+  data COMMAND      fetch data sets, check them, or encode them: every command of `immiscible data`
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
   bench coupling DATA  what each coupling reaches on a data set, and what it costs: `immiscible coupling bench`
+  bench loader      images a second for each core, from memory and from files; writes docs/reports/
+                    --folder PATH --threads 2
   reliability       kills, full disks, damaged checkpoints, signals and a long run; writes docs/reports/reliability.md
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
@@ -38,7 +41,9 @@ type Outcome = Result<(), u8>;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "export" | "assign" | "coupling" | "list") => immiscible(&arguments),
+        Some("train" | "sample" | "export" | "assign" | "coupling" | "data" | "list") => {
+            immiscible(&arguments)
+        }
         Some("bench") => bench::run(&arguments[1..]),
         Some("reliability") => reliability::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
@@ -71,6 +76,11 @@ fn immiscible(arguments: &[String]) -> Outcome {
     build.args(["run", "--quiet", "--package", "immiscible-app", "--bin", "immiscible"]);
     if let Some(feature) = backend_feature(arguments) {
         build.args(["--features", feature]);
+    }
+    if let [data, fetch, ..] = arguments
+        && [&**data, fetch] == ["data", "fetch"]
+    {
+        build.args(["--features", "fetch"]);
     }
     eprintln!("building immiscible (the first time takes several minutes)");
     run(build.arg("--").args(arguments))

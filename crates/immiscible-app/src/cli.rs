@@ -39,6 +39,9 @@ pub(crate) enum Command {
     /// Try couplings on a data set, without training.
     #[command(subcommand)]
     Coupling(Coupling),
+    /// Fetch data sets, look for damage in them, or turn them into latents.
+    #[command(subcommand)]
+    Data(Data),
     /// List presets and every part that a config can name.
     List,
 }
@@ -50,6 +53,67 @@ pub(crate) enum Checkpoint {
         /// A run directory, such as runs/digits.
         run: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// Read every sample: what is damaged, how many there are of each class and size, mean and deviation.
+    Check(DataCheck),
+    /// Download a data set, whole and with its check sum, or not at all.
+    Fetch(DataFetch),
+    /// Write what an autoencoder makes of the images, so that a run need not make it again in every step.
+    Encode(DataEncode),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataCheck {
+    /// The file or folder.
+    #[arg(value_name = "PATH")]
+    pub(crate) path: PathBuf,
+    /// What it is, a name of `immiscible list`; told by the files if absent.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kind: Option<String>,
+    /// Set one key of the config's table `data`, such as split=test; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataFetch {
+    /// What to fetch: celeba, cifar10, cifar100, fashion-mnist, imagenette, kmnist or mnist.
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// The folder that it goes to; NAME if absent. What is there already is checked and kept.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// The address of a copy, up to the names of the files.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url_base: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DataEncode {
+    /// The data set: NAME:PATH, such as folder:DIR, or NAME where it is built in.
+    #[arg(value_name = "DATA")]
+    pub(crate) data: String,
+    /// The folder of the autoencoder, or of a pipeline that has one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) vae: PathBuf,
+    /// The file to write; what an interrupted run left beside it is gone on with.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) out: PathBuf,
+    /// Write a draw from the autoencoder's distribution for each image, and not its mean.
+    #[arg(long)]
+    pub(crate) sample: bool,
+    /// Seed of that draw.
+    #[arg(long, default_value_t = 0, requires = "sample")]
+    pub(crate) seed: u64,
+    /// Set one key of the config's table `data`, such as image_size=256; may be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// flex (the CPU), wgpu or cuda.
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use crate::latent::LatentConfig;
 use crate::presets::PRESETS;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::CouplingConfig;
-use immiscible_data::{DataOptions, Split};
+use immiscible_data::{Crop, DataOptions, LabelKind, Layout, Resize, Split};
 use immiscible_models::NetworkConfig;
 use immiscible_sample::Spacing;
 use immiscible_schedule::{
@@ -93,8 +93,22 @@ pub(crate) struct DataConfig {
     pub(crate) path: Option<PathBuf>,
     /// `train` or `test`, where the data set has both.
     pub(crate) split: Option<Split>,
-    /// Side that a `folder` brings its images to.
+    /// Side that image files are brought to.
     pub(crate) image_size: Option<usize>,
+    /// The filter of that: `bicubic`, `box`, `gaussian`, `lanczos3` or `triangle`; `lanczos3` if absent.
+    pub(crate) resize: Option<Resize>,
+    /// Which square of an image file: `center` or `random`; `center` if absent.
+    pub(crate) crop: Option<Crop>,
+    /// `fine` or `coarse` labels of CIFAR-100; `fine` if absent.
+    pub(crate) labels: Option<LabelKind>,
+    /// The file of the labels of `npy`.
+    pub(crate) label_file: Option<PathBuf>,
+    /// The values of `npy` and `npz` that become −1 and 1.
+    pub(crate) range: Option<[f64; 2]>,
+    /// `nchw` or `nhwc`, where the shape of an array does not tell.
+    pub(crate) layout: Option<Layout>,
+    /// Share of the samples that may be damaged; 0.001 if absent.
+    pub(crate) max_bad: Option<f64>,
     /// Mirror images left to right with probability 1/2.
     #[serde(default)]
     pub(crate) flip: bool,
@@ -102,8 +116,33 @@ pub(crate) struct DataConfig {
 
 impl DataConfig {
     pub(crate) fn options(&self) -> DataOptions {
-        let Self { name, path, split, image_size, flip: _ } = self.clone();
-        DataOptions { name, path, split, image_size }
+        let Self {
+            name,
+            path,
+            split,
+            image_size,
+            resize,
+            crop,
+            labels,
+            label_file,
+            range,
+            layout,
+            max_bad,
+            flip: _,
+        } = self.clone();
+        DataOptions {
+            name,
+            path,
+            split,
+            image_size,
+            resize,
+            crop,
+            labels,
+            label_file,
+            range,
+            layout,
+            max_bad,
+        }
     }
 }
 
@@ -322,7 +361,7 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
     }
     for (section, keys) in [
         // The data may have moved; whether they are still the same is checked against data.toml.
-        ("data", &["path"][..]),
+        ("data", &["path", "label_file"][..]),
         ("train", &["steps", "micro_batch", "log_every", "max_skipped", "prefetch"]),
         // What a run that diverged is mended with.
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),

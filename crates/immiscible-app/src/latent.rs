@@ -1,9 +1,13 @@
 //! Training on what an autoencoder makes of images, and on what a text encoder makes of the names of their classes.
 
-use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor};
+use anyhow::{Context, Result, anyhow, ensure};
+use burn::tensor::{Device, Tensor, TensorData};
+use immiscible_data::LatentInfo;
 use immiscible_models::{AutoencoderKLConfig, CLIPTextConfig, ModelConfig, Pretrained, TextEncoder};
+use ndarray::{Array4, ArrayView4, Axis};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// The `[latent]` table of a config. Both folders may be the same one: that of a whole pipeline.
@@ -71,6 +75,64 @@ impl LatentConfig {
             "latent.vae: it decodes to {} channels, and the images have {channels}",
             vae.out_channels
         );
+        let factor = vae.downsampling();
+        let shape = [vae.latent_channels, height / factor, width / factor];
+        Ok(LatentPlan { shape, text_channels: self.text_channels()? })
+    }
+
+    /// What the folders hold, for latents `[C, h, w]` that the data consist of.
+    ///
+    /// # Errors
+    /// As [`plan`](Self::plan), and if another autoencoder made them.
+    pub(crate) fn plan_cached(&self, latents: [usize; 3], info: &LatentInfo) -> Result<LatentPlan> {
+        let vae = settings::<AutoencoderKLConfig>("latent.vae", &self.vae_folder()?)?;
+        let [channels, _, _] = latents;
+        ensure!(
+            vae.latent_channels == channels,
+            "latent.vae: it makes {} channels, and the latents have {channels}; give the one that made them",
+            vae.latent_channels
+        );
+        for (key, made, has) in [
+            ("scaling_factor", info.scaling_factor, vae.scaling_factor),
+            ("shift_factor", info.shift_factor, vae.shift_factor.unwrap_or(0.0)),
+        ] {
+            ensure!(
+                made.is_none_or(|made| made == has),
+                "latent.vae: its {key} is {has}, and the latents were made with {}; give the one that made them",
+                made.unwrap_or_default()
+            );
+        }
+        Ok(LatentPlan { shape: latents, text_channels: self.text_channels()? })
+    }
+
+    /// Whether the weights are those that made the latents, where they say.
+    ///
+    /// # Errors
+    /// If they are not, or cannot be read.
+    pub(crate) fn check_weights(&self, info: &LatentInfo) -> Result<()> {
+        let (Some(made), Some(has)) = (&info.vae_sha256, self.weights_sha256()?) else {
+            return Ok(());
+        };
+        ensure!(
+            *made == has,
+            "latent.vae: its weights have the SHA-256 {has}, and the latents were made with {made}; give the one that \
+             made them"
+        );
+        Ok(())
+    }
+
+    /// SHA-256 of the autoencoder's weights, where they are one file of safetensors.
+    pub(crate) fn weights_sha256(&self) -> Result<Option<String>> {
+        let path = self.vae_folder()?.join("diffusion_pytorch_model.safetensors");
+        match std::fs::read(&path) {
+            Ok(bytes) => Ok(Some(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| path.display().to_string()),
+        }
+    }
+
+    /// Channels of the states of a text, if there are any.
+    fn text_channels(&self) -> Result<Option<usize>> {
         let text = self.text_folders();
         let text =
             text.map(|[_, model]| settings::<CLIPTextConfig>("latent.text_encoder", &model)).transpose()?;
@@ -79,11 +141,7 @@ impl LatentConfig {
             "latent.prompt = {:?}: write {{}} once, where the name of the class goes",
             self.prompt
         );
-        let factor = vae.downsampling();
-        Ok(LatentPlan {
-            shape: [vae.latent_channels, height / factor, width / factor],
-            text_channels: text.map(|text| text.hidden_size),
-        })
+        Ok(text.map(|text| text.hidden_size))
     }
 
     /// Reads the weights, onto a plain device.
@@ -125,6 +183,8 @@ pub(crate) struct LatentSpace {
     pub(crate) text: Option<TextEncoder>,
 }
 
+/// Latents that are decoded together.
+const DECODED: usize = 16;
 /// Texts that are encoded together.
 const CHUNK: usize = 64;
 
@@ -132,6 +192,27 @@ impl LatentSpace {
     /// How many times higher and wider images are than their latents.
     pub(crate) fn factor(&self) -> usize {
         self.vae.config.downsampling()
+    }
+
+    /// The images that scaled latents stand for.
+    ///
+    /// # Shapes
+    /// `[N, C, h, w]` → `[N, C, H, W]`
+    ///
+    /// # Errors
+    /// When the device does not return them.
+    pub(crate) fn decode(&self, latents: ArrayView4<f32>, device: &Device) -> Result<Array4<f32>> {
+        let chunks = latents.axis_chunks_iter(Axis(0), DECODED).map(|chunk| {
+            let values: Vec<f32> = chunk.iter().copied().collect();
+            let latents = Tensor::<4>::from_data(TensorData::new(values, chunk.shape().to_vec()), device);
+            let images = self.vae.network.images(latents);
+            let dims = images.dims();
+            let values = images.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
+            anyhow::Ok(Array4::from_shape_vec(dims, values)?)
+        });
+        let chunks = chunks.collect::<Result<Vec<_>>>()?;
+        let views: Vec<_> = chunks.iter().map(|chunk| chunk.view()).collect();
+        Ok(ndarray::concatenate(Axis(0), &views)?)
     }
 
     /// The states of the text of every class, and after them those of the empty text, which stands for none.

@@ -5,6 +5,7 @@ mod checkpoint;
 mod cli;
 mod config;
 mod coupling;
+mod data;
 mod device;
 mod draw;
 mod export;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         cli::Command::Checkpoint(command) => checkpoint::run(&command),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::Coupling(command) => coupling::run(&command),
+        cli::Command::Data(command) => data::run(&command),
         cli::Command::List => {
             list::print();
             Ok(())

@@ -7,7 +7,7 @@ use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
-use immiscible_data::{Batch, Source};
+use immiscible_data::{Batch, LatentInfo, Source, Tolerant};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::{SampleError, Sampler};
@@ -31,6 +31,9 @@ pub(crate) struct DataInfo {
     pub(crate) shape: [usize; 3],
     /// Class names, if it is labelled.
     pub(crate) classes: Option<Vec<String>>,
+    /// What is known of the autoencoder, if the samples are its latents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) latents: Option<LatentInfo>,
 }
 
 /// The parts of a run, checked against each other.
@@ -50,27 +53,34 @@ impl Parts {
     ///
     /// # Errors
     /// One line that names the key, its value and the remedy.
-    pub(crate) fn open(mut table: Table) -> Result<(Self, Arc<dyn Source>)> {
+    pub(crate) fn open(mut table: Table) -> Result<(Self, Arc<Tolerant>)> {
         expand_size(&mut table)?;
         let config = parse(table.clone())?;
-        let source: Arc<dyn Source> = immiscible_data::build(&config.data.options())?.into();
+        let options = config.data.options();
+        let source: Arc<dyn Source> = immiscible_data::build(&options)?.into();
+        let source = Arc::new(Tolerant::new(source.clone(), options.most_bad(source.len())?));
         let data = DataInfo {
             name: source.name().into(),
             samples: source.len(),
             shape: source.shape(),
             classes: source.classes().map(<[String]>::to_vec),
+            latents: source.latents().cloned(),
         };
-        let plan = config.latent.as_ref().map(|latent| latent.plan(data.shape)).transpose()?;
+        let plan = plan(&config, &data)?;
+        if let (Some(latent), Some(info)) = (&config.latent, &data.latents) {
+            latent.check_weights(info)?;
+        }
         let channels = plan.as_ref().map_or(data.shape, |plan| plan.shape)[0];
         fit_model_to_data(&mut table, &data, plan.as_ref(), out_channels(&config, channels))?;
         if let Some(latent) = &config.latent {
             table.insert("latent".into(), Value::try_from(latent.absolute()?)?);
         }
+        let data_is_latent = data.latents.is_some();
         let mut parts = Self::new(parse(table)?, data)?;
         match Arc::get_mut(&mut parts.coupling) {
             Some(coupling) if coupling.needs_data() => {
                 ensure!(
-                    config.latent.is_none(),
+                    config.latent.is_none() || data_is_latent,
                     "coupling.kind = {:?} learns from images, and latents are encoded a batch at a time; write another",
                     config.coupling.kind
                 );
@@ -90,7 +100,7 @@ impl Parts {
         config.optimizer.build()?;
         config.ema.validate()?;
         config.checkpoint.validate()?;
-        let plan = config.latent.as_ref().map(|latent| latent.plan(data.shape)).transpose()?;
+        let plan = plan(&config, &data)?;
         let shape = plan.as_ref().map_or(data.shape, |plan| plan.shape);
         let [channels, height, width] = shape;
         config.model.validate()?;
@@ -181,7 +191,7 @@ impl Parts {
             device: self.device.clone(),
         })?;
         let coupling = self.coupling.clone();
-        let (Some(latent), Some(options)) = (&self.latent, &config.latent) else {
+        let (Some(latent), Some(options), None) = (&self.latent, &config.latent, &self.data.latents) else {
             return Ok((method, coupling));
         };
         let (channels, sample) = (self.shape[0], options.posterior == PosteriorKind::Sample);
@@ -222,6 +232,25 @@ impl Parts {
         })
     }
 
+    /// How many values an image has, which samples are compared with.
+    pub(crate) fn image_values(&self) -> usize {
+        let [channels, height, width] = self.data.shape;
+        match (&self.latent, &self.data.latents) {
+            (Some(latent), Some(_)) => {
+                latent.vae.config.out_channels * height * width * latent.factor() * latent.factor()
+            }
+            _ => channels * height * width,
+        }
+    }
+
+    /// The images that samples of the data stand for: themselves, or what the autoencoder makes of latents.
+    pub(crate) fn images(&self, samples: Array4<f32>) -> Result<Array4<f32>> {
+        match (&self.latent, &self.data.latents) {
+            (Some(latent), Some(_)) => latent.decode(samples.view(), &self.device),
+            _ => Ok(samples),
+        }
+    }
+
     /// What samples of these classes are drawn for, if the network takes any.
     pub(crate) fn condition(&self, classes: &[u32]) -> Condition {
         self.classes.as_ref().map(|condition| condition.of(classes, &self.device)).unwrap_or_default()
@@ -231,6 +260,23 @@ impl Parts {
     pub(crate) fn network(&self) -> Result<Network> {
         self.device.seed(self.key().stream(Stream::INIT).device_seed());
         Ok(self.config.model.init(&self.device.clone().autodiff())?)
+    }
+}
+
+/// What the network works on, if that is latents: of images, or those that the data are.
+fn plan(config: &Config, data: &DataInfo) -> Result<Option<LatentPlan>> {
+    match (&config.latent, &data.latents) {
+        (Some(latent), Some(info)) => {
+            ensure!(!config.data.flip, "data.flip = true: mirrored latents are no latents; leave it out");
+            latent.plan_cached(data.shape, info).map(Some)
+        }
+        (Some(latent), None) => latent.plan(data.shape).map(Some),
+        (None, Some(_)) => bail!(
+            "latent.vae is unset: data.name = {:?} is latents, and samples must be decoded; give the folder of the \
+             autoencoder that made them",
+            config.data.name
+        ),
+        (None, None) => Ok(None),
     }
 }
 
@@ -353,7 +399,7 @@ fn check_window(config: &Config, data: &DataInfo, coupling: &dyn Coupling) -> Re
         return Ok(());
     };
     ensure!(
-        config.latent.is_none(),
+        config.latent.is_none() || data.latents.is_some(),
         "coupling.kind = {:?} looks ahead at images, and latents are encoded a batch at a time; write \"assignment\"",
         config.coupling.kind
     );

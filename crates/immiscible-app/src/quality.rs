@@ -24,7 +24,7 @@ const CLASSIFIED: usize = 100;
 /// Compares samples of `network` with real images: the sliced distance beside its real-against-real floor, and for
 /// labelled data which classes a nearest-neighbour classifier finds among the samples.
 pub(crate) fn measure(parts: &Parts, source: &dyn Source, network: &Network) -> Result<Vec<String>> {
-    let dimensions: usize = parts.data.shape.iter().product();
+    let dimensions = parts.image_values();
     let reference = REAL.min(VALUES / dimensions).min(source.len());
     let n = SAMPLES.min(reference / 2);
     if n == 0 {
@@ -36,10 +36,14 @@ pub(crate) fn measure(parts: &Parts, source: &dyn Source, network: &Network) -> 
     let chosen = Key::new(SEED).stream(Stream::SHUFFLE).permutation(source.len());
     let chosen: Vec<u64> = chosen.into_iter().take(reference).map(u64::from).collect();
     let real = Batch::read(source, chosen)?;
-    let real_rows = real.images.to_shape((reference, dimensions))?;
+    let images = parts.images(real.images)?;
+    let real_rows = images.to_shape((reference, dimensions))?;
 
     let key = Key::new(SEED).stream(Stream::PROJECTION);
     let mut lines = vec![SlicedW2::measure(samples.view(), real_rows.view(), PROJECTIONS, key)?.to_string()];
+    if parts.data.latents.is_some() {
+        lines.push("real images above are what the autoencoder makes of the latents".into());
+    }
     if let (Some(labels), Some(classes)) = (&real.labels, source.classes()) {
         let looked_at: ArrayView2<f32> = samples.view().split_at(Axis(0), n.min(CLASSIFIED)).0;
         let found = coverage(&NearestNeighbour::fit(real_rows.view(), labels)?.predict(looked_at)?);

@@ -8,7 +8,7 @@ use crate::{Failure, cli, panics, quality};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::module::Module;
 use immiscible_coupling::{COUPLINGS, Select};
-use immiscible_data::{Loader, LoaderOptions, Source};
+use immiscible_data::{Crop, Loader, LoaderOptions, Source};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
 use immiscible_train::{Disk, FileSystem, RunLock, Start, TrainError, Trainer, sha256_hex};
@@ -20,6 +20,8 @@ use toml::Table;
 pub(crate) const CONFIG: &str = "config.toml";
 /// What the run knows of its data.
 pub(crate) const DATA: &str = "data.toml";
+/// The damaged samples that the run met.
+const BAD_FILES: &str = "bad_files.jsonl";
 
 /// Trains, then says where the grid is and what the run is worth.
 pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
@@ -36,6 +38,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
+    source.log_to(&run.join(BAD_FILES)).map_err(Failure::usage)?;
     for warning in known_to_hurt(&parts) {
         eprintln!("warning: {warning}");
     }
@@ -84,6 +87,15 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     );
     if total.skipped > 0 {
         println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);
+    }
+    let bad = source.bad();
+    if let Some(first) = bad.first() {
+        println!(
+            "damaged   {} samples, in whose place others were read: {}; the first: {}",
+            bad.len(),
+            run.join(BAD_FILES).display(),
+            first.reason
+        );
     }
     for line in quality {
         println!("quality   {line}");
@@ -247,7 +259,7 @@ fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
 }
 
 /// What a run leaves behind, that without which it has not begun first.
-const OF_A_RUN: [&str; 5] = ["checkpoints", "metrics.jsonl", "samples", DATA, CONFIG];
+const OF_A_RUN: [&str; 6] = ["checkpoints", "metrics.jsonl", BAD_FILES, "samples", DATA, CONFIG];
 /// What is on its way out.
 const DISCARDED: &str = ".discarded";
 
@@ -277,7 +289,10 @@ fn prepare(
     fresh: bool,
 ) -> Result<(Trainer, Start, Loader), Failure> {
     let config = &parts.config;
-    let loader = Loader::new(source, loader_options(config)).map_err(Failure::usage)?;
+    let mut loader = Loader::new(source, loader_options(config)).map_err(Failure::usage)?;
+    if config.data.crop == Some(Crop::Random) {
+        loader = loader.random_crops();
+    }
     let now = structure(config).map_err(Failure::usage)?;
     let trainer = Trainer {
         train: config.train.clone(),

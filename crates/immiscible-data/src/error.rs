@@ -36,6 +36,62 @@ pub enum DataError {
         /// The largest one allowed.
         max: u32,
     },
+    /// An option has no meaning without another.
+    #[error("`{option}` needs `{needs}`; set both, or remove it")]
+    OptionNeeds {
+        /// The option that is set.
+        option: &'static str,
+        /// The one that is not.
+        needs: &'static str,
+    },
+    /// `max_bad` is out of range.
+    #[error("max_bad = {value} is out of range; choose a share from 0 to 1, such as 0.001")]
+    MaxBad {
+        /// The value given.
+        value: f64,
+    },
+    /// `range` is no interval.
+    #[error("range = [{low}, {high}] is no interval; write two finite numbers, the lower one first")]
+    Range {
+        /// What is to become −1.
+        low: f64,
+        /// What is to become 1.
+        high: f64,
+    },
+    /// An array's values say nothing about their range.
+    #[error(
+        "{path} holds values of the type {found:?} in a range that it does not tell; set `range`, such as [-1, 1] or [0, 1]"
+    )]
+    NoRange {
+        /// The file.
+        path: PathBuf,
+        /// The type of its values.
+        found: String,
+    },
+    /// The shape of an array does not tell which axis is the channels.
+    #[error(
+        "{path} has the shape {shape:?}, which does not tell the channels from the pixels; set `layout` to nchw or nhwc"
+    )]
+    NoLayout {
+        /// The file.
+        path: PathBuf,
+        /// Its shape.
+        shape: Vec<usize>,
+    },
+    /// More samples are damaged than may be.
+    #[error(
+        "{bad} of {len} samples are damaged, and max_bad allows {most}; mend or remove them, or raise it; the first: {first}"
+    )]
+    TooManyBad {
+        /// Damaged samples found so far.
+        bad: usize,
+        /// Number of samples.
+        len: usize,
+        /// How many of them may be damaged.
+        most: usize,
+        /// What is wrong with the first.
+        first: Box<DataError>,
+    },
     /// The operating system refuses the file or folder.
     #[error("cannot read {path}: {source}; check the path and its permissions")]
     Io {
@@ -148,7 +204,7 @@ pub enum DataError {
         /// Index of the sample.
         index: usize,
         /// Its label.
-        label: u8,
+        label: u32,
         /// Number of classes.
         classes: usize,
     },
@@ -255,7 +311,55 @@ pub enum DataError {
         /// C·H·W.
         expected: usize,
     },
+    /// An archive is refused, or cannot be unpacked.
+    #[error("{path} {reason}; nothing of it was kept")]
+    Archive {
+        /// The archive.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A download did not arrive as it should.
+    #[error("cannot fetch {url}: {reason}")]
+    Fetch {
+        /// Where it was to come from.
+        url: String,
+        /// What went wrong, and the remedy.
+        reason: String,
+    },
     /// The prefetch thread cannot be started.
     #[error("cannot start the prefetch thread: {0}; lower the number of running threads")]
     Thread(#[source] io::Error),
+}
+
+impl DataError {
+    /// Whether a sample is at fault, rather than how it is asked for or what the operating system says about it: the same
+    /// sample then fails whenever it is read.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Image { .. }
+                | Self::ImageSize { .. }
+                | Self::Format { .. }
+                | Self::NpyValue { .. }
+                | Self::TooLarge { .. }
+        )
+    }
+
+    /// The first of `bad` samples, where there are more than `most` of `len`.
+    pub(crate) fn unless_few(bad: Vec<Self>, most: usize, len: usize) -> Result<(), Self> {
+        let count = bad.len();
+        match bad.into_iter().next() {
+            Some(first) if count > most => Err(Self::too_many(first, count, most, len)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A damaged sample where none may be is the whole story.
+    pub(crate) fn too_many(first: Self, bad: usize, most: usize, len: usize) -> Self {
+        match (most, bad) {
+            (0, 1) => first,
+            _ => Self::TooManyBad { bad, len, most, first: Box::new(first) },
+        }
+    }
 }

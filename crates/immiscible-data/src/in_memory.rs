@@ -37,7 +37,7 @@ impl InMemory {
             return Err(DataError::LabelCount { labels: labels.len(), images: self.len() });
         }
         if let Some(index) = labels.iter().position(|&label| usize::from(label) >= classes.len()) {
-            let (label, classes) = (labels[index], classes.len());
+            let (label, classes) = (labels[index].into(), classes.len());
             return Err(DataError::Label { origin: self.name, index, label, classes });
         }
         self.labels = Some((labels, classes));

@@ -23,12 +23,20 @@ impl Batch {
     /// # Errors
     /// Those of [`Source::read`].
     pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
+        Self::read_each(source, index, |index, image| source.read(index, image))
+    }
+
+    fn read_each(
+        source: &dyn Source,
+        index: Vec<u64>,
+        read: impl Fn(usize, &mut [f32]) -> Result<(), DataError> + Sync,
+    ) -> Result<Self, DataError> {
         let [c, h, w] = source.shape();
         let mut values = vec![0.0; index.len() * c * h * w];
         values
             .par_chunks_exact_mut(c * h * w)
             .zip(&index)
-            .try_for_each(|(image, &index)| source.read(to_usize(index), image))?;
+            .try_for_each(|(image, &index)| read(to_usize(index), image))?;
         let images = Array4::from_shape_vec((index.len(), c, h, w), values)
             .expect("the buffer was made for this shape");
         let labels = match source.classes() {
@@ -68,6 +76,7 @@ pub struct Loader {
     source: Arc<dyn Source>,
     order: Order,
     options: LoaderOptions,
+    random_crops: bool,
 }
 
 impl Loader {
@@ -78,7 +87,13 @@ impl Loader {
     pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
         let source = source.into();
         let order = Order::new(options.seed, source.len(), options.batch_size)?;
-        Ok(Self { source, order, options })
+        Ok(Self { source, order, options, random_crops: false })
+    }
+
+    /// Reads each image at a place drawn for each (seed, epoch, sample), where it is larger than what is read.
+    pub fn random_crops(mut self) -> Self {
+        self.random_crops = true;
+        self
     }
 
     /// The data set.
@@ -96,9 +111,18 @@ impl Loader {
     /// # Errors
     /// Those of [`Source::read`].
     pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
-        let mut batch = Batch::read(self.source.as_ref(), self.order.indices(step))?;
+        let (source, index) = (self.source.as_ref(), self.order.indices(step));
+        let key = Key::new(self.options.seed).step(self.order.epoch(step));
+        let mut batch = match self.random_crops {
+            false => Batch::read(source, index)?,
+            true => Batch::read_each(source, index, |index, image| {
+                let mut place = [0.0; 2];
+                key.stream(Stream::CROP).fill_uniforms(index as u64, 2, &mut place);
+                source.read_crop(index, place, image)
+            })?,
+        };
         if self.options.flip {
-            let key = Key::new(self.options.seed).step(self.order.epoch(step)).stream(Stream::FLIP);
+            let key = key.stream(Stream::FLIP);
             for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
                 if key.uniform(index) < 0.5 {
                     image.rows_mut().into_iter().for_each(mirror);

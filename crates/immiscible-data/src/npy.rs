@@ -3,7 +3,7 @@
 //! A file is untrusted: nothing is allocated for values that have not arrived, and values that the header does not
 //! account for are refused. The format is that of NumPy's `numpy.lib.format`, versions 1 to 3.
 
-mod header;
+pub(crate) mod header;
 #[cfg(test)]
 mod tests;
 

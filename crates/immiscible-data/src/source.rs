@@ -1,3 +1,7 @@
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
 use crate::DataError;
 
 /// A data set: samples with stable indices `0..len`, all of one shape, every one labelled or none.
@@ -29,12 +33,48 @@ pub trait Source: Send + Sync {
     /// Writes sample `index` to `out`.
     ///
     /// # Shapes
-    /// `out`: C·H·W values in row-major `[C, H, W]` order, each in [−1, 1].
+    /// `out`: C·H·W values in row-major `[C, H, W]` order, each in [−1, 1] unless they are [`latents`](Self::latents).
     ///
     /// # Errors
     /// [`DataError::Index`] and [`DataError::OutLength`] where the request does not fit the data set, and whatever a
     /// source that reads from disk meets there.
     fn read(&self, index: usize, out: &mut [f32]) -> Result<(), DataError>;
+
+    /// As [`read`](Self::read), of another part of an image that is larger than what is read: `place` says which,
+    /// `[x, y]` from 0 (left, top) to 1. Sources without such images read what `read` does.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_crop(&self, index: usize, place: [f32; 2], out: &mut [f32]) -> Result<(), DataError> {
+        let _ = place;
+        self.read(index, out)
+    }
+
+    /// The file that sample `index` comes from, where it has one of its own.
+    fn place(&self, index: usize) -> Option<PathBuf> {
+        let _ = index;
+        None
+    }
+
+    /// What is known of the autoencoder, if the samples are latents and not images.
+    fn latents(&self) -> Option<&LatentInfo> {
+        None
+    }
+}
+
+/// What a file of latents says about the autoencoder that made them. Training and sampling must use the same numbers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentInfo {
+    /// What latents were multiplied by; `None` where the file does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling_factor: Option<f64>,
+    /// What was subtracted from them before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shift_factor: Option<f64>,
+    /// SHA-256 of the weights of the autoencoder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vae_sha256: Option<String>,
 }
 
 /// Refuses a [`Source::read`] request that does not fit the source.

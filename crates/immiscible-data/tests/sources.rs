@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{Cursor, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flate2::{Compression, write::GzEncoder};
 use image::{ImageFormat, Rgb, RgbImage};
-use immiscible_data::{DataError, DataOptions, SOURCES, Source, Split, build};
+use immiscible_data::{
+    Crop, DataError, DataOptions, LabelKind, Layout, Loader, LoaderOptions, Resize, SOURCES, Source, Split,
+    build,
+};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -62,12 +65,77 @@ fn write_image(path: &Path, width: u32, height: u32, colour: [u8; 3]) {
     RgbImage::from_pixel(width, height, Rgb(colour)).save(path).unwrap();
 }
 
+/// A golden file; `arrays.py` beside it makes it.
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn in_file(folder: TempDir, name: &str, file: &str, bytes: &[u8]) -> (Option<TempDir>, DataOptions) {
+    let path = folder.path().join(file);
+    fs::write(&path, bytes).unwrap();
+    (Some(folder), options(name, &path))
+}
+
+fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let len = u16::try_from(header.len()).unwrap().to_le_bytes();
+    [b"\x93NUMPY\x01\x00", &len[..], header.as_bytes(), values].concat()
+}
+
+/// Two latents of 4×2×2 and their labels, in the layout of safetensors; all values are `value`.
+fn latents(value: f32) -> Vec<u8> {
+    let header = r#"{"__metadata__": {"scaling_factor": "0.5", "vae_sha256": "ab"},
+        "latents": {"dtype": "F32", "shape": [2, 4, 2, 2], "data_offsets": [0, 128]},
+        "labels": {"dtype": "I64", "shape": [2], "data_offsets": [128, 144]}}"#;
+    let labels = [1i64, 0].map(i64::to_le_bytes).concat();
+    let len = header.len().to_le_bytes();
+    [&len, header.as_bytes(), &[value.to_le_bytes(); 32].concat(), &labels].concat()
+}
+
+fn png(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    let image = RgbImage::from_fn(width, height, |x, y| Rgb([(40 * x) as u8, (40 * y) as u8, 255]));
+    image.write_to(&mut bytes, ImageFormat::Png).unwrap();
+    bytes.into_inner()
+}
+
+fn tar(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        builder.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
 /// A tiny data set for each name of the registry.
 fn fixture(name: &str) -> (Option<TempDir>, DataOptions) {
     let folder = tempfile::tempdir().unwrap();
     match name {
         "digits" => return (None, DataOptions::new(name)),
         "cifar10" => fs::write(folder.path().join("data_batch_1.bin"), cifar_record(4, 10)).unwrap(),
+        "cifar100" => {
+            fs::write(folder.path().join("train.bin"), [&[2], &cifar_record(42, 10)[..]].concat()).unwrap()
+        }
+        "records" => {
+            fs::write(folder.path().join("some.bin.gz"), gzip(&cifar_record(3, 10))).unwrap();
+        }
+        "latents" => return in_file(folder, name, "l.safetensors", &latents(1.0)),
+        "npy" => {
+            fs::write(folder.path().join("y.npy"), npy("|u1", "(2,)", &[1, 0])).unwrap();
+            let label_file = Some(folder.path().join("y.npy"));
+            let (folder, options) = in_file(folder, name, "x.npy", &npy("|u1", "(2, 2, 3)", &[7; 12]));
+            return (folder, DataOptions { label_file, ..options });
+        }
+        "npz" => return (None, options(name, &golden("stored.npz"))),
+        "parquet" => return (None, options(name, &golden("images.parquet"))),
+        "tar" => {
+            let members = [("a/1.png", png(3, 2)), ("a/1.cls", b"1\n".to_vec()), ("a/2.cls", b"0".to_vec())];
+            let members = [&members[..], &[("a/2.seg.txt", vec![0]), ("a/2.PNG", png(3, 2))]].concat();
+            fs::write(folder.path().join("shard-0.tar"), tar(&members)).unwrap();
+        }
         "folder" => write_image(&folder.path().join("cat/1.png"), 3, 2, [1, 2, 3]),
         "fashion-mnist" | "idx" | "mnist" => write_idx(folder.path()),
         _ => panic!("write a fixture for the data set `{name}`"),
@@ -93,6 +161,9 @@ fn every_source_keeps_the_contract() {
         for index in 0..source.len() {
             source.read(index, &mut out).unwrap();
             assert!(out.iter().all(|v| (-1.0..=1.0).contains(v)), "{name}");
+            let mut again = vec![f32::NAN; size];
+            source.read_crop(index, [0.9, 0.1], &mut again).unwrap();
+            assert_eq!(out, again, "{name}: there is no room for another crop");
             let classes = source.classes().expect("every fixture has labels").len();
             assert!((source.label(index).unwrap() as usize) < classes, "{name}");
         }
@@ -112,7 +183,11 @@ fn every_source_on_disk_asks_for_its_path_and_names_a_missing_one() {
         let text = message(&options(name, &missing));
         assert!(text.starts_with(&format!("cannot read {}: ", missing.display())), "{name}: {text}");
         let text = message(&options(name, folder.path()));
-        assert!(text.starts_with(&format!("{} holds no ", folder.path().display())), "{name}: {text}");
+        let start = match *name {
+            "latents" | "npy" | "npz" => format!("cannot read {}: it is a folder", folder.path().display()),
+            _ => format!("{} holds no ", folder.path().display()),
+        };
+        assert!(text.starts_with(&start), "{name}: {text}");
     }
 }
 
@@ -120,7 +195,10 @@ fn every_source_on_disk_asks_for_its_path_and_names_a_missing_one() {
 fn options_are_refused_where_they_mean_nothing() {
     assert_eq!(
         message(&DataOptions::new("mnits")),
-        "no data set is called `mnits`; choose one of cifar10, digits, fashion-mnist, folder, idx, mnist"
+        format!(
+            "no data set is called `mnits`; choose one of {}",
+            SOURCES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+        )
     );
     for name in ["digits", "idx", "cifar10"] {
         let (_folder, options) = fixture(name);
@@ -228,7 +306,7 @@ fn cifar10_takes_files_of_any_name_where_none_has_the_usual_one() {
     let options = options("cifar10", folder.path());
     assert_eq!(labels(build(&options).unwrap().as_ref()), [Some(5)]);
     let text = message(&DataOptions { split: Some(Split::Test), ..options });
-    assert!(text.contains("holds no test_batch.bin"), "{text}");
+    assert!(text.contains("holds no test_batch*.bin"), "{text}");
 }
 
 #[test]
@@ -319,6 +397,292 @@ fn folder_notices_a_link_to_a_folder_above() {
     assert!(
         message(&options("folder", folder.path())).contains("loop leads back to a folder that contains it")
     );
+}
+
+#[test]
+fn cifar_is_read_inside_its_archive() {
+    let folder = tempfile::tempdir().unwrap();
+    let members = [
+        ("cifar-10-batches-bin/batches.meta.txt", b"airplane".to_vec()),
+        ("cifar-10-batches-bin/data_batch_2.bin", cifar_record(2, 20)),
+        ("cifar-10-batches-bin/data_batch_1.bin", cifar_record(1, 10)),
+        ("cifar-10-batches-bin/test_batch.bin", cifar_record(9, 30)),
+    ];
+    let archive = folder.path().join("cifar-10-binary.tar.gz");
+    fs::write(&archive, gzip(&tar(&members))).unwrap();
+    for path in [folder.path(), &archive] {
+        let options = options("cifar10", path);
+        assert_eq!(labels(build(&options).unwrap().as_ref()), [Some(1), Some(2)]);
+        let test = DataOptions { split: Some(Split::Test), ..options };
+        assert_eq!(labels(build(&test).unwrap().as_ref()), [Some(9)]);
+    }
+    let whole = fs::read(&archive).unwrap();
+    for cut in [0, 30, whole.len() / 2, whole.len() - 12] {
+        fs::write(&archive, &whole[..cut]).unwrap();
+        let text = message(&options("cifar10", &archive));
+        assert!(text.contains("cifar-10-binary.tar.gz"), "{cut}: {text}");
+    }
+
+    let archive = folder.path().join("cifar-100-binary.tar");
+    let record = [&[3], &cifar_record(42, 10)[..]].concat();
+    fs::write(&archive, tar(&[("cifar-100-binary/train.bin", record)])).unwrap();
+    let options = options("cifar100", &archive);
+    let fine = build(&options).unwrap();
+    assert_eq!((fine.label(0), fine.classes().unwrap()[42].as_str()), (Some(42), "leopard"));
+    let coarse = build(&DataOptions { labels: Some(LabelKind::Coarse), ..options }).unwrap();
+    assert_eq!((coarse.label(0), coarse.classes().unwrap()[3].as_str()), (Some(3), "food_containers"));
+}
+
+#[test]
+fn records_have_the_side_that_the_options_say() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |label: u8, red: u8| [&[label], &[red; 16][..], &[1; 16], &[2; 16]].concat();
+    fs::write(folder.path().join("it.bin"), [record(0, 9), record(4, 8)].concat()).unwrap();
+    let options = DataOptions { image_size: Some(4), ..options("records", folder.path()) };
+    let source = build(&options).unwrap();
+    assert_eq!((source.shape(), source.len(), source.classes().unwrap().len()), ([3, 4, 4], 2, 5));
+    assert_eq!(sample(source.as_ref(), 1)[..16], [8.0 / 127.5 - 1.0; 16]);
+    assert!(
+        message(&DataOptions { image_size: None, ..options }).contains("whole number of records of 3073")
+    );
+}
+
+#[test]
+fn arrays_of_every_layout_and_type_are_the_same_images() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    let read = |bytes: &[u8], more: DataOptions| {
+        fs::write(&path, bytes).unwrap();
+        let options = DataOptions { name: "npy".into(), path: Some(path.clone()), ..more };
+        build(&options).map(|source| (source.shape(), sample(source.as_ref(), 1)))
+    };
+    let plain = || DataOptions::default();
+    // Two images of 3×2×2: the channels of the second are 10 + pixel, 20 + pixel, 30 + pixel.
+    let second: Vec<u8> = [10u8, 20, 30].iter().flat_map(|c| (0..4).map(move |p| c + p)).collect();
+    let nchw = [&[0; 12][..], &second].concat();
+    let last: Vec<u8> = (0..4u8).flat_map(|p| [10 + p, 20 + p, 30 + p]).collect();
+    let nhwc = [&[0; 12][..], &last].concat();
+    let expected: Vec<f32> = second.iter().map(|&v| (f64::from(v) / 127.5 - 1.0) as f32).collect();
+    assert_eq!(read(&npy("|u1", "(2, 3, 2, 2)", &nchw), plain()).unwrap(), ([3, 2, 2], expected.clone()));
+    assert_eq!(read(&npy("|u1", "(2, 2, 2, 3)", &nhwc), plain()).unwrap(), ([3, 2, 2], expected.clone()));
+
+    let range = Some([0.0, 255.0]);
+    let floats: Vec<u8> = nhwc.iter().flat_map(|&v| f32::from(v).to_be_bytes()).collect();
+    let text = read(&npy(">f4", "(2, 2, 2, 3)", &floats), plain()).unwrap_err().to_string();
+    assert!(text.contains("set `range`, such as [-1, 1]"), "{text}");
+    let ranged = DataOptions { range, ..plain() };
+    assert_eq!(read(&npy(">f4", "(2, 2, 2, 3)", &floats), ranged.clone()).unwrap().1, expected);
+    let doubles: Vec<u8> = nhwc.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect();
+    assert_eq!(read(&npy("<f8", "(2, 2, 2, 3)", &doubles), ranged.clone()).unwrap().1, expected);
+
+    let narrow = DataOptions { range: Some([0.0, 32.0]), ..plain() };
+    fs::write(&path, npy("|u1", "(2, 3, 2, 2)", &nchw)).unwrap();
+    let source = build(&DataOptions { name: "npy".into(), path: Some(path.clone()), ..narrow }).unwrap();
+    let error = source.read(1, &mut [0.0; 12]).unwrap_err();
+    assert!(
+        error.is_damage() && error.to_string().contains("holds 33 at [1, 11], outside `range`"),
+        "{error}"
+    );
+    let empty = DataOptions { range: Some([1.0, 1.0]), ..plain() };
+    let text = read(&npy("|u1", "(2, 3, 2, 2)", &nchw), empty).unwrap_err().to_string();
+    assert!(text.starts_with("range = [1, 1] is no interval"), "{text}");
+
+    let text = read(&npy("|u1", "(2, 3, 1, 3)", &[0; 18]), plain()).unwrap_err().to_string();
+    assert!(text.contains("set `layout` to nchw or nhwc"), "{text}");
+    let layout = |layout| DataOptions { layout: Some(layout), ..plain() };
+    assert_eq!(read(&npy("|u1", "(2, 3, 1, 3)", &[0; 18]), layout(Layout::Nchw)).unwrap().0, [3, 1, 3]);
+    assert_eq!(read(&npy("|u1", "(2, 3, 1, 3)", &[0; 18]), layout(Layout::Nhwc)).unwrap().0, [3, 3, 1]);
+    assert_eq!(read(&npy("|u1", "(2, 5, 7)", &[0; 70]), plain()).unwrap().0, [1, 5, 7]);
+
+    let text = read(&npy("|u1", "(2, 5, 7)", &[0; 69]), plain()).unwrap_err().to_string();
+    assert!(text.contains("has 69 bytes of values where its header promises 70"), "{text}");
+}
+
+#[test]
+fn numpy_archives_are_read_whether_compressed_or_not() {
+    for (name, labelled) in
+        [("stored.npz", true), ("deflated.npz", true), ("positional.npz", true), ("unlabelled.npz", false)]
+    {
+        // The shape [3, 3, 2, 4] does not tell its channels.
+        let layout = (!labelled).then_some(Layout::Nchw);
+        let source = build(&DataOptions { layout, ..options("npz", &golden(name)) }).unwrap();
+        assert_eq!((source.len(), source.shape()), (3, [3, 2, 4]), "{name}");
+        let values: Vec<f32> =
+            sample(source.as_ref(), 2).iter().map(|v| ((v + 1.0) * 127.5).round()).collect();
+        // [N, H, W, C] that counts from 0: sample 2 begins at 48, its green plane at 49.
+        assert_eq!((values[0], values[7], values[8]), (48.0, 69.0, 49.0), "{name}");
+        assert_eq!(source.classes().map(<[String]>::len), labelled.then_some(6), "{name}");
+        assert_eq!(source.label(1), labelled.then_some(5), "{name}");
+    }
+    let bytes = fs::read(golden("deflated.npz")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npz");
+    let mut refused = 0;
+    for bit in 0..bytes.len() * 8 {
+        let mut damaged = bytes.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &damaged).unwrap();
+        if let Err(error) = build(&options("npz", &path)) {
+            assert!(error.to_string().contains("x.npz") && !error.to_string().contains('\n'), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > bytes.len() * 4, "{refused} of {}", bytes.len() * 8);
+    for cut in 0..bytes.len() {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        assert!(build(&options("npz", &path)).is_err(), "cut to {cut}");
+    }
+}
+
+#[test]
+fn latents_are_read_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_folder, options) = in_file(folder, "latents", "l.safetensors", &latents(-7.25));
+    let source = build(&options).unwrap();
+    assert_eq!((source.len(), source.shape()), (2, [4, 2, 2]));
+    assert_eq!(sample(source.as_ref(), 1), [-7.25; 16]);
+    assert_eq!(labels(source.as_ref()), [Some(1), Some(0)]);
+    let info = source.latents().unwrap();
+    assert_eq!(
+        (info.scaling_factor, info.shift_factor, info.vae_sha256.as_deref()),
+        (Some(0.5), None, Some("ab"))
+    );
+
+    let path = options.path.clone().unwrap();
+    fs::write(&path, latents(f32::NAN)).unwrap();
+    let error = build(&options).unwrap().read(1, &mut [0.0; 16]).unwrap_err();
+    assert!(
+        error.is_damage() && error.to_string().contains("holds NaN at [1, 0], no finite number"),
+        "{error}"
+    );
+    let bytes = latents(1.0);
+    for cut in 0..bytes.len() {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let text = message(&options);
+        assert!(text.contains("l.safetensors") && !text.contains('\n'), "{cut}: {text}");
+    }
+    for (name, dtype, value) in [("f16.safetensors", "float16", 1.5), ("bf16.safetensors", "bfloat16", 1.5)] {
+        let source = build(&DataOptions { path: Some(golden(name)), ..options.clone() }).unwrap();
+        assert_eq!((source.len(), source.shape()), (2, [1, 2, 2]), "{dtype}");
+        assert_eq!(sample(source.as_ref(), 1), [value, -value, 0.0, 2.0], "{dtype}");
+        assert!(source.classes().is_none() && source.latents().unwrap().scaling_factor.is_none());
+    }
+    let text = message(&DataOptions { image_size: Some(2), ..options });
+    assert!(text.contains("does not use the option `image_size`"), "{text}");
+}
+
+#[test]
+fn shards_are_samples_by_the_names_of_their_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let write =
+        |name: &str, members: &[(&str, Vec<u8>)]| fs::write(folder.path().join(name), tar(members)).unwrap();
+    let json = |text: &str| text.as_bytes().to_vec();
+    write("b.tar", &[("1.png", png(3, 2)), ("1.json", json(r#"{"label": 4, "url": "x"}"#))]);
+    write(
+        "a.tar",
+        &[("2.cls", json("3")), ("x/2.png", png(3, 2)), ("x/2.cls", json(" 0\n")), ("2.png", png(3, 2))],
+    );
+    let options = options("tar", folder.path());
+    let source = build(&options).unwrap();
+    assert_eq!(labels(source.as_ref()), [Some(0), Some(3), Some(4)]);
+    assert_eq!(source.shape(), [3, 2, 3]);
+    assert_eq!(source.place(2), Some(folder.path().join("b.tar/1.png")));
+    assert_eq!(sample(source.as_ref(), 0)[2], 80.0 / 127.5 - 1.0);
+    assert_eq!(sample(source.as_ref(), 0), sample(source.as_ref(), 2));
+
+    write("c.tar", &[("3.png", png(3, 2))]);
+    let text = message(&options);
+    assert!(text.contains("c.tar/3.png has no label, and others have"), "{text}");
+    write("c.tar", &[("3.png", png(3, 2)), ("3.cls", json("cat"))]);
+    assert!(message(&options).contains("has a label that is no number in "), "{}", message(&options));
+    write("c.tar", &[("3.png", png(3, 2)), ("3.jpg", png(3, 2))]);
+    assert!(message(&options).contains("has two images of one name"), "{}", message(&options));
+    write("c.tar", &[("3.txt", json("no image"))]);
+    assert!(message(&options).contains("c.tar holds no image"), "{}", message(&options));
+    let whole = tar(&[("3.png", png(30, 20)), ("3.cls", json("1"))]);
+    fs::write(folder.path().join("c.tar"), &whole[..600]).unwrap();
+    assert!(message(&options).contains("c.tar"), "{}", message(&options));
+}
+
+#[cfg(feature = "parquet")]
+#[test]
+fn tables_of_images_are_read() {
+    let source = build(&options("parquet", &golden("images.parquet"))).unwrap();
+    assert_eq!((source.len(), source.shape()), (5, [3, 2, 3]));
+    assert_eq!(labels(source.as_ref()), [Some(0), Some(2), Some(1), Some(2), Some(0)]);
+    // Image i is (50 i, 10, 20) everywhere.
+    for index in 0..5 {
+        let image = sample(source.as_ref(), index);
+        let expected = [50.0 * index as f32, 10.0, 20.0].map(|v| v / 127.5 - 1.0);
+        assert_eq!([image[0], image[6], image[12]], expected);
+    }
+    let text = source.place(3).unwrap().display().to_string();
+    assert!(text.ends_with("images.parquet/row-3"), "{text}");
+
+    let bytes = fs::read(golden("images.parquet")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("train-0.parquet");
+    for cut in (0..bytes.len()).step_by(7) {
+        fs::write(&path, &bytes[..cut]).unwrap();
+        let text = message(&options("parquet", &path));
+        assert!(text.contains("train-0.parquet") && !text.contains('\n'), "{cut}: {text}");
+    }
+    fs::write(&path, &bytes).unwrap();
+    let split = |split| DataOptions { split: Some(split), ..options("parquet", folder.path()) };
+    assert_eq!(build(&split(Split::Train)).unwrap().len(), 5);
+    assert!(message(&split(Split::Test)).contains("holds no test*.parquet"));
+}
+
+#[test]
+fn a_random_crop_depends_on_seed_epoch_and_sample_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["a.png", "b.png"] {
+        // Red says the column.
+        RgbImage::from_fn(16, 4, |x, _| Rgb([x as u8, 0, 0])).save(folder.path().join(name)).unwrap();
+    }
+    let options =
+        DataOptions { image_size: Some(4), crop: Some(Crop::Random), ..options("folder", folder.path()) };
+    let loader = |batch_size| {
+        let options_of_loader = LoaderOptions { batch_size, seed: 3, flip: false };
+        Loader::new(build(&options).unwrap(), options_of_loader).unwrap().random_crops()
+    };
+    let column = |value: f32| ((value + 1.0) * 127.5).round() as usize;
+    let mut seen = [0; 13];
+    for step in 0..200 {
+        let batch = loader(2).batch_at(step).unwrap();
+        for (row, image) in batch.images.outer_iter().enumerate() {
+            seen[column(image[[0, 0, 0]])] += 1;
+            // The same sample of the same epoch, drawn in batches of one.
+            let single = [2 * step, 2 * step + 1].map(|step| loader(1).batch_at(step).unwrap());
+            let single = single.iter().find(|single| single.index[0] == batch.index[row]).unwrap();
+            assert_eq!(single.images.index_axis(ndarray::Axis(0), 0), image);
+        }
+    }
+    assert!(seen.iter().all(|&count| count > 8), "all 13 places, about 31 times each: {seen:?}");
+    let text = message(&DataOptions { image_size: None, ..options.clone() });
+    assert_eq!(text, "`crop` needs `image_size`; set both, or remove it");
+    let text = message(&DataOptions { image_size: None, crop: None, resize: Some(Resize::Box), ..options });
+    assert_eq!(text, "`resize` needs `image_size`; set both, or remove it");
+}
+
+#[test]
+fn a_folder_may_hold_as_many_damaged_images_as_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..10 {
+        write_image(&folder.path().join(format!("{index}.png")), 2, 2, [index, 0, 0]);
+    }
+    fs::write(folder.path().join("3.png"), b"no image").unwrap();
+    let options = options("folder", folder.path());
+    assert!(message(&options).contains("cannot decode the image") && message(&options).contains("3.png"));
+    let some = DataOptions { max_bad: Some(0.1), ..options.clone() };
+    let source = build(&some).unwrap();
+    assert_eq!((source.len(), some.most_bad(10).unwrap()), (10, 1));
+    assert!(source.read(3, &mut [0.0; 12]).unwrap_err().is_damage());
+    write_image(&folder.path().join("7.png"), 2, 3, [0, 0, 0]);
+    let text = message(&some);
+    assert!(text.starts_with("2 of 10 samples are damaged, and max_bad allows 1"), "{text}");
+    let text = message(&DataOptions { max_bad: Some(1.5), ..options });
+    assert!(text.starts_with("max_bad = 1.5 is out of range"), "{text}");
 }
 
 /// A small picture that is not flat, in every format that is read.

@@ -33,6 +33,10 @@ impl Stream {
     pub const LATENT: Self = Self(12);
     /// What a coupling decides for a whole step: row 0 the order of a shuffle, row 1 whether the step is coupled.
     pub const COUPLING: Self = Self(13);
+    /// Where images are cropped, a row of two per sample; the step of the key is the epoch.
+    pub const CROP: Self = Self(14);
+    /// Which sample takes the place of a damaged one, a row per sample.
+    pub const REPLACEMENT: Self = Self(15);
 
     /// The first number of the streams that belong to the caller.
     const CUSTOM: u16 = 1 << 15;
@@ -60,6 +64,8 @@ impl fmt::Display for Stream {
             Self::PROJECTION => "projection",
             Self::LATENT => "latent",
             Self::COUPLING => "coupling",
+            Self::CROP => "crop",
+            Self::REPLACEMENT => "replacement",
             Self(number) => return write!(f, "custom({})", number & !Self::CUSTOM),
         };
         f.write_str(name)

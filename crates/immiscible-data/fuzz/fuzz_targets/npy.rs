@@ -3,7 +3,7 @@
 //! From `crates/immiscible-data`, with `cargo install cargo-fuzz` done once:
 //!
 //! ```console
-//! $ mkdir -p fuzz/corpus/npy && cp tests/golden/*.npy fuzz/corpus/npy
+//! $ mkdir -p fuzz/corpus/npy && cp tests/golden/*.npy fuzz/corpus/npy  # the others: fuzz/seeds/NAME
 //! $ RUSTC_BOOTSTRAP=1 cargo fuzz run npy -- -max_total_time=120
 //! ```
 

@@ -15,17 +15,17 @@ const MAX_LEN: usize = 10_000;
 const ALIGN: usize = 64;
 
 #[derive(Debug, PartialEq)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// NumPy's name of the type, such as `<f4`: byte order, kind, bytes.
     descr: String,
     /// Whether the first axis is the fastest.
-    pub(super) fortran_order: bool,
-    pub(super) shape: Vec<usize>,
+    pub(crate) fortran_order: bool,
+    pub(crate) shape: Vec<usize>,
 }
 
 impl Header {
     /// Reads all that comes before the values.
-    pub(super) fn read(reader: &mut impl Read, path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn read(reader: &mut impl Read, path: &Path) -> Result<Self, DataError> {
         let start: [u8; 8] = read(reader, path)?;
         let [.., major, _] = start;
         if !start.starts_with(MAGIC) {
@@ -64,7 +64,7 @@ impl Header {
     }
 
     /// The type without its byte order, such as `f4`; empty if it has none.
-    pub(super) fn code(&self) -> &str {
+    pub(crate) fn code(&self) -> &str {
         match self.descr.split_at_checked(1) {
             Some(("<" | ">", code)) => code,
             Some(("|", code @ ("i1" | "u1"))) => code,
@@ -72,12 +72,12 @@ impl Header {
         }
     }
 
-    pub(super) fn big_endian(&self) -> bool {
+    pub(crate) fn big_endian(&self) -> bool {
         self.descr.starts_with('>')
     }
 
     /// The number of values, if that many of `size` bytes can be in memory at all.
-    pub(super) fn count(&self, path: &Path, size: usize) -> Result<usize, DataError> {
+    pub(crate) fn count(&self, path: &Path, size: usize) -> Result<usize, DataError> {
         // A length of 0 must not hide that the others overflow.
         let capacity = self.shape.iter().try_fold(size, |bytes, &n| bytes.checked_mul(n.max(1)));
         match capacity {
@@ -90,7 +90,7 @@ impl Header {
     }
 
     /// Where the value at `position` of the file is in the array.
-    pub(super) fn index(&self, position: usize) -> Vec<usize> {
+    pub(crate) fn index(&self, position: usize) -> Vec<usize> {
         let axes = 0..self.shape.len();
         let fastest_first: Vec<usize> =
             if self.fortran_order { axes.collect() } else { axes.rev().collect() };
@@ -103,13 +103,13 @@ impl Header {
         index
     }
 
-    pub(super) fn type_error(&self, path: &Path, wanted: &'static str) -> DataError {
+    pub(crate) fn type_error(&self, path: &Path, wanted: &'static str) -> DataError {
         DataError::NpyType { path: path.into(), found: self.descr.chars().take(40).collect(), wanted }
     }
 }
 
 /// Writes all that comes before the values, which follow in C order.
-pub(super) fn write(writer: &mut impl Write, descr: &str, shape: &[usize]) -> io::Result<()> {
+pub(crate) fn write(writer: &mut impl Write, descr: &str, shape: &[usize]) -> io::Result<()> {
     let axes = match shape {
         [n] => format!("{n},"),
         _ => shape.iter().map(usize::to_string).collect::<Vec<_>>().join(", "),

@@ -1,0 +1,8 @@
+//! Any bytes are an IDX file or one clear error. How to run it: `npy.rs`.
+
+#![no_main]
+
+use immiscible_data::fuzzing;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| fuzzing::idx(bytes));
