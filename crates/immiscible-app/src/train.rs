@@ -39,7 +39,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let run = arguments.runs.join(&name);
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
     source.log_to(&run.join(BAD_FILES)).map_err(Failure::usage)?;
-    for warning in known_to_hurt(&parts) {
+    for warning in known_to_hurt(&parts, &*source) {
         eprintln!("warning: {warning}");
     }
 
@@ -124,7 +124,7 @@ fn device_failed(parts: &Parts, parameters: usize, reason: &str) -> anyhow::Erro
 }
 
 /// Settings that are known to hurt, and what to take in their place.
-fn known_to_hurt(parts: &Parts) -> Vec<String> {
+fn known_to_hurt(parts: &Parts, source: &dyn Source) -> Vec<String> {
     let (config, [channels, height, width]) = (&parts.config, parts.shape);
     let (coupling, batch) = (&config.coupling, config.train.batch_size);
     let mut warnings = Vec::new();
@@ -136,6 +136,24 @@ fn known_to_hurt(parts: &Parts) -> Vec<String> {
              suffers; set coupling.class_wise = true"
                 .into(),
         );
+    }
+    if let (Some(classes), true) = (&parts.data.classes, coupling.class_wise) {
+        let mut images = vec![0; classes.len()];
+        for label in (0..source.len()).filter_map(|index| source.label(index)) {
+            images[label as usize] += 1;
+        }
+        let mut alone =
+            classes.iter().zip(&images).filter(|(_, images)| **images == 1).map(|(class, _)| class);
+        if let Some(class) = alone.next() {
+            let more = match alone.count() {
+                0 => String::new(),
+                others => format!(" (and {others} more)"),
+            };
+            warnings.push(format!(
+                "coupling.class_wise = true and class {class:?}{more} has a single image, whose noise stays as it is drawn: add \
+                 images, or leave the class out"
+            ));
+        }
     }
     if coupling.kind == "assignment" && batch < FEW_IMAGES {
         warnings.push(format!(

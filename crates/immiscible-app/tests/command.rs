@@ -2,7 +2,7 @@
 
 use immiscible_data::{Batch, DataOptions, build, npy};
 use immiscible_metrics::NearestNeighbour;
-use ndarray::{Array2, Array4, aview1};
+use ndarray::{Array1, Array2, Array4, aview1};
 use std::path::Path;
 use std::process::Output;
 
@@ -645,6 +645,16 @@ fn a_run_warns_of_settings_that_are_known_to_hurt() {
     );
     let classes = warned("classes", &["--set", "model.num_class_embeds=10"]);
     assert!(classes.len() == 1 && classes[0].contains("coupling.class_wise = true"), "{classes:?}");
+
+    // Class 2 has one image of 200.
+    let images = Array4::from_shape_fn((200, 1, 8, 8), |(i, _, y, x)| ((7 * i + 3 * y + x) as f32).sin());
+    npy::write(&folder.path().join("images.npy"), images.view()).unwrap();
+    let labels = Array1::from_shape_fn(200, |i| if i == 7 { 2.0 } else { (i % 2) as f32 });
+    npy::write(&folder.path().join("labels.npy"), labels.view()).unwrap();
+    let data = ["data.name=npy", "data.path=images.npy", "data.label_file=labels.npy", "data.range=[-1, 1]"];
+    let data: Vec<&str> = data.iter().flat_map(|setting| ["--set", setting]).collect();
+    let alone = warned("alone", &[&data, &["--set", "coupling.class_wise=true"][..]].concat());
+    assert!(alone.len() == 1 && alone[0].contains("class \"2\" has a single image"), "{alone:?}");
 }
 
 #[test]
