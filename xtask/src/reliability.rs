@@ -1,6 +1,7 @@
 //! `cargo xtask reliability`: the built command is killed, starved of room and fed damaged checkpoints, and what it makes of
 //! that is compared with a run that was left alone.
 
+mod calls;
 mod damage;
 mod full;
 mod kills;
@@ -20,6 +21,7 @@ cargo xtask reliability [OPTIONS]   writes docs/reports/reliability.md and .json
   --signals N    SIGTERM at random times (100)
   --damages N    flipped bits and truncations of a checkpoint (10000)
   --full N       points at which there is no more room (200)
+  --calls N      system calls of each kind that fail while it saves, one a run (40)
   --soak N       steps of one run whose memory and open files are watched (10000)
   --seed S       of everything random (0)
   --machine M    a line for the report
@@ -32,6 +34,7 @@ pub(crate) struct Plan {
     signals: u64,
     damages: u64,
     full: u64,
+    calls: u64,
     soak: u64,
     seed: u64,
     machine: String,
@@ -46,6 +49,7 @@ impl Plan {
             signals: 100,
             damages: 10_000,
             full: 200,
+            calls: 40,
             soak: 10_000,
             seed: 0,
             machine: "not named".into(),
@@ -55,7 +59,7 @@ impl Plan {
 
     /// What fits into every run of the tests.
     fn short() -> Self {
-        Self { kills: 10, signals: 5, damages: 100, full: 10, soak: 0, out: None, ..Self::full() }
+        Self { kills: 10, signals: 5, damages: 100, full: 10, calls: 0, soak: 0, out: None, ..Self::full() }
     }
 
     fn read(arguments: &[String]) -> Result<Self, String> {
@@ -70,6 +74,7 @@ impl Plan {
                 "--signals" => plan.signals = number()?,
                 "--damages" => plan.damages = number()?,
                 "--full" => plan.full = number()?,
+                "--calls" => plan.calls = number()?,
                 "--soak" => plan.soak = number()?,
                 "--seed" => plan.seed = number()?,
                 "--machine" => plan.machine.clone_from(value),
@@ -122,11 +127,12 @@ type Stage = fn(&Subject, u64) -> Result<Vec<report::Line>, String>;
 fn all(plan: &Plan) -> Result<bool, String> {
     let subject = Subject::new(plan.seed)?;
     let mut passed = true;
-    let stages: [(&str, u64, Stage); 5] = [
+    let stages: [(&str, u64, Stage); 6] = [
         ("kills", plan.kills, kills::run),
         ("signals", plan.signals, signals::run),
         ("damages", plan.damages, damage::run),
         ("full", plan.full, full::run),
+        ("calls", plan.calls, calls::run),
         ("soak", plan.soak, soak::run),
     ];
     for (name, n, stage) in stages.into_iter().filter(|(_, n, _)| *n > 0) {

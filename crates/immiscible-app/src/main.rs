@@ -23,6 +23,8 @@ mod train;
 
 use clap::Parser;
 use immiscible_train::TrainError;
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -44,10 +46,15 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let what = if failure.code > 128 { "" } else { "error: " };
-            eprintln!("{what}{}", one_line(&failure.reason));
+            say(format_args!("{what}{}", one_line(&failure.reason)));
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Prints a line for people. A terminal that is closed, or a full disk that the lines go to, must not end a run.
+fn say(line: impl Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
 }
 
 /// Why a command ended, and the exit status that says so: those of [`cli::EXIT_STATUS`].

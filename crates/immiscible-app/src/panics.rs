@@ -18,7 +18,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
             // A backend may go on without one of its threads, and with wrong numbers.
             if first.is_none() && std::thread::current().name() != Some("main") {
-                eprintln!("warning: a thread beside the training panicked: {line}");
+                crate::say(format_args!("warning: a thread beside the training panicked: {line}"));
             }
             first.get_or_insert(line);
             if std::env::var_os("RUST_BACKTRACE").is_some_and(|wanted| wanted != "0") {

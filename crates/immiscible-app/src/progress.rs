@@ -68,7 +68,7 @@ impl<'a> Progress<'a> {
     fn say(&self, line: String) {
         match &self.bar {
             Some(bar) => bar.println(line),
-            None => eprintln!("{line}"),
+            None => crate::say(line),
         }
     }
 
@@ -109,10 +109,10 @@ impl<'a> Progress<'a> {
 impl Observer for Progress<'_> {
     fn start(&mut self, step: u64, skipped: &[TrainError]) {
         for error in skipped {
-            eprintln!("warning: {error}");
+            crate::say(format_args!("warning: {error}"));
         }
         if step > 0 {
-            eprintln!("going on from step {step}");
+            crate::say(format_args!("going on from step {step}"));
         }
         let steps = self.parts.config.train.steps;
         (self.first_step, self.started, self.last_line) = (step, Instant::now(), Instant::now());
@@ -138,7 +138,10 @@ impl Observer for Progress<'_> {
                 self.last_line = Instant::now();
                 let seconds = self.started.elapsed().as_secs_f64() / (step - self.first_step) as f64;
                 let left = seconds * (steps - step) as f64;
-                eprintln!("step {step}/{steps}  ETA {left:.0} s  {}", self.numbers(report, total));
+                crate::say(format_args!(
+                    "step {step}/{steps}  ETA {left:.0} s  {}",
+                    self.numbers(report, total)
+                ));
             }
             None => {}
         }
@@ -157,7 +160,7 @@ impl Observer for Progress<'_> {
 
     fn saved(&mut self, checkpoint: &Checkpoint) {
         if self.bar.is_none() {
-            eprintln!("saved step {}", checkpoint.step);
+            crate::say(format_args!("saved step {}", checkpoint.step));
         }
     }
 

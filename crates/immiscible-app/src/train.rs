@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
     source.log_to(&run.join(BAD_FILES)).map_err(Failure::usage)?;
     for warning in known_to_hurt(&parts, &*source) {
-        eprintln!("warning: {warning}");
+        crate::say(format_args!("warning: {warning}"));
     }
 
     let config = &parts.config;
@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     if progress.grid.is_none() {
         progress.draw_grid(total.steps, method.sampling_network());
     }
-    eprintln!("measuring the quality");
+    crate::say(format_args!("measuring the quality"));
     let quality = quality::measure(&parts, &*source, method.sampling_network()).map_err(Failure::run)?;
     if let Some(grid) = &progress.grid {
         println!("samples   {}", grid.display());
@@ -326,10 +326,10 @@ fn prepare(
         error => Failure::usage(error),
     })?;
     if !lock.held {
-        eprintln!(
+        crate::say(format_args!(
             "warning: {}: its file system has no locks; let no other process train there",
             run.display()
-        );
+        ));
     }
     if fresh {
         remove_run(run).map_err(Failure::usage)?;
@@ -354,7 +354,7 @@ fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
     // A file that cannot be read is written anew: the checkpoints know their config as well.
     let read = |name: &str| -> Option<Table> {
         let table = config::file(&run.join(name));
-        table.inspect_err(|error| eprintln!("warning: {error:#}; it is written anew")).ok()
+        table.inspect_err(|error| crate::say(format_args!("warning: {error:#}; it is written anew"))).ok()
     };
     if let Some(before) = read(CONFIG) {
         let before = structure(&config::parse(before)?)?;

@@ -189,6 +189,22 @@ fn memory_that_is_used_up_has_an_exit_status_of_its_own() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn nobody_who_listens_is_no_reason_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = fs::File::create("/dev/full").unwrap();
+    let ended = Command::new(env!("CARGO_BIN_EXE_immiscible"))
+        .current_dir(folder.path())
+        .args(TINY)
+        .args(["--set", "train.steps=4"])
+        .stdout(Stdio::null())
+        .stderr(full)
+        .status();
+    assert_eq!(ended.unwrap().code(), Some(0));
+    succeed(folder.path(), &["checkpoint", "verify", "runs/r"]);
+}
+
+#[test]
 fn a_damaged_checkpoint_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -222,9 +222,9 @@ impl CheckpointStore {
         files.put(MANIFEST, text.as_bytes())?;
         file_system.sync_folder(staged).map_err(TrainError::io(staged))?;
 
-        let path = self.path_of(step);
         // A damaged one of that name.
-        file_system.remove(&path).map_err(TrainError::io(&path))?;
+        self.discard(step)?;
+        let path = self.path_of(step);
         file_system.rename(staged, &path).map_err(TrainError::io(&path))
     }
 
@@ -264,13 +264,22 @@ impl CheckpointStore {
         let mut intact = 0;
         for step in self.steps()?.into_iter().rev() {
             if intact >= keep {
-                let path = self.path_of(step);
-                self.file_system.remove(&path).map_err(TrainError::io(&path))?;
+                self.discard(step)?;
             } else if self.verify(step).is_ok() {
                 intact += 1;
             }
         }
         Ok(())
+    }
+
+    /// Removes a checkpoint, if there is one. Half removed it no longer has the name of one.
+    fn discard(&self, step: u64) -> Result<(), TrainError> {
+        let (path, gone) = (self.path_of(step), self.folder.join(format!("{STAGED}old-{step:08}")));
+        match self.file_system.rename(&path, &gone) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            renamed => renamed.map_err(TrainError::io(&path))?,
+        }
+        self.file_system.remove(&gone).map_err(TrainError::io(&gone))
     }
 
     /// Removes what a killed process left half-written.

@@ -184,8 +184,8 @@ pub enum TrainError {
         /// The step of the newest checkpoint.
         kept: Option<u64>,
     },
-    /// The log could not be written; training goes on without it.
-    #[error("{}: {source}; training goes on, and lines of the log are lost", path.display())]
+    /// The log could not be written; training goes on.
+    #[error("{}: {source}; training goes on, and it is tried again with the next line", path.display())]
     Log {
         /// Its file.
         path: PathBuf,

@@ -196,33 +196,52 @@ impl Record {
     }
 }
 
-/// `metrics.jsonl`, append-only within a run. What fails here is lost, and no reason to stop.
+/// More lines than this are not kept for a disk that takes none.
+const UNWRITTEN: usize = 1 << 20;
+
+/// `metrics.jsonl`, append-only within a run. What fails here is tried again later, and no reason to stop.
 #[derive(Debug)]
 pub(crate) struct MetricsLog {
     path: PathBuf,
     /// Up to here its lines are whole.
     whole: u64,
     file: Option<File>,
+    /// Lines that come after those.
+    unwritten: Vec<u8>,
 }
 
 impl MetricsLog {
     /// The log of a run that goes on after `step`: what a killed run wrote beyond it is cut off with the next line.
     pub(crate) fn new(path: &Path, step: u64) -> Self {
-        Self { path: path.into(), whole: length_to(path, step), file: None }
+        Self { path: path.into(), whole: length_to(path, step), file: None, unwritten: Vec::new() }
     }
 
     pub(crate) fn write(&mut self, record: &Record) -> Result<(), TrainError> {
-        let written = serde_json::to_string(record)
-            .map_err(io::Error::other)
-            .and_then(|line| self.append(format!("{line}\n").as_bytes()));
-        if written.is_err() {
-            // Opened anew, and half a line cut off, before the next.
-            self.file = None;
+        let line = serde_json::to_string(record).map_err(|error| self.failed(io::Error::other(error)))?;
+        if self.unwritten.len() < UNWRITTEN {
+            self.unwritten.extend([line.as_bytes(), b"\n"].concat());
         }
-        written.map_err(|source| TrainError::Log { path: self.path.clone(), source })
+        self.flush()
     }
 
-    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+    fn flush(&mut self) -> Result<(), TrainError> {
+        let lines = std::mem::take(&mut self.unwritten);
+        if lines.is_empty() {
+            return Ok(());
+        }
+        self.append(&lines).map_err(|source| {
+            // Opened anew, and half a line cut off, before the next try.
+            self.file = None;
+            self.unwritten = lines;
+            self.failed(source)
+        })
+    }
+
+    fn failed(&self, source: io::Error) -> TrainError {
+        TrainError::Log { path: self.path.clone(), source }
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         let mut file = match self.file.take() {
             Some(file) => file,
             None => {
@@ -231,16 +250,16 @@ impl MetricsLog {
                 file
             }
         };
-        file.write_all(line)?;
-        self.whole += line.len() as u64;
+        file.write_all(lines)?;
+        self.whole += lines.len() as u64;
         self.file = Some(file);
         Ok(())
     }
 
     /// Brings the lines to the disk, so that a checkpoint does not survive a crash without them.
-    pub(crate) fn sync(&self) -> Result<(), TrainError> {
-        let synced = self.file.as_ref().map_or(Ok(()), File::sync_data);
-        synced.map_err(|source| TrainError::Log { path: self.path.clone(), source })
+    pub(crate) fn sync(&mut self) -> Result<(), TrainError> {
+        self.flush()?;
+        self.file.as_ref().map_or(Ok(()), File::sync_data).map_err(|source| self.failed(source))
     }
 }
 
@@ -305,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_cannot_be_written_are_lost_and_the_next_ones_not() {
+    fn lines_that_cannot_be_written_are_with_the_next_ones() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         std::fs::create_dir(&path).unwrap();
@@ -314,6 +333,6 @@ mod tests {
         assert!(error.contains("metrics.jsonl") && error.contains("training goes on"), "{error}");
         std::fs::remove_dir(&path).unwrap();
         log.write(&record(20)).unwrap();
-        assert_eq!(steps(&path), [20]);
+        assert_eq!(steps(&path), [10, 20]);
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 /// Steps of the run that then has no room; a line of the log ends there.
-const BEFORE: u64 = 63;
+pub(super) const BEFORE: u64 = 63;
 
 /// In the working folder: a run with a checkpoint goes on where no file may be larger than so many blocks.
 const LIMITED: &str = r#"
@@ -27,11 +27,7 @@ cp -r runs/full runs/copy
 
 /// No room: a limit on the size of files at half of the points, a full disk at the other half.
 pub(super) fn run(subject: &Subject, points: u64) -> Result<Vec<Line>, String> {
-    let half = format!("train.steps={BEFORE}");
-    let ended = subject.train("half", &[&half])?;
-    if !ended.status.success() {
-        return Err(format!("the first half ends with {}: {}", ended.status, ended.said));
-    }
+    first_half(subject)?;
     let sizes = sizes(&subject.runs().join("half"))?;
     let mut lines = Vec::new();
     let by_size = points - points / 2;
@@ -45,6 +41,32 @@ pub(super) fn run(subject: &Subject, points: u64) -> Result<Vec<Line>, String> {
         Err(reason) => lines.push(Line::count(format!("a full disk: not tried, {reason}"), 0, 0)),
     }
     Ok(lines)
+}
+
+/// Trains the run `half`.
+pub(super) fn first_half(subject: &Subject) -> Result<(), String> {
+    let ended = subject.train("half", &[&format!("train.steps={BEFORE}")])?;
+    if ended.status.success() {
+        return Ok(());
+    }
+    Err(format!("the first half ends with {}: {}", ended.status, ended.said))
+}
+
+/// Whether all checkpoints of the run `full` are intact, and it goes on to what the undisturbed run left.
+pub(super) fn goes_on(subject: &Subject) -> Result<(), String> {
+    let verified = subject.command(&["checkpoint", "verify", "runs/full"]).output();
+    let verified = verified.map_err(|error| error.to_string())?;
+    if !verified.status.success() {
+        return Err(String::from_utf8_lossy(&verified.stdout).into_owned());
+    }
+    let ended = subject.train("full", &[])?;
+    if !ended.status.success() || ended.from() < BEFORE {
+        return Err(format!("it does not go on: {}", ended.said));
+    }
+    match subject.difference(&subject.runs().join("full"))? {
+        Some(name) => Err(format!("{name} differs")),
+        None => Ok(()),
+    }
 }
 
 type Try = fn(&Subject, u64) -> Result<Option<String>, String>;
@@ -75,25 +97,13 @@ fn limited(subject: &Subject, blocks: u64) -> Result<Option<String>, String> {
     subject.remove("full")?;
     let output = script(subject, LIMITED, blocks, &mut Command::new("sh"))?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let verified = subject.command(&["checkpoint", "verify", "runs/full"]).output();
-    let verified = verified.map_err(|error| error.to_string())?;
-    if !verified.status.success() {
-        return Err(String::from_utf8_lossy(&verified.stdout).into_owned());
-    }
     let failed = match output.status.code() {
         Some(0) => None,
         // It did not begin, or it ended for want of a checkpoint.
         Some(1 | 2) => Some(said),
         _ => return Err(format!("{}: {said}", output.status)),
     };
-    let ended = subject.train("full", &[])?;
-    if !ended.status.success() || ended.from() < BEFORE {
-        return Err(format!("it does not go on: {}", ended.said));
-    }
-    match subject.difference(&subject.runs().join("full"))? {
-        Some(name) => Err(format!("{name} differs")),
-        None => Ok(failed),
-    }
+    goes_on(subject).map(|()| failed)
 }
 
 fn small_disk(subject: &Subject, pages: u64) -> Result<Option<String>, String> {
