@@ -129,7 +129,7 @@ fn decoding(folder: &Path, seconds: f64) -> Result<Speed> {
     let files: Vec<Vec<u8>> = files.into_iter().step_by(every).map(fs::read).collect::<Result<_, _>>()?;
     speed(seconds, |step| {
         let first = step as usize * BATCH;
-        let decode = |at| anyhow::Ok(image::load_from_memory(&files[at % files.len()])?.into_rgb8());
+        let decode = |at: usize| anyhow::Ok(image::load_from_memory(&files[at % files.len()])?.into_rgb8());
         (first..first + BATCH).into_par_iter().try_for_each(|at| decode(at).map(drop))?;
         Ok(BATCH)
     })

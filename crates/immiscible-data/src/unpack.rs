@@ -197,7 +197,8 @@ impl Unpacked<'_> {
 }
 
 fn damaged(archive: &Path, reason: &str) -> DataError {
-    let reason = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let line = reason.split_whitespace().collect::<Vec<_>>().join(" ");
+    let reason: String = line.escape_debug().take(200).collect();
     DataError::Archive { path: archive.into(), reason: format!("is no complete archive ({reason})") }
 }
 

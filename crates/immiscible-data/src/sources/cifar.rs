@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::numbered;
+use super::{numbered, short};
 use crate::bytes::inside;
 use crate::file::{self, MAX_BYTES};
 use crate::image_file::MAX_SIDE;
@@ -188,6 +188,7 @@ impl Kind {
         archive: &Path,
     ) -> Result<Vec<(PathBuf, Vec<u8>)>, DataError> {
         let broken = |error: std::io::Error| {
+            let error = short(&error);
             let reason = format!("is not a complete archive ({error})");
             DataError::Format { path: archive.into(), reason }
         };

@@ -126,11 +126,13 @@ impl Source for Encoded {
         }
         let [_, height, width] = self.shape;
         same_size(&*self.store, index, image.dimensions(), 0, (width as u32, height as u32))?;
-        let planes = out.split_at_mut(height * width);
-        let (red, rest) = planes;
+        let (red, rest) = out.split_at_mut(height * width);
         let (green, blue) = rest.split_at_mut(height * width);
-        for (((pixel, red), green), blue) in image.pixels().zip(red).zip(green).zip(blue) {
-            [*red, *green, *blue] = pixel.0.map(|value| self.levels[usize::from(value)]);
+        let pixels = image.as_raw().as_chunks::<3>().0;
+        for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
+            *red = self.levels[usize::from(r)];
+            *green = self.levels[usize::from(g)];
+            *blue = self.levels[usize::from(b)];
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::encoded::Labels;
-use super::numbered;
+use super::{numbered, short};
 use crate::bytes::Bytes;
 use crate::source::check_request;
 use crate::{DataError, DataOptions, LatentInfo, Source};
@@ -56,7 +56,7 @@ impl Latents {
         let mut header = vec![0; len as usize];
         read(8, &mut header)?;
         let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| format(format!("has a header that cannot be understood ({error})")))?;
+            .map_err(|error| format(format!("has a header that cannot be understood ({})", short(&error))))?;
         let (promised, found) = (header.data_len() as u64, bytes.len() - start);
         if promised != found {
             return Err(format(format!(

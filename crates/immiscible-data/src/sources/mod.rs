@@ -18,7 +18,13 @@ pub(crate) mod parquet;
 pub(crate) mod tar;
 
 /// Labels are numbers of classes, and each of them has a name: more are a mistake.
-const MAX_CLASSES: u32 = 1 << 20;
+const MAX_CLASSES: u32 = 1 << 16;
+
+/// What a library says about a file, in one line and not too long: it may quote the file.
+pub(crate) fn short(error: &dyn std::error::Error) -> String {
+    let line = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    line.escape_debug().take(200).collect()
+}
 
 /// The names `"0"`, `"1"`, … of as many classes as the labels say; `path` is for messages.
 pub(crate) fn numbered(path: &Path, labels: impl IntoIterator<Item = u32>) -> Result<Vec<String>, DataError> {

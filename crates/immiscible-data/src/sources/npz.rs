@@ -8,6 +8,7 @@ use zip::read::ZipArchive;
 use zip::result::ZipError;
 
 use super::array::{Array, Images};
+use super::short;
 use crate::bytes::{Bytes, Reader, inside};
 use crate::file::MAX_BYTES;
 use crate::{DataError, DataOptions, Source, npy};
@@ -93,8 +94,7 @@ fn broken(path: &Path, error: ZipError) -> DataError {
             DataError::Io { path: path.into(), source }
         }
         error => {
-            let reason: String = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            let reason: String = reason.chars().take(200).collect();
+            let reason = short(&error);
             DataError::Format { path: path.into(), reason: format!("is no complete npz archive ({reason})") }
         }
     }

@@ -14,7 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::encoded::{Encoded, OPTIONS, Store};
-use super::numbered;
+use super::{numbered, short};
 use crate::bytes::Bytes;
 use crate::file;
 use crate::{DataError, DataOptions, Source, Split};
@@ -176,8 +176,7 @@ impl Table {
 }
 
 fn broken(path: &Path, error: &ParquetError) -> DataError {
-    let reason: String = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-    let reason = reason.chars().take(200).collect::<String>();
+    let reason = short(error);
     DataError::Format { path: path.into(), reason: format!("is no complete parquet file ({reason})") }
 }
 

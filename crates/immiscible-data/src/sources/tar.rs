@@ -8,7 +8,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use super::encoded::{Encoded, OPTIONS, Store};
-use super::numbered;
+use super::{numbered, short};
 use crate::bytes::{Bytes, inside};
 use crate::file;
 use crate::image_file::is_image;
@@ -58,10 +58,8 @@ impl Shards {
     /// Indexes an archive.
     pub(crate) fn add(&mut self, bytes: Bytes, path: PathBuf) -> Result<(), DataError> {
         let format = |reason: String| DataError::Format { path: path.clone(), reason };
-        let broken = |error: std::io::Error| {
-            let reason: String = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-            format(format!("is no complete tar archive ({})", reason.chars().take(200).collect::<String>()))
-        };
+        let broken =
+            |error: std::io::Error| format(format!("is no complete tar archive ({})", short(&error)));
         let (shard, first) = (self.paths.len(), self.samples.len());
         let mut labels: HashMap<String, u32> = HashMap::new();
         let mut keys: HashMap<String, usize> = HashMap::new();
