@@ -2,7 +2,7 @@
 
 use immiscible_data::{Batch, DataOptions, build, npy};
 use immiscible_metrics::NearestNeighbour;
-use ndarray::{Array1, Array2, Array4, aview1};
+use ndarray::{Array2, Array4, aview1};
 use std::path::Path;
 use std::process::Output;
 
@@ -398,14 +398,19 @@ fn write_images_and_noises(folder: &Path) {
     npy::write(&folder.join("n.npy"), reversed.view()).unwrap();
 }
 
-/// A square matrix of float64, which is more than the library writes.
-fn write_doubles(path: &Path, n: usize, values: &[f64]) {
-    let header = format!("{{'descr': '<f8', 'fortran_order': False, 'shape': ({n}, {n}), }}\n");
+/// A file of numbers of any type; the library writes float32 only.
+fn write_npy(path: &Path, descr: &str, shape: &str, values: impl IntoIterator<Item = u8>) {
+    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
     bytes.extend((header.len() as u16).to_le_bytes());
     bytes.extend(header.bytes());
-    bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    bytes.extend(values);
     std::fs::write(path, bytes).unwrap();
+}
+
+/// A square matrix of float64.
+fn write_doubles(path: &Path, n: usize, values: &[f64]) {
+    write_npy(path, "<f8", &format!("({n}, {n})"), values.iter().flat_map(|value| value.to_le_bytes()));
 }
 
 fn json(folder: &Path, arguments: &[&str]) -> serde_json::Value {
@@ -649,8 +654,8 @@ fn a_run_warns_of_settings_that_are_known_to_hurt() {
     // Class 2 has one image of 200.
     let images = Array4::from_shape_fn((200, 1, 8, 8), |(i, _, y, x)| ((7 * i + 3 * y + x) as f32).sin());
     npy::write(&folder.path().join("images.npy"), images.view()).unwrap();
-    let labels = Array1::from_shape_fn(200, |i| if i == 7 { 2.0 } else { (i % 2) as f32 });
-    npy::write(&folder.path().join("labels.npy"), labels.view()).unwrap();
+    let labels = (0..200).map(|i| if i == 7 { 2 } else { i % 2 });
+    write_npy(&folder.path().join("labels.npy"), "|u1", "(200,)", labels);
     let data = ["data.name=npy", "data.path=images.npy", "data.label_file=labels.npy", "data.range=[-1, 1]"];
     let data: Vec<&str> = data.iter().flat_map(|setting| ["--set", setting]).collect();
     let alone = warned("alone", &[&data, &["--set", "coupling.class_wise=true"][..]].concat());
