@@ -87,7 +87,7 @@ impl Average {
     }
 
     /// What of that delayed the steps: all of it inside a step, and in the loader's pipeline no more than steps waited for
-    /// their batches.
+    /// their batches. The time of a window is spread over its batches, and waited for at the first: to be read over whole windows.
     pub fn coupling_visible_ms(&self) -> f64 {
         let inside = self.coupling_ms - self.coupling_before_ms;
         self.per_step(inside + self.coupling_before_ms.min(self.waited_ms))
