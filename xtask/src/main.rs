@@ -14,12 +14,15 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
   train [OPTIONS]   train and sample; no options: the `digits` preset on the CPU
-                    --preset P --device flex|wgpu|cuda --coupling independent|assignment|window|knn
+                    --preset P --device flex|cuda|vulkan|wgpu --coupling independent|assignment|window|knn
                     --set KEY=VALUE --run NAME, and every other option of `immiscible train`
   sample [OPTIONS]  draw samples from a run or a diffusers folder: every option of `immiscible sample`
+  report RUN…       one page on several runs: curves, samples, coupling, throughput, and what differs
+  checkpoint COMMAND  compare checkpoints with their manifests: every command of `immiscible checkpoint`
   export RUN --to DIR  write a run's network as a folder that diffusers opens
   assign [OPTIONS]  which noise each image takes, from .npy files: every option of `immiscible assign`
   data COMMAND      fetch data sets, check them, or encode them: every command of `immiscible data`
+  devices           the devices of this machine; --features cuda,vulkan,wgpu builds those backends in first
   list              presets, couplings, assigners, schedules, objectives, samplers, networks, data sources
   bench assignment  every assigner beside SciPy and other solvers on the same matrices; writes docs/reports/
                     --batches 64,128 --data smooth|latents|[LABEL=]PATH --threads 1 --python PATH; see --help
@@ -35,15 +38,17 @@ cargo xtask COMMAND
                     --check: elsewhere, and compares it with what is committed
 ";
 
+/// Commands of the `immiscible` binary.
+const OF_IMMISCIBLE: &[&str] =
+    &["assign", "checkpoint", "coupling", "data", "devices", "export", "list", "report", "sample", "train"];
+
 /// Why a command did not succeed: the exit status to pass on, after the reason was printed.
 type Outcome = Result<(), u8>;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let outcome = match arguments.first().map(String::as_str) {
-        Some("train" | "sample" | "export" | "assign" | "coupling" | "data" | "list") => {
-            immiscible(&arguments)
-        }
+        Some(command) if OF_IMMISCIBLE.contains(&command) => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
         Some("reliability") => reliability::run(&arguments[1..]),
         Some("test") if arguments.len() == 1 => test::run(false),
@@ -70,14 +75,18 @@ fn main() -> ExitCode {
     }
 }
 
-/// Builds the `immiscible` binary with the backend that `--device` names, and runs it.
+/// Builds the `immiscible` binary with the backend that the arguments name, and runs it. `--features` is for cargo.
 fn immiscible(arguments: &[String]) -> Outcome {
+    let mut arguments = arguments.to_vec();
     let mut build = cargo();
     build.args(["run", "--quiet", "--package", "immiscible-app", "--bin", "immiscible"]);
-    if let Some(feature) = backend_feature(arguments) {
+    if let Some(i) = arguments.iter().position(|argument| argument == "--features") {
+        build.args(arguments.drain(i..(i + 2).min(arguments.len())));
+    }
+    if let Some(feature) = backend_feature(&arguments) {
         build.args(["--features", feature]);
     }
-    if let [data, fetch, ..] = arguments
+    if let [data, fetch, ..] = &arguments[..]
         && [&**data, fetch] == ["data", "fetch"]
     {
         build.args(["--features", "fetch"]);
@@ -86,19 +95,17 @@ fn immiscible(arguments: &[String]) -> Outcome {
     run(build.arg("--").args(arguments))
 }
 
-/// The cargo feature that compiles the requested backend in; the CPU is always there.
+/// The kinds of devices that are cargo features; the CPU is always there.
+const BACKENDS: [&str; 3] = ["cuda", "vulkan", "wgpu"];
+
+/// The cargo feature that compiles the requested device in.
 fn backend_feature(arguments: &[String]) -> Option<&'static str> {
-    let device =
-        arguments.iter().enumerate().find_map(|(i, argument)| match argument.strip_prefix("--device") {
-            Some("") => arguments.get(i + 1).map(String::as_str),
-            Some(rest) => rest.strip_prefix('='),
-            None => None,
-        })?;
-    match device {
-        "cuda" => Some("cuda"),
-        "wgpu" => Some("wgpu"),
-        _ => None,
-    }
+    let device = arguments.iter().enumerate().find_map(|(i, argument)| match argument.as_str() {
+        "--device" => arguments.get(i + 1).map(String::as_str),
+        argument => argument.strip_prefix("--device=").or(argument.strip_prefix("device=")),
+    })?;
+    let kind = device.split(':').next()?;
+    BACKENDS.into_iter().find(|backend| *backend == kind)
 }
 
 /// The cargo that runs this program.
@@ -115,5 +122,35 @@ fn run(command: &mut Command) -> Outcome {
             eprintln!("xtask: {}: {error}", command.get_program().display());
             Err(1)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_of_the_readme_is_one() {
+        let own = ["bench", "golden", "reliability", "test"];
+        let readme = include_str!("../../README.md");
+        for rest in readme.split("cargo xtask ").skip(1) {
+            let end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
+            let command = &rest[..end];
+            assert!(own.contains(&command) || OF_IMMISCIBLE.contains(&command), "cargo xtask {command}");
+        }
+    }
+
+    #[test]
+    fn a_device_adds_its_feature() {
+        let feature = |line: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            backend_feature(&arguments)
+        };
+        assert_eq!(feature("train --device cuda:1 --run a"), Some("cuda"));
+        assert_eq!(feature("sample --device=vulkan"), Some("vulkan"));
+        assert_eq!(feature("train --set device=wgpu:0"), Some("wgpu"));
+        assert_eq!(feature("train --device flex"), None);
+        assert_eq!(feature("train --device"), None);
+        assert_eq!(feature("train --set train.steps=3"), None);
     }
 }

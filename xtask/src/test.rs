@@ -11,6 +11,10 @@ const STAGES: &[Stage] = &[
     ("tests", || {
         crate::run(cargo().args(["test", "--workspace", "--exclude", "immiscible-benches"]).args(NO_PYTHON))
     }),
+    // What a build leaves out unless it is asked for. The tests download from a server of their own on this machine.
+    ("features", || {
+        crate::run(cargo().args(["test", "--package", "immiscible-data", "--features", "fetch,parquet"]))
+    }),
     ("reliability", reliability::check),
     // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
     ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),

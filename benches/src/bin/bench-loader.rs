@@ -33,22 +33,30 @@ const BATCH: usize = 256;
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build_global()?;
+    // As in a process that trains: once the allocator has seen a large block, it keeps the memory of batches up to that size.
+    drop(vec![0u8; 32 << 20]);
     let mut table = Vec::new();
-    let mut line = |what: &str, speed: Speed, beside: Option<Speed>| {
-        let share = beside.map_or(String::new(), |beside| format!("{:.0} %", 100.0 * speed.cpu / beside.cpu));
-        println!("{what:60} {:>9.0} img/s of a core {:>9.0} img/s {share}", speed.cpu, speed.wall);
-        table.push(format!("| {what} | {:.0} | {:.0} | {share} |", speed.cpu, speed.wall));
+    let mut line = |what: &str, speed: Speed, beside: &[Speed]| {
+        let share = |beside: Option<&Speed>| {
+            beside.map_or(String::new(), |beside| format!("{:.0} %", 100.0 * speed.cpu / beside.cpu))
+        };
+        let [decoding, reading] = [beside.first(), beside.get(1)].map(share);
+        println!(
+            "{what:60} {:>9.0} img/s of a core {:>9.0} img/s {decoding} {reading}",
+            speed.cpu, speed.wall
+        );
+        table.push(format!("| {what} | {:.0} | {:.0} | {decoding} | {reading} |", speed.cpu, speed.wall));
     };
 
     let cifar = cifar()?;
     for flip in [false, true] {
         let what = format!("records of 3×32×32 in memory{}", if flip { ", flipped" } else { "" });
-        line(&what, loader(Loader::new(in_memory(&cifar)?, options(flip))?, arguments.seconds)?, None);
+        line(&what, loader(Loader::new(in_memory(&cifar)?, options(flip))?, arguments.seconds)?, &[]);
     }
     let scratch = tempfile::tempdir()?;
     let npy = scratch.path().join("x.npy");
     fs::write(&npy, npy_file(&cifar))?;
-    line("npy of 3×32×32 on disk", of("npy", &npy, None, arguments.seconds)?, None);
+    line("npy of 3×32×32 on disk", of("npy", &npy, None, arguments.seconds)?, &[]);
 
     for (name, format, side, count) in [
         ("png-32", ImageFormat::Png, 32, 2000),
@@ -59,21 +67,23 @@ fn main() -> Result<()> {
         pictures(&folder, format, side, count)?;
         let what =
             format!("folder of {} images of 3×{side}×{side}", name.split('-').next().unwrap_or_default());
-        let decoding = decoding(&folder, arguments.seconds)?;
-        line(&format!("{what}: decoding alone"), decoding, None);
-        line(&what, of("folder", &folder, None, arguments.seconds)?, Some(decoding));
+        let alone = [false, true].map(|read| decoding(&folder, read, arguments.seconds));
+        let alone = alone.into_iter().collect::<Result<Vec<_>>>()?;
+        line(&format!("{what}: decoding alone"), alone[0], &[]);
+        line(&what, of("folder", &folder, None, arguments.seconds)?, &alone);
         if side > 64 {
             for resize in [Resize::Lanczos3, Resize::Bicubic, Resize::Box] {
                 let what = format!("{what}, resized to 64 ({resize:?})").to_lowercase();
-                line(&what, of("folder", &folder, Some(resize), arguments.seconds)?, Some(decoding));
+                line(&what, of("folder", &folder, Some(resize), arguments.seconds)?, &alone);
             }
         }
     }
     if let Some(folder) = &arguments.folder {
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let decoding = decoding(folder, arguments.seconds)?;
-        line(&format!("folder {name}: decoding alone"), decoding, None);
-        line(&format!("folder {name}"), of("folder", folder, None, arguments.seconds)?, Some(decoding));
+        let alone = [false, true].map(|read| decoding(folder, read, arguments.seconds));
+        let alone = alone.into_iter().collect::<Result<Vec<_>>>()?;
+        line(&format!("folder {name}: decoding alone"), alone[0], &[]);
+        line(&format!("folder {name}"), of("folder", folder, None, arguments.seconds)?, &alone);
     }
     write(&arguments, &table)
 }
@@ -120,16 +130,24 @@ fn of(name: &str, path: &Path, resize: Option<Resize>, seconds: f64) -> Result<S
     loader(Loader::new(build(&data)?, options(false))?, seconds)
 }
 
-/// What the decoder alone takes, for files that are in memory already.
-fn decoding(folder: &Path, seconds: f64) -> Result<Speed> {
-    let mut files = Vec::new();
-    list(folder, &mut files)?;
-    files.sort();
-    let every = (files.len() / 2000).max(1);
-    let files: Vec<Vec<u8>> = files.into_iter().step_by(every).map(fs::read).collect::<Result<_, _>>()?;
+/// What the decoder alone takes, for files that are in memory already; or with reading them.
+fn decoding(folder: &Path, read: bool, seconds: f64) -> Result<Speed> {
+    let mut paths = Vec::new();
+    list(folder, &mut paths)?;
+    paths.sort();
+    let every = (paths.len() / 2000).max(1);
+    let paths: Vec<PathBuf> = paths.into_iter().step_by(every).collect();
+    let files: Vec<Vec<u8>> = paths.iter().map(fs::read).collect::<Result<_, _>>()?;
     speed(seconds, |step| {
         let first = step as usize * BATCH;
-        let decode = |at: usize| anyhow::Ok(image::load_from_memory(&files[at % files.len()])?.into_rgb8());
+        let decode = |at: usize| {
+            let at = at % files.len();
+            let image = match read {
+                true => image::load_from_memory(&fs::read(&paths[at])?),
+                false => image::load_from_memory(&files[at]),
+            };
+            anyhow::Ok(image?.into_rgb8())
+        };
         (first..first + BATCH).into_par_iter().try_for_each(|at| decode(at).map(drop))?;
         Ok(BATCH)
     })
@@ -193,10 +211,10 @@ fn write(arguments: &Arguments, table: &[String]) -> Result<()> {
         "# How fast the loader is, {date}\n\n\
          {}, {threads}, commit {}, load {} when it ended. Batches of {BATCH} in the loader's order, decoded and scaled to \
          [−1, 1]. The first column counts the time of a core that the process used, which other processes do not change \
-         much; the second the clock. A folder's last column is its speed in percent of decoding the same files from memory, \
-         without reading them, shuffling, and scaling.\n\n\
+         much; the second the clock. A folder's last columns are its speed in percent of what decoding the same files takes, \
+         without shuffling and scaling them: from memory, and read from the disk's cache.\n\n\
          ```console\n$ cargo xtask bench loader\n```\n\n\
-         | data | img/s of a core | img/s | of decoding |\n|---|--:|--:|--:|\n{}\n",
+         | data | img/s of a core | img/s | of decoding | of reading and decoding |\n|---|--:|--:|--:|--:|\n{}\n",
         cpu.map_or("an unknown processor", |(_, name)| name),
         output("git", &["describe", "--always", "--dirty", "--exclude", "*"]),
         load.split(' ').next().unwrap_or_default(),

@@ -31,6 +31,8 @@ pub(crate) enum Command {
     Sample(Sample),
     /// Write a run's network as a folder that the Python package diffusers opens.
     Export(Export),
+    /// Write one page on one or several runs: curves, samples, coupling, throughput and config.
+    Report(Report),
     /// Look after the checkpoints of a run.
     #[command(subcommand)]
     Checkpoint(Checkpoint),
@@ -42,6 +44,8 @@ pub(crate) enum Command {
     /// Fetch data sets, look for damage in them, or turn them into latents.
     #[command(subcommand)]
     Data(Data),
+    /// List the devices that this binary can use and this machine offers, with their memory.
+    Devices,
     /// List presets and every part that a config can name.
     List,
 }
@@ -111,7 +115,7 @@ pub(crate) struct DataEncode {
     /// Set one key of the config's table `data`, such as image_size=256; may be repeated.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// flex (the CPU), wgpu or cuda.
+    /// A device, as `immiscible devices` lists them.
     #[arg(long, default_value = "flex")]
     pub(crate) device: String,
 }
@@ -197,7 +201,7 @@ pub(crate) struct Train {
     /// A config file instead of a preset, such as the config.toml of a run.
     #[arg(long)]
     pub(crate) config: Option<PathBuf>,
-    /// flex (the CPU), wgpu or cuda; short for --set device=…
+    /// flex (the CPU), or a GPU: cuda, vulkan or wgpu, with :0, :1 … for one of several; short for --set device=…
     #[arg(long)]
     pub(crate) device: Option<String>,
     /// A kind of coupling, with those of the preset's options that it has: independent, assignment, window, knn, priced_knn …
@@ -231,6 +235,9 @@ pub(crate) struct Sample {
     /// A folder in diffusers' layout instead, with model_index.json and scheduler/.
     #[arg(long, conflicts_with = "checkpoint")]
     pub(crate) model: Option<PathBuf>,
+    /// Another average of the run's weights: a name in its config's table `ema.others`.
+    #[arg(long, value_name = "NAME", requires = "checkpoint")]
+    pub(crate) ema: Option<String>,
     /// How many samples; as many as --noise or --labels has rows, or 64.
     #[arg(long)]
     pub(crate) n: Option<usize>,
@@ -264,7 +271,13 @@ pub(crate) struct Sample {
     /// A .png file for one grid, a .npy file for the numbers, float32 [N, C, H, W], or a folder for single images.
     #[arg(long, default_value = "samples.png")]
     pub(crate) out: PathBuf,
-    /// flex (the CPU), wgpu or cuda; the config's if absent.
+    /// Also a .gif file: the grid on its way from the noise to the samples.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) gif: Option<PathBuf>,
+    /// Frames of --gif, at least 2 and at most one a step and one for the noise; 24 if absent.
+    #[arg(long, requires = "gif")]
+    pub(crate) frames: Option<usize>,
+    /// A device, as `immiscible devices` lists them; the config's if absent, or flex, the CPU.
     #[arg(long)]
     pub(crate) device: Option<String>,
 }
@@ -286,6 +299,19 @@ pub(crate) struct Export {
     /// The weights of the last step, and not their average.
     #[arg(long)]
     pub(crate) last: bool,
+    /// Another average of the weights: a name in the config's table `ema.others`.
+    #[arg(long, value_name = "NAME", conflicts_with = "last")]
+    pub(crate) ema: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// Run directories, such as runs/digits; the curves of several are drawn together.
+    #[arg(value_name = "RUN", required = true)]
+    pub(crate) runs: Vec<PathBuf>,
+    /// The file to write; it needs no other.
+    #[arg(long, default_value = "report.html")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

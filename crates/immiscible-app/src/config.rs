@@ -24,7 +24,7 @@ pub(crate) struct Config {
     /// Seed of everything random.
     #[serde(default)]
     pub(crate) seed: u64,
-    /// `flex` (the CPU), `wgpu` or `cuda`.
+    /// A device, as `immiscible devices` lists them.
     #[serde(default = "flex")]
     pub(crate) device: String,
     pub(crate) data: DataConfig,
@@ -55,6 +55,9 @@ pub(crate) struct Config {
     pub(crate) ema: EmaConfig,
     #[serde(default)]
     pub(crate) checkpoint: CheckpointConfig,
+    /// What is written down beside `metrics.jsonl`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub(crate) log: LogConfig,
     pub(crate) sample: SampleConfig,
 }
 
@@ -72,6 +75,7 @@ impl Config {
     /// How samples are drawn.
     pub(crate) fn sampling(&self) -> immiscible_sample::SampleConfig {
         let mut sampling = self.sample.sampling();
+        sampling.range = self.data.scale();
         if self.method.jumps() && sampling.sampler.name == "consistency" {
             sampling.sampler.sigma_min = self.schedule.sigma_min;
         }
@@ -112,9 +116,17 @@ pub(crate) struct DataConfig {
     /// Mirror images left to right with probability 1/2.
     #[serde(default)]
     pub(crate) flip: bool,
+    /// What images are multiplied by for training, and samples divided by; 1 if absent. Against noise that stays as it is, images
+    /// then lie further apart (arXiv 2505.18521, §4.3).
+    pub(crate) scale: Option<f64>,
 }
 
 impl DataConfig {
+    /// What images are multiplied by.
+    pub(crate) fn scale(&self) -> f64 {
+        self.scale.unwrap_or(1.0)
+    }
+
     pub(crate) fn options(&self) -> DataOptions {
         let Self {
             name,
@@ -129,6 +141,7 @@ impl DataConfig {
             layout,
             max_bad,
             flip: _,
+            scale: _,
         } = self.clone();
         DataOptions {
             name,
@@ -143,6 +156,20 @@ impl DataConfig {
             layout,
             max_bad,
         }
+    }
+}
+
+/// The `[log]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LogConfig {
+    /// Whether the folder `tensorboard` of the run gets the same numbers and the sample grids.
+    pub(crate) tensorboard: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { tensorboard: true }
     }
 }
 
@@ -222,6 +249,7 @@ impl SampleConfig {
             guidance: self.guidance,
             guidance_interval: self.guidance_interval,
             clip: self.clip,
+            range: 1.0,
             threshold: self.threshold,
         }
     }
@@ -238,11 +266,13 @@ pub(crate) fn set_sampler(table: &mut Table, name: &str) -> Result<()> {
     insert(table, "sample.sampler", Value::String(name.into()))
 }
 
-/// The text of a built-in config.
+/// A built-in config.
 pub(crate) fn preset(name: &str) -> Result<Table> {
     let names = || PRESETS.iter().map(|(name, _)| *name);
     match PRESETS.iter().find(|(known, _)| *known == name) {
-        Some((_, text)) => text.parse().with_context(|| format!("preset {name}")),
+        Some((_, text)) => {
+            text.parse().map_err(Error::from).and_then(whole).with_context(|| format!("preset {name}"))
+        }
         None => bail!(
             "unknown preset `{name}`{}; known: {}",
             did_you_mean(name, names()),
@@ -254,8 +284,40 @@ pub(crate) fn preset(name: &str) -> Result<Table> {
 /// The content of a config file.
 pub(crate) fn file(path: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    text.parse()
-        .map_err(|error: toml::de::Error| anyhow!("{}: {}", path.display(), one_line(&error.to_string())))
+    let table: Result<Table> =
+        text.parse().map_err(|error: toml::de::Error| anyhow!("{}", one_line(&error.to_string())));
+    table.and_then(whole).with_context(|| path.display().to_string())
+}
+
+/// The config with what it leaves to the preset that its key `base` names.
+fn whole(mut table: Table) -> Result<Table> {
+    match table.remove("base") {
+        None => Ok(table),
+        Some(Value::String(base)) => {
+            let mut whole = preset(&base).with_context(|| format!("base = {base:?}"))?;
+            change(&mut whole, table);
+            Ok(whole)
+        }
+        Some(other) => bail!("base = {other}: write the name of a preset; see immiscible list"),
+    }
+}
+
+/// Changes a table key by key. A part that is another one, by its kind or name, comes with its own options alone.
+fn change(table: &mut Table, changes: Table) {
+    for (key, value) in changes {
+        match (table.get_mut(&key), value) {
+            (Some(Value::Table(part)), Value::Table(changes)) if same_part(part, &changes) => {
+                change(part, changes)
+            }
+            (_, value) => drop(table.insert(key, value)),
+        }
+    }
+}
+
+fn same_part(part: &Table, changes: &Table) -> bool {
+    ["kind", "name", "size"]
+        .iter()
+        .all(|key| changes.get(*key).is_none_or(|value| part.get(*key) == Some(value)))
 }
 
 /// The key of `a.b=value`.
@@ -356,13 +418,22 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
         let steps = config.method.curriculum_steps.unwrap_or(config.train.steps);
         insert(&mut table, "method.curriculum_steps", Value::Integer(i64::try_from(steps)?))?;
     }
-    for key in ["device", "checkpoint", "sample"] {
+    // What the learning rate is at every step follows from how far it falls, and when.
+    let optimizer = config.optimizer.clone().of_run(config.train.steps);
+    if let Some(steps) = optimizer.schedule_steps {
+        insert(&mut table, "optimizer.schedule_steps", Value::Integer(i64::try_from(steps)?))?;
+    }
+    insert(&mut table, "optimizer.beta2", Value::Float(optimizer.beta2().into()))?;
+    for key in ["device", "checkpoint", "log", "sample"] {
         table.remove(key);
     }
     for (section, keys) in [
         // The data may have moved; whether they are still the same is checked against data.toml.
         ("data", &["path", "label_file"][..]),
-        ("train", &["steps", "micro_batch", "log_every", "max_skipped", "prefetch"]),
+        (
+            "train",
+            &["steps", "micro_batch", "gradient_checkpointing", "log_every", "max_skipped", "prefetch"],
+        ),
         // What a run that diverged is mended with.
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
     ] {
@@ -406,6 +477,27 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert!(PRESETS.is_sorted());
+    }
+
+    #[test]
+    fn a_config_changes_what_its_base_says() {
+        let read = |mut table: Table| expand_size(&mut table).and_then(|()| parse(table)).unwrap();
+        let of = |text: &str| whole(text.parse().unwrap()).map(read);
+        let base = read(preset("cifar10-ddim").unwrap());
+        let config = of("base = 'cifar10-ddim'\ntrain.steps = 7\n[coupling]\nkind = 'knn'\nk = 8").unwrap();
+        assert_eq!((config.train.steps, config.train.batch_size), (7, base.train.batch_size));
+        // The options of another kind are gone.
+        let knn = CouplingConfig { kind: "knn".into(), k: 8, ..CouplingConfig::default() };
+        assert_eq!(config.coupling, knn);
+        let flip = of("base = 'cifar10-ddim'\ncoupling.flip = true").unwrap();
+        assert_eq!(flip.coupling, CouplingConfig { flip: true, ..base.coupling.clone() });
+        assert_eq!(of("base = 'cifar10-ddim'").unwrap(), base);
+        for (text, words) in
+            [("base = 'cifar'", ["base = \"cifar\"", "cifar10-ddim"]), ("base = 3", ["base = 3", "preset"])]
+        {
+            let error = crate::one_line(&whole(text.parse().unwrap()).unwrap_err());
+            assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        }
     }
 
     #[test]
@@ -494,6 +586,79 @@ mod tests {
             let error = expand_size(&mut table(model)).unwrap_err().to_string();
             assert!(error.contains(word), "{model}: {error}");
         }
+    }
+
+    #[test]
+    fn the_length_of_a_run_is_open_unless_its_learning_rate_follows_from_it() {
+        let of = |assignments: &[&str]| {
+            let mut table = preset("digits").unwrap();
+            assignments.iter().for_each(|assignment| set(&mut table, assignment).unwrap());
+            structure(&parse(table).unwrap()).unwrap()
+        };
+        let key = |before: &[&str], now: &[&str]| difference(&of(before), &of(now)).map(|(key, ..)| key);
+        for (schedule, follows) in
+            [("constant", false), ("cosine", true), ("linear", true), ("inverse_sqrt", false)]
+        {
+            let schedule = format!("optimizer.schedule={schedule}");
+            let short = [&*schedule, "train.steps=100"];
+            let longer = key(&short, &[&*schedule, "train.steps=200"]);
+            assert_eq!(longer.as_deref(), follows.then_some("optimizer.schedule_steps"), "{schedule}");
+            if follows {
+                // Prolonged at what the learning rate has come down to.
+                let prolonged = [&*schedule, "train.steps=200", "optimizer.schedule_steps=100"];
+                assert_eq!(key(&short, &prolonged), None, "{schedule}");
+            }
+        }
+        assert_eq!(key(&[], &["optimizer.beta2=0.999"]), None);
+        assert_eq!(key(&[], &["train.gradient_checkpointing=true"]), None);
+        assert_eq!(key(&[], &["optimizer.kind=lion"]).as_deref(), Some("optimizer.beta2"));
+        assert_eq!(key(&[], &["ema.others.wide.decay=0.9"]).as_deref(), Some("ema.others"));
+    }
+
+    /// The hash that checkpoints hold, as it was before schedules, other averages and other optimisers could be named.
+    #[test]
+    fn runs_of_versions_before_go_on() {
+        let mut table = preset("digits").unwrap();
+        for assignment in [
+            "coupling.kind=assignment",
+            "train.steps=6",
+            "train.batch_size=32",
+            "sample.n=4",
+            "sample.steps=2",
+        ] {
+            set(&mut table, assignment).unwrap();
+        }
+        let (parts, _) = crate::parts::Parts::open(table).unwrap();
+        let hash = immiscible_train::sha256_hex(&structure(&parts.config).unwrap().to_string());
+        assert_eq!(hash, "b6192d756ef27e52a70a0a2e504b831942e03e36748343b56f0a595f88fc5370");
+    }
+
+    #[test]
+    fn a_coupling_that_the_config_leaves_open_looks_as_far_ahead_as_the_data_go() {
+        let coupling = |preset_name: &str, without: &[&str], assignments: &[&str]| {
+            let mut table = preset(preset_name).unwrap();
+            without.iter().for_each(|key| drop(table.remove(*key)));
+            assignments.iter().for_each(|assignment| set(&mut table, assignment).unwrap());
+            crate::parts::Parts::open(table).unwrap().0.config.coupling
+        };
+        let window = |class_wise, window| CouplingConfig {
+            kind: "window".into(),
+            class_wise,
+            window,
+            ..Default::default()
+        };
+        let open = &["coupling"][..];
+        assert_eq!(coupling("digits", open, &[]), window(false, 1792));
+        assert_eq!(coupling("digits", open, &["train.batch_size=100"]), window(false, 1700));
+        assert_eq!(coupling("digits", open, &["train.batch_size=1000"]), window(false, 1000));
+        assert_eq!(coupling("digits-classes", open, &[]), window(true, 1792));
+        assert_eq!(coupling("digits-classes", open, &["coupling.class_wise=false"]), window(false, 1792));
+        assert_eq!(coupling("digits", &[], &["coupling.window=256"]), window(false, 256));
+        for preset in ["digits", "digits-classes"] {
+            assert_eq!(coupling(preset, &[], &[]), coupling(preset, open, &[]), "{preset}");
+        }
+        let of_batch = coupling("digits", &[], &["coupling.kind=assignment"]);
+        assert_eq!(of_batch, CouplingConfig { kind: "assignment".into(), ..Default::default() });
     }
 
     #[test]

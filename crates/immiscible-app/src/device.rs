@@ -1,23 +1,295 @@
 //! From a device's name to the device; the only place that names a backend.
 
-use anyhow::{Result, bail};
+use crate::Failure;
+use crate::config::did_you_mean;
+use crate::memory::size;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+use crate::panics;
+use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
 
-/// The devices that a config can name and the feature that compiles each in.
-const DEVICES: &[&str] = &["cuda", "flex", "wgpu"];
+/// A kind of device that `device` in a config and `--device` can name.
+struct Kind {
+    /// The name, and that of the cargo feature which compiles it in.
+    name: &'static str,
+    /// What it runs on.
+    runs_on: &'static str,
+    /// What a machine without such a device lacks.
+    missing: &'static str,
+    /// The devices of this machine, if the kind is compiled in.
+    offers: Option<fn() -> Vec<Offer>>,
+}
 
-/// The plain device of that name.
-pub(crate) fn by_name(name: &str) -> Result<Device> {
-    match name {
-        #[cfg(feature = "flex")]
-        "flex" => Ok(Device::flex()),
-        #[cfg(feature = "wgpu")]
-        "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+/// Every kind of device by name.
+const KINDS: &[Kind] = &[
+    Kind {
+        name: "cuda",
+        runs_on: "NVIDIA GPUs",
+        missing: "no NVIDIA GPU answers; install NVIDIA's driver, which brings libcuda",
         #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(0)),
-        name if DEVICES.contains(&name) => bail!(
-            "device = {name:?} is not compiled in; build with --features {name}, or use cargo xtask train --device {name}"
-        ),
-        name => bail!("device = {name:?} is unknown; known: {}", DEVICES.join(", ")),
+        offers: Some(gpus::cuda),
+        #[cfg(not(feature = "cuda"))]
+        offers: None,
+    },
+    Kind {
+        name: "flex",
+        runs_on: "the CPU",
+        missing: "",
+        #[cfg(feature = "flex")]
+        offers: Some(|| vec![Offer::Cpu]),
+        #[cfg(not(feature = "flex"))]
+        offers: None,
+    },
+    Kind {
+        name: "vulkan",
+        runs_on: "GPUs through Vulkan",
+        missing: "no Vulkan device answers; install the GPU's Vulkan driver, or mesa-vulkan-drivers for one in software",
+        #[cfg(feature = "vulkan")]
+        offers: Some(gpus::vulkan),
+        #[cfg(not(feature = "vulkan"))]
+        offers: None,
+    },
+    Kind {
+        name: "wgpu",
+        runs_on: "GPUs through Vulkan, Metal or DirectX 12",
+        missing: "no GPU answers; install its driver of Vulkan, Metal or DirectX 12, or mesa-vulkan-drivers for one in software",
+        #[cfg(feature = "wgpu")]
+        offers: Some(gpus::wgpu),
+        #[cfg(not(feature = "wgpu"))]
+        offers: None,
+    },
+];
+
+/// A device that this machine offers.
+enum Offer {
+    #[cfg(feature = "flex")]
+    Cpu,
+    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    Gpu(burn::cubecl::Device),
+}
+
+impl Offer {
+    /// The device itself, ready to work.
+    ///
+    /// # Errors
+    /// What the driver says, in one line.
+    fn open(&self) -> Result<Device, String> {
+        match self {
+            #[cfg(feature = "flex")]
+            Self::Cpu => Ok(Device::flex()),
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Gpu(gpu) => panics::caught_silently(|| {
+                gpu.client();
+                Device::new(gpu.clone())
+            }),
+        }
+    }
+
+    /// Its name, its memory, and how the kind is told apart from others.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    fn describe(&self) -> Result<String, String> {
+        let (name, memory) = match self {
+            #[cfg(feature = "flex")]
+            Self::Cpu => {
+                let threads = std::thread::available_parallelism().map_or(1, usize::from);
+                let name = processor().map_or_else(String::new, |name| format!("{name}, "));
+                (format!("{name}{threads} threads"), system_memory())
+            }
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            Self::Gpu(gpu) => panics::caught_silently(|| {
+                let client = gpu.client();
+                let properties = client.properties();
+                (properties.identity.name.clone(), properties.memory.max_memory())
+            })?,
+        };
+        Ok(match memory {
+            Some(bytes) => format!("{name}, {}", size(bytes as f64)),
+            None => format!("{name}, memory unknown"),
+        })
+    }
+}
+
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpus {
+    //! What CubeCL finds.
+
+    use super::Offer;
+    use burn::cubecl::{Device, RuntimeId};
+
+    fn of(runtime: RuntimeId) -> impl Iterator<Item = Device> {
+        Device::enumerate_all().into_iter().filter(move |device| device.runtime() == runtime)
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(super) fn cuda() -> Vec<Offer> {
+        of(RuntimeId::Cuda).map(Offer::Gpu).collect()
+    }
+
+    /// On the first of the APIs that has a GPU, and else on the first that has a device in software.
+    #[cfg(feature = "wgpu")]
+    pub(super) fn wgpu() -> Vec<Offer> {
+        of(RuntimeId::Wgpu).map(Offer::Gpu).collect()
+    }
+
+    #[cfg(feature = "vulkan")]
+    pub(super) fn vulkan() -> Vec<Offer> {
+        use burn::cubecl::device::WgpuBackend;
+
+        of(RuntimeId::Wgpu).filter_map(|device| device.on(WgpuBackend::Vulkan).ok()).map(Offer::Gpu).collect()
+    }
+}
+
+/// The plain device of that name, `KIND` or `KIND:INDEX`, ready to work.
+///
+/// # Errors
+/// If there is no such kind, if it is not compiled in, or if the machine has no such device: one line each.
+pub(crate) fn by_name(name: &str) -> Result<Device> {
+    let (kind, index) = name.split_once(':').map_or((name, None), |(kind, index)| (kind, Some(index)));
+    let Some(Kind { missing, offers, .. }) = KINDS.iter().find(|known| known.name == kind) else {
+        let known = || KINDS.iter().map(|kind| kind.name);
+        let names = known().collect::<Vec<_>>().join(", ");
+        bail!("device = {name:?} is unknown; known: {names}{}", did_you_mean(kind, known()));
+    };
+    let index = match index {
+        None => 0,
+        Some(_) if kind == "flex" => bail!("device = {name:?}: there is one CPU; write \"flex\""),
+        Some(index) => index.parse::<usize>().ok().with_context(|| {
+            format!("device = {name:?}: write a whole number after the colon, such as {kind}:0")
+        })?,
+    };
+    let offers = offers.with_context(|| {
+        format!(
+            "device = {name:?} is not compiled in; build with --features {kind}, or use cargo xtask train --device {kind}"
+        )
+    })?;
+    let offers = offers();
+    let Some(offer) = offers.get(index) else {
+        bail!(match offers.len() {
+            0 => format!("device = {name:?}: {missing}, or write \"flex\" for the CPU"),
+            1 => format!("device = {name:?}: there is one device of this kind; write \"{kind}\""),
+            n => format!(
+                "device = {name:?}: there are {n} devices of this kind; write {kind}:0 to {kind}:{}",
+                n - 1
+            ),
+        });
+    };
+    offer.open().map_err(|reason| {
+        anyhow!("device = {name:?} does not start: {reason}; update its driver, or write \"flex\"")
+    })
+}
+
+/// `immiscible devices`: what this binary has compiled in, and what this machine offers of it.
+pub(crate) fn print() -> Result<(), Failure> {
+    for Kind { name: kind, runs_on, missing, offers } in KINDS {
+        let Some(offers) = offers else {
+            println!("{kind:10} not compiled in: {runs_on}; build with --features {kind}");
+            continue;
+        };
+        let offers = offers();
+        if offers.is_empty() {
+            println!("{kind:10} {missing}");
+        }
+        for (i, offer) in offers.iter().enumerate() {
+            let name = if offers.len() == 1 { (*kind).into() } else { format!("{kind}:{i}") };
+            match offer.describe() {
+                Ok(what) => println!("{name:10} {what}"),
+                Err(reason) => println!("{name:10} does not start: {reason}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of memory that the system has, where it tells.
+#[cfg(feature = "flex")]
+fn system_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let kibibytes: u64 = field(&text, "MemTotal")?.strip_suffix("kB")?.trim().parse().ok()?;
+    Some(1024 * kibibytes)
+}
+
+/// What the processor calls itself, where the system tells.
+#[cfg(feature = "flex")]
+fn processor() -> Option<String> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
+    field(&text, "model name").map(str::to_owned)
+}
+
+/// The first value of a name in a file of `name: value` lines.
+#[cfg(feature = "flex")]
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    pairs.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(name: &str) -> String {
+        let message = by_name(name).expect_err(name).to_string();
+        assert!(message.contains(&format!("device = {name:?}")), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        message
+    }
+
+    #[test]
+    fn kinds_are_sorted() {
+        assert!(KINDS.is_sorted_by_key(|kind| kind.name));
+    }
+
+    #[test]
+    fn a_name_that_is_none_gets_the_known_ones() {
+        let message = refused("wgpuu");
+        assert!(message.contains("known: cuda, flex, vulkan, wgpu; did you mean `wgpu`?"), "{message}");
+        assert!(refused("").contains("known: cuda"));
+    }
+
+    #[test]
+    fn an_index_must_be_one() {
+        for name in ["cuda:", "wgpu:x", "vulkan:-1", "cuda:0:1"] {
+            let message = refused(name);
+            assert!(message.contains("whole number"), "{message}");
+        }
+        assert!(refused("flex:0").contains("one CPU"));
+    }
+
+    #[test]
+    fn the_cpu_is_always_there() {
+        by_name("flex").expect("the CPU");
+        let line = Offer::Cpu.describe().expect("the CPU");
+        assert!(line.contains("threads"), "{line}");
+        if cfg!(target_os = "linux") {
+            assert!(line.ends_with('B') && !line.contains("unknown"), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_compiled_in_names_its_feature() {
+        for kind in KINDS.iter().filter(|kind| kind.offers.is_none()) {
+            let message = refused(&format!("{}:7", kind.name));
+            assert!(message.contains("not compiled in"), "{message}");
+            assert!(message.contains(&format!("--features {}", kind.name)), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_the_machine_has_not_names_the_driver_or_the_range() {
+        for kind in KINDS.iter().filter(|kind| kind.name != "flex") {
+            let Some(offers) = kind.offers else { continue };
+            let message = refused(&format!("{}:4096", kind.name));
+            let words = if offers().is_empty() { "install" } else { "of this kind" };
+            assert!(message.contains(words), "{message}");
+        }
+    }
+
+    #[test]
+    fn fields_of_a_file_are_found() {
+        let text = "MemTotal:       16384 kB\nmodel name\t: A: B\n";
+        assert_eq!(field(text, "MemTotal"), Some("16384 kB"));
+        assert_eq!(field(text, "model name"), Some("A: B"));
+        assert_eq!(field(text, "MemFree"), None);
     }
 }

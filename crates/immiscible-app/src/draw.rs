@@ -3,7 +3,8 @@
 use anyhow::{Result, anyhow, ensure};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use immiscible_models::{AutoencoderKL, Condition, Denoiser};
-use immiscible_sample::{GivenNoise, Guidance, NoiseSource, Progress, Sampler, SeededNoise};
+use immiscible_sample::{GivenNoise, Guidance, NoiseSource, Predictor, Progress, Sampler, SeededNoise};
+use immiscible_schedule::Point;
 use ndarray::{Array4, ArrayView4, Axis};
 
 /// Samples that are drawn together, and the numbers in them: 256 of 3×64×64, fewer of larger ones.
@@ -26,6 +27,10 @@ pub(crate) struct Draw<'a> {
     pub(crate) shape: [usize; 3],
     /// What makes images of it, and how much higher and wider they are.
     pub(crate) vae: Option<(&'a AutoencoderKL, usize)>,
+    /// How often the way to the samples is looked at, its ends included; 0, or at least 2.
+    pub(crate) frames: usize,
+    /// What the data were multiplied by.
+    pub(crate) scale: f64,
     pub(crate) device: &'a Device,
 }
 
@@ -35,6 +40,26 @@ pub(crate) struct Drawn {
     pub(crate) images: Array4<f32>,
     /// How often the network was asked on the way of one sample; with guidance each time also without the condition.
     pub(crate) evaluations: usize,
+    /// The way there, `[N, C, H, W]` each: evenly over the steps, each of them at most once, from the noise to the images.
+    pub(crate) frames: Vec<Array4<f32>>,
+}
+
+/// Keeps what the first call is asked for, which is x_T.
+struct Watched<'a, P> {
+    inner: &'a mut P,
+    first: Option<(Tensor<4>, Point)>,
+}
+
+impl<P: Predictor> Predictor for Watched<'_, P> {
+    fn predict(&mut self, x_t: &Tensor<4>, point: Point, condition: &Condition) -> Tensor<4> {
+        self.first.get_or_insert_with(|| (x_t.clone(), point));
+        self.inner.predict(x_t, point, condition)
+    }
+}
+
+/// Noise that is larger than an image is brought to its size.
+fn shown(x: &Tensor<4>, point: Point) -> Tensor<4> {
+    x.clone() / point.alpha.hypot(point.sigma).max(1.0)
 }
 
 impl Draw<'_> {
@@ -69,21 +94,56 @@ impl Draw<'_> {
         let factor = self.vae.map_or(1, |(_, factor)| factor * factor);
         let chunk = (CHUNK_NUMBERS / (channels * height * width * factor)).clamp(1, CHUNK);
         let (mut batches, mut evaluations) = (Vec::new(), 0);
+        let mut ways: Vec<Vec<Array4<f32>>> = Vec::new();
         for first in (0..n).step_by(chunk) {
             let rows = chunk.min(n - first);
             let condition = self.condition_of(first..first + rows);
             let shape = [rows, channels, height, width];
             let mut noise = noise(first, rows);
-            let count = |progress: Progress<'_>| evaluations = evaluations.max(progress.evaluations);
-            let x =
-                self.sampler.sample(&mut predictor, &mut *noise, shape, &condition, self.device, count)?;
-            let x = self.vae.map_or_else(|| x.clone(), |(vae, _)| vae.images(x.clone()));
-            let dims = x.dims();
-            let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
-            batches.push(Array4::from_shape_vec(dims, x)?);
+            let mut watched = Watched { inner: &mut predictor, first: None };
+            let mut way = Vec::new();
+            let see = |progress: Progress<'_>| {
+                evaluations = evaluations.max(progress.evaluations);
+                if self.looks_at(progress.step, progress.steps) {
+                    way.push(shown(progress.x, progress.point));
+                }
+            };
+            let x = self.sampler.sample(&mut watched, &mut *noise, shape, &condition, self.device, see)?;
+            if self.frames > 0 {
+                let start = watched.first.map(|(x, point)| shown(&x, point));
+                let seen = start.into_iter().chain(way).map(|x| self.to_host(x));
+                ways.push(seen.collect::<Result<_>>()?);
+            }
+            batches.push(self.to_host(x)?);
         }
-        let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
-        Ok(Drawn { images: ndarray::concatenate(Axis(0), &views)?, evaluations })
+        let together = |batches: &[&Array4<f32>]| {
+            let views: Vec<_> = batches.iter().map(|batch| batch.view()).collect();
+            ndarray::concatenate(Axis(0), &views)
+        };
+        let images = together(&batches.iter().collect::<Vec<_>>())?;
+        let seen = ways.iter().map(Vec::len).min().unwrap_or(0);
+        let mut frames = (0..seen)
+            .map(|frame| together(&ways.iter().map(|way| &way[frame]).collect::<Vec<_>>()))
+            .collect::<Result<Vec<_>, _>>()?;
+        if self.frames > 0 {
+            frames.push(images.clone());
+        }
+        Ok(Drawn { images, evaluations, frames })
+    }
+
+    /// Whether one of the frames between the first and the last is that after `step`.
+    fn looks_at(&self, step: usize, steps: usize) -> bool {
+        let parts = self.frames.saturating_sub(1);
+        step < steps && (1..parts).any(|frame| (frame * steps + parts / 2) / parts == step)
+    }
+
+    /// The images that samples stand for, on the host.
+    fn to_host(&self, x: Tensor<4>) -> Result<Array4<f32>> {
+        let x = self.vae.map_or_else(|| x.clone(), |(vae, _)| vae.images(x.clone()));
+        let dims = x.dims();
+        let x = if self.scale == 1.0 { x } else { x / self.scale };
+        let x = x.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
+        Ok(Array4::from_shape_vec(dims, x)?)
     }
 
     fn condition_of(&self, samples: std::ops::Range<usize>) -> Condition {

@@ -1,9 +1,9 @@
 //! `immiscible export`.
 
 use crate::config::{insert, set_sampler};
-use crate::sample::open_run;
+use crate::sample::{Weights, open_run};
 use crate::{Failure, cli, device};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use immiscible_models::{AutoencoderKLConfig, Pretrained};
 use immiscible_sample::{Pipeline, Scheduler};
 use std::path::Path;
@@ -28,6 +28,9 @@ fn open(arguments: &cli::Export) -> Result<(Pipeline, String)> {
     }
     let (mut pipeline, of) = if is_folder_of_models(run) {
         ensure!(!arguments.last, "--last: {} is no run; leave it out", run.display());
+        if let Some(name) = &arguments.ema {
+            bail!("--ema {name}: {} is no run; leave it out", run.display());
+        }
         ensure!(arguments.sampler.is_none(), "--sampler: {} is no run; leave it out", run.display());
         (Pipeline::from_pretrained(run, &device::by_name("flex")?)?, run.display().to_string())
     } else {
@@ -68,7 +71,8 @@ fn of_run(arguments: &cli::Export) -> Result<(Pipeline, u64)> {
         // A run from any device is exported without it.
         insert(config, "device", Value::String("flex".into()))
     };
-    let (parts, step, network) = open_run(&arguments.run, change, arguments.last)?;
+    let weights = Weights::asked(arguments.ema.as_deref(), arguments.last);
+    let (parts, step, network) = open_run(&arguments.run, change, weights)?;
     let config = &parts.config;
     let scheduler = match &config.objective {
         Some(objective) => Scheduler::of_run(&config.schedule, objective, &config.sampling())?,

@@ -10,12 +10,17 @@ const TILE: usize = 32;
 /// Pixels between two images of a grid.
 const GAP: usize = 2;
 
-/// Writes `images` as one grid, row by row.
+/// Writes `images` as one [`picture`].
+pub(crate) fn save(images: ArrayView4<f32>, path: &Path) -> Result<()> {
+    write(&picture(images), path)
+}
+
+/// All of `images` in one grid, row by row.
 ///
 /// # Shapes
 /// `images` is `[N, C, H, W]` with values in [−1, 1]; one channel is grey, of others the first three are red, green
 /// and blue.
-pub(crate) fn save(images: ArrayView4<f32>, path: &Path) -> Result<()> {
+pub(crate) fn picture(images: ArrayView4<f32>) -> RgbImage {
     let (n, _, height, width) = images.dim();
     let scale = TILE.div_ceil(height.max(1));
     let columns = (n as f64).sqrt().ceil().max(1.0) as usize;
@@ -31,7 +36,7 @@ pub(crate) fn save(images: ArrayView4<f32>, path: &Path) -> Result<()> {
             }
         }
     }
-    write(&grid, path)
+    grid
 }
 
 /// Writes one image at its own size.

@@ -7,7 +7,7 @@ pub(crate) fn print() {
     println!("presets");
     for (name, text) in PRESETS {
         let summary = text.lines().next().unwrap_or_default().trim_start_matches("# ");
-        println!("  {name:26} {summary}");
+        println!("  {name:28} {summary}");
     }
     section("data.name", immiscible_data::SOURCES);
     section("model.kind", immiscible_models::NETWORKS);
@@ -23,6 +23,8 @@ pub(crate) fn print() {
     section("coupling.kind", immiscible_coupling::COUPLINGS);
     section("coupling.assigner", immiscible_assign::ASSIGNERS);
     section("optimizer.kind", immiscible_train::OPTIMIZERS);
+    section("optimizer.schedule", immiscible_train::LEARNING_RATE_SCHEDULES);
+    section("ema.kind", immiscible_train::AVERAGES);
     section("sample.sampler", immiscible_schedule::SAMPLERS);
 }
 

@@ -6,6 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Runs `work`. A panic, in this thread, comes back as one line: what the first thread that panicked said, which is the
 /// device's own where it has one.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    caught_and(work, |line| {
+        crate::say(format_args!("warning: a thread beside the training panicked: {line}"))
+    })
+}
+
+/// The same for what cannot go on without the thread that panicked, so that the error is enough.
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+pub(crate) fn caught_silently<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    caught_and(work, |_| ())
+}
+
+fn caught_and<T>(work: impl FnOnce() -> T, beside: fn(&str)) -> Result<T, String> {
     let first: Arc<Mutex<Option<String>>> = Arc::default();
     let usual = Arc::new(take_hook());
     set_hook(Box::new({
@@ -18,7 +30,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
             let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
             // A backend may go on without one of its threads, and with wrong numbers.
             if first.is_none() && std::thread::current().name() != Some("main") {
-                crate::say(format_args!("warning: a thread beside the training panicked: {line}"));
+                beside(&line);
             }
             first.get_or_insert(line);
             if std::env::var_os("RUST_BACKTRACE").is_some_and(|wanted| wanted != "0") {

@@ -75,6 +75,7 @@ impl Parts {
         if let Some(latent) = &config.latent {
             table.insert("latent".into(), Value::try_from(latent.absolute()?)?);
         }
+        fit_window_to_data(&mut table, &data)?;
         let data_is_latent = data.latents.is_some();
         let mut parts = Self::new(parse(table)?, data)?;
         match Arc::get_mut(&mut parts.coupling) {
@@ -84,7 +85,7 @@ impl Parts {
                     "coupling.kind = {:?} learns from images, and latents are encoded a batch at a time; write another",
                     config.coupling.kind
                 );
-                fit_coupling_to_data(coupling, &*source)?;
+                fit_coupling_to_data(coupling, &*source, config.data.scale())?;
             }
             _ => {}
         }
@@ -96,8 +97,9 @@ impl Parts {
     /// # Errors
     /// As [`Parts::open`].
     pub(crate) fn new(config: Config, data: DataInfo) -> Result<Self> {
+        check_scale(&config)?;
         config.train.validate()?;
-        config.optimizer.build()?;
+        config.optimizer.validate()?;
         config.ema.validate()?;
         config.checkpoint.validate()?;
         let plan = plan(&config, &data)?;
@@ -228,6 +230,8 @@ impl Parts {
             null: self.classes.as_ref().map(|classes| classes.of(&[classes.null], &self.device)),
             shape: self.shape,
             vae: self.latent.as_ref().map(|latent| (&latent.vae.network, latent.factor())),
+            frames: 0,
+            scale: self.config.data.scale(),
             device: &self.device,
         })
     }
@@ -259,7 +263,13 @@ impl Parts {
     /// A network with the weights that the seed gives, on the autodiff side of the device.
     pub(crate) fn network(&self) -> Result<Network> {
         self.device.seed(self.key().stream(Stream::INIT).device_seed());
-        Ok(self.config.model.init(&self.device.clone().autodiff())?)
+        Ok(self.config.model.init(&self.training_device())?)
+    }
+
+    /// The autodiff side of the device, with what the backward pass is to keep.
+    pub(crate) fn training_device(&self) -> Device {
+        let device = self.device.clone().autodiff();
+        if self.config.train.gradient_checkpointing { device.gradient_checkpointing() } else { device }
     }
 }
 
@@ -286,7 +296,7 @@ pub(crate) fn out_channels(config: &Config, channels: usize) -> usize {
 }
 
 /// The image's shape and the number of classes, where the config leaves them open.
-fn fit_model_to_data(
+pub(crate) fn fit_model_to_data(
     table: &mut Table,
     data: &DataInfo,
     latent: Option<&LatentPlan>,
@@ -314,6 +324,30 @@ fn fit_model_to_data(
     }
     for (key, value) in open {
         model.entry(key).or_insert(Value::Integer(i64::try_from(value)?));
+    }
+    Ok(())
+}
+
+/// What the coupling pairs, where the config leaves it open: as many of the next images as pay, in whole batches that the data
+/// have; of each class by itself, if the network takes classes.
+fn fit_window_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
+    let config = parse(table.clone())?;
+    let coupling = table.entry("coupling").or_insert_with(|| Value::Table(Table::new()));
+    let Value::Table(coupling) = coupling else {
+        return Ok(());
+    };
+    if !coupling.contains_key("kind") {
+        let looks_ahead = config.latent.is_none() || data.latents.is_some();
+        let takes_classes =
+            config.model.class_rows().is_some() && data.classes.as_ref().is_some_and(|c| c.len() > 1);
+        coupling
+            .insert("kind".into(), Value::String(if looks_ahead { "window" } else { "assignment" }.into()));
+        coupling.entry("class_wise").or_insert(Value::Boolean(takes_classes));
+    }
+    if coupling.get("kind").and_then(Value::as_str) == Some("window") && !coupling.contains_key("window") {
+        let batch_size = config.train.batch_size.max(1);
+        let rows = (config.coupling.window.min(data.samples) / batch_size).max(1) * batch_size;
+        coupling.insert("window".into(), Value::Integer(i64::try_from(rows)?));
     }
     Ok(())
 }
@@ -386,11 +420,32 @@ fn check_sampler(config: &Config) -> Result<()> {
 const ENOUGH: usize = 16_384;
 
 /// Shows the data, or enough of it, to a coupling that learns from it.
-fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source) -> Result<()> {
+fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source, scale: f64) -> Result<()> {
     let every = source.len().div_ceil(ENOUGH);
-    let batch = Batch::read(source, (0..source.len() as u64).step_by(every).collect())?;
+    let mut batch = Batch::read(source, (0..source.len() as u64).step_by(every).collect())?;
+    batch.scale(scale);
     let rows = (batch.index.len(), source.shape().iter().product::<usize>());
     Ok(coupling.fit(batch.images.to_shape(rows)?.view(), batch.labels.as_deref())?)
+}
+
+/// Whether images can be multiplied before they are trained on.
+fn check_scale(config: &Config) -> Result<()> {
+    let Some(scale) = config.data.scale else {
+        return Ok(());
+    };
+    ensure!(
+        scale > 0.0 && scale.is_finite(),
+        "data.scale = {scale}: write a value > 0; 2 and 4 are published"
+    );
+    ensure!(
+        config.latent.is_none(),
+        "data.scale = {scale}: latents have the scale of their autoencoder; leave it out"
+    );
+    ensure!(
+        config.method.distance.as_deref() != Some("lpips"),
+        "data.scale = {scale}: method.distance = \"lpips\" compares images in [-1, 1]; leave one of them out"
+    );
+    Ok(())
 }
 
 /// Whether a coupling that looks ahead has whole batches to look at.

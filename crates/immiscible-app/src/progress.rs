@@ -1,13 +1,15 @@
 //! What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere.
 
+use crate::eta::Eta;
 use crate::parts::{Parts, out_channels};
-use crate::{grid, signals::Signals};
+use crate::tensorboard::{self, TensorBoard};
+use crate::{grid, signals::Signals, train};
 use burn::tensor::Tensor;
 use immiscible_models::{Condition, Ctx, Denoiser, Network, Output, TimeInput};
-use immiscible_train::{Average, Checkpoint, Observer, StepReport, TrainError};
-use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
-use std::path::PathBuf;
+use immiscible_train::{Average, Checkpoint, Observer, Record, StepReport, TrainError};
+use indicatif::{FormattedDuration, ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Time between two lines where there is no terminal.
@@ -16,15 +18,19 @@ const LINE: Duration = Duration::from_secs(10);
 /// Shows progress and draws the sample grids.
 pub(crate) struct Progress<'a> {
     parts: &'a Parts,
-    samples: PathBuf,
+    run: PathBuf,
     signals: Signals,
     bar: Option<ProgressBar>,
-    first_step: u64,
-    started: Instant,
+    tensorboard: Option<TensorBoard>,
+    eta: Eta,
+    /// When that which is now timed began: a step, a checkpoint or a grid.
+    begun: Instant,
     last_line: Instant,
     last_skip: Option<Instant>,
     /// Whether it was told that there is no grid.
     no_grid: bool,
+    /// Whether it was told that TensorBoard's files cannot be written.
+    no_tensorboard: bool,
     /// The newest grid.
     pub(crate) grid: Option<PathBuf>,
 }
@@ -48,19 +54,21 @@ impl Denoiser for Interruptible<'_> {
 }
 
 impl<'a> Progress<'a> {
-    /// Grids go to the folder `samples`.
-    pub(crate) fn new(parts: &'a Parts, samples: PathBuf, signals: Signals) -> Self {
-        let now = Instant::now();
+    /// Of the training in the directory `run`.
+    pub(crate) fn new(parts: &'a Parts, run: &Path, signals: Signals) -> Self {
+        let (now, config) = (Instant::now(), &parts.config);
         Self {
             parts,
-            samples,
+            run: run.into(),
             signals,
             bar: None,
-            first_step: 0,
-            started: now,
+            tensorboard: None,
+            eta: Eta::new(config.train.steps, config.sample.every, config.checkpoint.every),
+            begun: now,
             last_line: now,
             last_skip: None,
             no_grid: false,
+            no_tensorboard: false,
             grid: None,
         }
     }
@@ -72,20 +80,45 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn numbers(&self, report: &StepReport, total: &Average) -> String {
-        format!(
-            "{:.0} img/s  loss {:.4}  {} {:.2} ms ({:.1} % of the step)",
-            total.images_per_second(self.parts.config.train.batch_size),
-            report.loss,
-            self.parts.config.coupling.kind,
+    /// How long since the last call.
+    fn took(&mut self) -> Duration {
+        let begun = std::mem::replace(&mut self.begun, Instant::now());
+        self.begun - begun
+    }
+
+    /// What is told after a step, in two parts: how fast, and how well. Loss and drop are means; the gradient norm is the step's own,
+    /// in which one that jumps can be seen.
+    fn numbers(&self, step: u64, report: &StepReport, total: &Average) -> [String; 2] {
+        let config = &self.parts.config;
+        let speed = format!(
+            "ETA {}  {:.0} img/s",
+            FormattedDuration(self.eta.left(step)),
+            config.train.batch_size as f64 / self.eta.seconds_a_step().max(1e-9),
+        );
+        let learning = format!(
+            "loss {:.4}  gradient {:.3}  {} {:.2} ms ({:.1} %)  drop {:.2} %",
+            total.loss_ema(),
+            report.gradient_norm,
+            config.coupling.kind,
             total.coupling_ms(),
             total.coupling_share_percent(),
-        )
+            total.drop_percent(),
+        );
+        [speed, learning]
+    }
+
+    /// Writes to TensorBoard's files, if they are wanted. That they cannot be written is told once.
+    fn tell_tensorboard(&mut self, write: impl FnOnce(&mut TensorBoard) -> io::Result<()>) {
+        let Some(Err(error)) = self.tensorboard.as_mut().map(write) else { return };
+        if !std::mem::replace(&mut self.no_tensorboard, true) {
+            let folder = self.run.join(tensorboard::FOLDER);
+            self.say(format!("warning: {}: {error}; training goes on without", folder.display()));
+        }
     }
 
     /// Draws the grid of `step`.
     pub(crate) fn draw_grid(&mut self, step: u64, network: &Network) {
-        let path = self.samples.join(format!("step-{step:08}.png"));
+        let path = self.run.join(train::SAMPLES).join(format!("step-{step:08}.png"));
         let seed = self.parts.config.seed;
         let channels = out_channels(&self.parts.config, self.parts.shape[0]);
         let network = Interruptible { network, signals: &self.signals, channels };
@@ -94,7 +127,10 @@ impl<'a> Progress<'a> {
             if wanted { grid::save(samples.view(), &path).map(|()| true) } else { Ok(false) }
         });
         match drawn {
-            Ok(true) => self.grid = Some(path),
+            Ok(true) => {
+                self.tell_tensorboard(|tensorboard| tensorboard.picture(step, train::SAMPLES, &path));
+                self.grid = Some(path);
+            }
             Ok(false) => {}
             // A picture is not worth a run.
             Err(error) if !self.no_grid => {
@@ -114,40 +150,45 @@ impl Observer for Progress<'_> {
         if step > 0 {
             crate::say(format_args!("going on from step {step}"));
         }
-        let steps = self.parts.config.train.steps;
-        (self.first_step, self.started, self.last_line) = (step, Instant::now(), Instant::now());
-        if std::io::stderr().is_terminal() && step < steps {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  ETA {eta}  {msg}");
+        let config = &self.parts.config;
+        if config.log.tensorboard {
+            self.tensorboard = Some(TensorBoard::new(&self.run.join(tensorboard::FOLDER), step));
+        }
+        let steps = config.train.steps;
+        (self.begun, self.last_line) = (Instant::now(), Instant::now());
+        if io::stderr().is_terminal() && step < steps {
+            let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {prefix}\n{wide_msg}");
             let bar = ProgressBar::new(steps).with_position(step);
-            bar.reset_eta();
             self.bar = Some(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
         }
     }
 
     fn step(&mut self, step: u64, report: &StepReport, total: &Average) {
+        let took = self.took();
+        self.eta.step(took);
         let steps = self.parts.config.train.steps;
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);
-                bar.set_message(self.numbers(report, total));
+                let [speed, learning] = self.numbers(step, report, total);
+                bar.set_prefix(speed);
+                bar.set_message(learning);
                 if step == steps {
                     bar.finish();
                 }
             }
             None if self.last_line.elapsed() >= LINE || step == steps => {
                 self.last_line = Instant::now();
-                let seconds = self.started.elapsed().as_secs_f64() / (step - self.first_step) as f64;
-                let left = seconds * (steps - step) as f64;
-                crate::say(format_args!(
-                    "step {step}/{steps}  ETA {left:.0} s  {}",
-                    self.numbers(report, total)
-                ));
+                let [speed, learning] = self.numbers(step, report, total);
+                crate::say(format_args!("step {step}/{steps}  {speed}  {learning}"));
             }
             None => {}
         }
     }
 
     fn skipped(&mut self, step: u64, reason: &TrainError) {
+        let took = self.took();
+        self.eta.step(took);
         // The number of them stands in metrics.jsonl and at the end.
         if self.last_skip.is_none_or(|last| last.elapsed() >= LINE) {
             self.last_skip = Some(Instant::now());
@@ -158,7 +199,13 @@ impl Observer for Progress<'_> {
         }
     }
 
+    fn logged(&mut self, record: &Record) {
+        self.tell_tensorboard(|tensorboard| tensorboard.scalars(record));
+    }
+
     fn saved(&mut self, checkpoint: &Checkpoint) {
+        let took = self.took();
+        self.eta.checkpoint(took);
         if self.bar.is_none() {
             crate::say(format_args!("saved step {}", checkpoint.step));
         }
@@ -175,7 +222,11 @@ impl Observer for Progress<'_> {
     fn evaluate(&mut self, step: u64, network: &Network) {
         let config = &self.parts.config;
         if step.is_multiple_of(config.sample.every) || step == config.train.steps {
+            self.took();
             self.draw_grid(step, network);
+            let took = self.took();
+            self.eta.grid(took);
         }
+        self.begun = Instant::now();
     }
 }

@@ -3,26 +3,29 @@
 use crate::draw::{Draw, Drawn};
 use crate::parts::{DataInfo, Parts};
 use crate::train::{CONFIG, DATA};
-use crate::{Failure, cli, config, device, grid};
+use crate::{Failure, animation, cli, config, device, grid};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::module::Module;
 use immiscible_data::npy;
 use immiscible_models::{Condition, Network, NetworkConfig};
 use immiscible_sample::Pipeline;
 use immiscible_schedule::SamplerConfig;
-use immiscible_train::CheckpointStore;
+use immiscible_train::{CheckpointStore, EmaConfig, ema_weights_of};
 use ndarray::Array4;
 use std::path::Path;
 use toml::{Table, Value};
 
 /// Samples if --n does not tell.
 const SAMPLES: usize = 64;
+/// Frames if --frames does not tell, and more than anybody looks at.
+const FRAMES: usize = 24;
+const MOST_FRAMES: usize = 1_000;
 /// More samples than anybody looks at.
 const MOST: usize = 1 << 24;
 
 /// Draws samples from a run's newest checkpoint, or from a folder that `diffusers` can open.
 pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
-    let (Drawn { images, evaluations }, what) = match (&arguments.checkpoint, &arguments.model) {
+    let (Drawn { images, evaluations, frames }, what) = match (&arguments.checkpoint, &arguments.model) {
         (Some(run), _) => from_run(arguments, run)?,
         (None, Some(folder)) => from_folder(arguments, folder)?,
         (None, None) => {
@@ -32,13 +35,18 @@ pub(crate) fn run(arguments: &cli::Sample) -> Result<(), Failure> {
     write(&images, &arguments.out).map_err(Failure::run)?;
     let (n, out) = (images.dim().0, arguments.out.display());
     println!("{n} samples of {what}, {evaluations} evaluations of the network each: {out}");
+    if let Some(gif) = &arguments.gif {
+        animation::save(&frames, gif).map_err(Failure::run)?;
+        println!("their way from the noise in {} frames: {}", frames.len(), gif.display());
+    }
     Ok(())
 }
 
 fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Drawn, String), Failure> {
     let open = || {
         let given = Given::read(arguments)?;
-        let (parts, step, network) = open_run(run, |table| change(table, arguments), false)?;
+        let weights = Weights::asked(arguments.ema.as_deref(), false);
+        let (parts, step, network) = open_run(run, |table| change(table, arguments), weights)?;
         let labels = given.labels(arguments, parts.class_count(), true)?;
         let text = parts.latent.as_ref().and_then(|latent| latent.text.as_ref());
         let texts = match (&arguments.prompt[..], text) {
@@ -55,6 +63,7 @@ fn from_run(arguments: &cli::Sample, run: &Path) -> Result<(Drawn, String), Fail
     let draw = || {
         let (schedule, objective) = (parts.config.schedule.build()?, parts.config.objective()?);
         let mut draw = parts.draw(&network, &*schedule, &*objective)?;
+        draw.frames = given.frames;
         if let Some(labels) = labels {
             draw.condition = parts.condition(&labels);
         }
@@ -140,6 +149,8 @@ fn from_folder(arguments: &cli::Sample, folder: &Path) -> Result<(Drawn, String)
         null,
         shape,
         vae: pipeline.vae.as_ref().map(|vae| (&vae.network, vae.config.downsampling())),
+        frames: given.frames,
+        scale: 1.0,
         device: &device,
     };
     let samples = given.draw(&draw, arguments.seed).map_err(Failure::run)?;
@@ -181,6 +192,8 @@ fn null_class(arguments: &cli::Sample, config: &NetworkConfig, classes: bool) ->
 /// What the samples start from.
 struct Given {
     n: usize,
+    /// Frames of the way; 0 for none.
+    frames: usize,
     noise: Option<Array4<f32>>,
     labels: Option<Vec<u32>>,
 }
@@ -194,6 +207,14 @@ impl Given {
                 "--out {out}: write a name that ends in .png or .npy, or a folder without a dot"
             );
         }
+        if let Some(gif) = &arguments.gif {
+            let named = gif.extension().is_some_and(|extension| extension == "gif");
+            ensure!(named, "--gif {}: write a name that ends in .gif", gif.display());
+        }
+        if let Some(frames) = arguments.frames {
+            ensure!((2..=MOST_FRAMES).contains(&frames), "--frames {frames}: write 2 to {MOST_FRAMES}");
+        }
+        let frames = arguments.gif.as_ref().map_or(0, |_| arguments.frames.unwrap_or(FRAMES));
         let noise = match &arguments.noise {
             Some(path) => {
                 let file = npy::read::<f32>(path)?;
@@ -229,7 +250,7 @@ impl Given {
                 ensure!(rows == n, "--{flag}: it has {rows} rows for {n} samples; give one row for each");
             }
         }
-        Ok(Self { n, noise, labels })
+        Ok(Self { n, frames, noise, labels })
     }
 
     /// The classes that the samples have in turn: those that are told, or else, if `in_turn`, all of them.
@@ -298,12 +319,45 @@ fn change(table: &mut Table, arguments: &cli::Sample) -> Result<()> {
     changes.into_iter().try_for_each(|(key, value)| config::insert(table, key, value))
 }
 
-/// The parts of a run with a changed config, and the network of its newest checkpoint with averaged weights, or, if `last`,
-/// those of the last step.
+/// Which weights of a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weights<'a> {
+    /// Those that samples are drawn from.
+    Average,
+    /// Another average, by its name.
+    Other(&'a str),
+    /// Those of the last step.
+    Last,
+}
+
+impl<'a> Weights<'a> {
+    /// What --ema and --last ask for.
+    pub(crate) fn asked(ema: Option<&'a str>, last: bool) -> Self {
+        if last { Self::Last } else { ema.map_or(Self::Average, Self::Other) }
+    }
+
+    fn file(self, config: &EmaConfig) -> Result<String> {
+        match self {
+            Self::Average => Ok(immiscible_train::EMA_WEIGHTS.into()),
+            Self::Last => Ok(immiscible_train::WEIGHTS.into()),
+            Self::Other(name) if config.others.contains_key(name) => Ok(ema_weights_of(name)),
+            Self::Other(name) if config.others.is_empty() => {
+                bail!("--ema {name}: the run has one average only; leave it out")
+            }
+            Self::Other(name) => {
+                let names = || config.others.keys().map(String::as_str);
+                let known = names().collect::<Vec<_>>().join(", ");
+                bail!("--ema {name}: the run has {known}{}", config::did_you_mean(name, names()))
+            }
+        }
+    }
+}
+
+/// The parts of a run with a changed config, and the network of its newest checkpoint with these weights.
 pub(crate) fn open_run(
     run: &Path,
     change: impl FnOnce(&mut Table) -> Result<()>,
-    last: bool,
+    weights: Weights<'_>,
 ) -> Result<(Parts, u64, Network)> {
     let path = run.join(CONFIG);
     ensure!(
@@ -315,13 +369,13 @@ pub(crate) fn open_run(
     change(&mut table)?;
     let data: DataInfo = config::file(&run.join(DATA))?.try_into()?;
     let parts = Parts::new(config::parse(table)?, data)?;
+    let file = weights.file(&parts.config.ema)?;
     let (newest, skipped) = CheckpointStore::new(run.join("checkpoints")).newest()?;
     for error in skipped {
         eprintln!("warning: {error}");
     }
     let checkpoint = newest.ok_or_else(|| anyhow!("{}: no checkpoint yet", run.display()))?;
     let mut network = parts.network()?.valid();
-    let weights = if last { immiscible_train::WEIGHTS } else { immiscible_train::EMA_WEIGHTS };
-    network.load(&checkpoint.path.join(weights))?;
+    network.load(&checkpoint.path.join(file))?;
     Ok((parts, checkpoint.step, network))
 }

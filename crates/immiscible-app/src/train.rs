@@ -1,14 +1,14 @@
 //! `immiscible train`.
 
 use crate::config::{self, Config, difference, structure};
+use crate::memory::{Memory, size};
 use crate::parts::Parts;
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{Failure, cli, panics, quality};
+use crate::{Failure, cli, panics, quality, tensorboard};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use burn::module::Module;
 use immiscible_coupling::{COUPLINGS, Select};
-use immiscible_data::{Crop, Loader, LoaderOptions, Source};
+use immiscible_data::{Crop, Loader, LoaderOptions, Source, Split};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
 use immiscible_train::{Disk, FileSystem, RunLock, Start, TrainError, Trainer, sha256_hex};
@@ -20,6 +20,10 @@ use toml::Table;
 pub(crate) const CONFIG: &str = "config.toml";
 /// What the run knows of its data.
 pub(crate) const DATA: &str = "data.toml";
+/// Its numbers.
+pub(crate) const METRICS: &str = "metrics.jsonl";
+/// The folder of its sample grids.
+pub(crate) const SAMPLES: &str = "samples";
 /// The damaged samples that the run met.
 const BAD_FILES: &str = "bad_files.jsonl";
 
@@ -31,10 +35,10 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         Some(folder) => initial(folder, &parts).map_err(Failure::usage)?,
         None => parts.network().map_err(Failure::usage)?,
     };
-    let parameters = network.num_params();
+    let memory = Memory::of(&parts, &network);
     let (mut method, coupling) = parts.method(network).map_err(Failure::usage)?;
     if arguments.dry_run {
-        return describe(&parts, source, parameters).map_err(Failure::usage);
+        return describe(&parts, source, &memory).map_err(Failure::usage);
     }
     let run = arguments.runs.join(&name);
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
@@ -45,7 +49,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 
     let config = &parts.config;
     let signals = Signals::listen().map_err(Failure::run)?;
-    let mut progress = Progress::new(&parts, run.join("samples"), signals.clone());
+    let mut progress = Progress::new(&parts, &run, signals.clone());
     let trained = panics::caught(|| trainer.run_from(start, &mut *method, loader, coupling, &mut progress));
     signals.end_at_once();
     let total = match (trained, signals.status()) {
@@ -58,7 +62,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
             return Err(Failure { reason: error.into(), code });
         }
         (Ok(Err(TrainError::Device { reason, .. })) | Err(reason), _) => {
-            return Err(Failure::device(device_failed(&parts, parameters, &reason)));
+            return Err(Failure::device(device_failed(&parts, &memory, &reason)));
         }
         (Ok(Err(error)), _) => return Err(error.into()),
     };
@@ -104,22 +108,25 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 }
 
 /// What to try where a device failed, which most often is that its memory is used up.
-fn device_failed(parts: &Parts, parameters: usize, reason: &str) -> anyhow::Error {
+fn device_failed(parts: &Parts, memory: &Memory, reason: &str) -> anyhow::Error {
     let (config, train) = (&parts.config, &parts.config.train);
     let [channels, height, width] = parts.shape;
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
-    // Weights, gradient, two moments and the average, in f32.
-    let megabytes = (parameters * 5 * 4).div_ceil(1_000_000);
-    let less = match at_once / 2 {
+    let mut less = Vec::new();
+    if !train.gradient_checkpointing {
+        less.push("train.gradient_checkpointing = true".to_string());
+    }
+    less.push(match at_once / 2 {
         0 => "a smaller model".into(),
         half => format!("train.micro_batch = {half}, which changes only the memory and the time"),
-    };
+    });
     anyhow!(
-        "training broke off on device {}: {reason}; {} with {parameters} parameters takes about {megabytes} MB and what {at_once} images of \
-         {channels}×{height}×{width} at once need; if that is too much, try {less}; the same command goes on from the newest \
-         checkpoint",
+        "training broke off on device {}: {reason}; {} with {} parameters and {at_once} images of {channels}×{height}×{width} at \
+         once takes {memory}; if that is too much, try {}; the same command goes on from the newest checkpoint",
         config.device,
-        config.model.name()
+        config.model.name(),
+        memory.parameters,
+        less.join(", or ")
     )
 }
 
@@ -178,25 +185,43 @@ const FEW_IMAGES: usize = 16;
 const FEW_DIMENSIONS: usize = 512;
 
 /// Says what would be trained on what, after every check that needs no training.
-fn describe(parts: &Parts, source: Arc<dyn Source>, parameters: usize) -> Result<()> {
+fn describe(parts: &Parts, source: Arc<dyn Source>, memory: &Memory) -> Result<()> {
     let (config, data) = (&parts.config, &parts.data);
-    Loader::new(source, loader_options(config))?;
-    let size = |[c, h, w]: [usize; 3]| format!("{c}×{h}×{w}");
-    println!("model     {} with {} parameters on {}", config.model.name(), parameters, config.device);
+    let loader = Loader::new(source, loader_options(config))?;
+    let shape = |[c, h, w]: [usize; 3]| format!("{c}×{h}×{w}");
+    println!("model     {} with {} parameters on {}", config.model.name(), memory.parameters, config.device);
     let place = config.data.path.as_ref().map_or("built in".into(), |path| path.display().to_string());
     let classes =
         data.classes.as_ref().map_or(String::new(), |classes| format!(", {} classes", classes.len()));
-    println!("data      {} ({place}): {} of {}{classes}", data.name, data.samples, size(data.shape));
+    let split = match config.data.split {
+        None => "",
+        Some(Split::Train) => ", train",
+        Some(Split::Test) => ", test",
+    };
+    println!("data      {} ({place}{split}): {} of {}{classes}", data.name, data.samples, shape(data.shape));
     if let Some(latent) = &config.latent {
         let folder = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        println!("latents   {} from {}", size(parts.shape), folder(&latent.vae).unwrap_or_default());
+        println!("latents   {} from {}", shape(parts.shape), folder(&latent.vae).unwrap_or_default());
         if let Some(text) = folder(&latent.text_encoder) {
             println!("texts     {:?} from {text}", latent.prompt);
         }
     }
     let train = &config.train;
     println!("method    {} with {} coupling", config.method.kind, config.coupling.kind);
-    println!("steps     {} of {} images", train.steps, train.batch_size);
+    let epoch = loader.order().steps_per_epoch();
+    let epochs = train.steps as f64 / epoch as f64;
+    println!(
+        "steps     {} of {} images; an epoch is {epoch} steps, the run {epochs:.2} epochs",
+        train.steps, train.batch_size
+    );
+    println!("memory    about {}, of which", size(memory.total()));
+    for (name, bytes) in &memory.parts {
+        println!("          {:>8}  {name}", size(*bytes));
+    }
+    // One more than are kept while the newest is written.
+    let checkpoints = config.checkpoint.keep + 1;
+    let all = size(checkpoints as f64 * memory.checkpoint);
+    println!("disk      {} a checkpoint, {all} for {checkpoints} of them", size(memory.checkpoint));
     Ok(())
 }
 
@@ -272,12 +297,12 @@ fn whole_pipeline(table: &mut Table, folder: &Path) -> Result<()> {
 
 /// The network in a folder, on the autodiff side of the device.
 fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
-    let device = parts.device.clone().autodiff();
+    let device = parts.training_device();
     Ok(Pipeline::model(folder, &device).with_context(|| format!("--init {}", folder.display()))?.network)
 }
 
 /// What a run leaves behind, that without which it has not begun first.
-const OF_A_RUN: [&str; 6] = ["checkpoints", "metrics.jsonl", BAD_FILES, "samples", DATA, CONFIG];
+const OF_A_RUN: [&str; 7] = ["checkpoints", METRICS, BAD_FILES, tensorboard::FOLDER, SAMPLES, DATA, CONFIG];
 /// What is on its way out.
 const DISCARDED: &str = ".discarded";
 
@@ -310,6 +335,9 @@ fn prepare(
     let mut loader = Loader::new(source, loader_options(config)).map_err(Failure::usage)?;
     if config.data.crop == Some(Crop::Random) {
         loader = loader.random_crops();
+    }
+    if let Some(scale) = config.data.scale {
+        loader = loader.scaled(scale);
     }
     let now = structure(config).map_err(Failure::usage)?;
     let trainer = Trainer {
@@ -359,8 +387,14 @@ fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
     if let Some(before) = read(CONFIG) {
         let before = structure(&config::parse(before)?)?;
         if let Some((key, before, now)) = difference(&before, now) {
+            // Both are train.steps where the config leaves them open.
+            let prolong = if ["method.curriculum_steps", "optimizer.schedule_steps"].contains(&&*key) {
+                format!("write --set {key}={before} to prolong it, ")
+            } else {
+                String::new()
+            };
             bail!(
-                "{} was trained with {key} = {before}, now {key} = {now}; give it another name with --run, or \
+                "{} was trained with {key} = {before}, now {key} = {now}; {prolong}give it another name with --run, or \
                  throw it away with --fresh",
                 run.display()
             );
@@ -379,7 +413,7 @@ fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
 }
 
 /// Writes a file under a temporary name first, so that it is whole or not there. One that is as it should be stays.
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     if std::fs::read(path).is_ok_and(|found| found == text.as_bytes()) {
         return Ok(());
     }
@@ -401,13 +435,18 @@ mod tests {
         let mut table = config::preset("digits").unwrap();
         config::set(&mut table, "train.micro_batch=48").unwrap();
         let (parts, _) = Parts::open(table).unwrap();
-        let message = device_failed(&parts, 1_000_000, "out of memory").to_string();
+        let memory = Memory::of(&parts, &parts.network().unwrap());
+        let message = device_failed(&parts, &memory, "out of memory").to_string();
+        let parameters = format!("{} parameters", memory.parameters);
+        let total = format!("about {}", size(memory.total()));
         for words in [
             "flex",
             "out of memory",
-            "1000000 parameters",
-            "about 20 MB",
+            &parameters,
+            &total,
             "48 images of 1×8×8",
+            "activations of 48 images",
+            "train.gradient_checkpointing = true",
             "train.micro_batch = 24",
         ] {
             assert!(message.contains(words), "no {words:?} in {message}");

@@ -30,6 +30,25 @@ fn train(folder: &Path, more: &[&str]) -> Output {
 }
 
 #[test]
+fn devices_are_listed_with_memory_and_with_what_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let listed = succeed(folder.path(), &["devices"]);
+    let line = |kind: &str| {
+        let line = listed.lines().find(|line| line.starts_with(kind));
+        line.unwrap_or_else(|| panic!("no {kind} in {listed}"))
+    };
+    let cpu = line("flex ");
+    assert!(cpu.contains("threads") && (!cfg!(target_os = "linux") || cpu.ends_with(" GB")), "{cpu}");
+    for (kind, compiled_in) in [
+        ("cuda", cfg!(feature = "cuda")),
+        ("vulkan", cfg!(feature = "vulkan")),
+        ("wgpu", cfg!(feature = "wgpu")),
+    ] {
+        assert_eq!(line(kind).contains(&format!("build with --features {kind}")), !compiled_in, "{listed}");
+    }
+}
+
+#[test]
 fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -43,6 +62,12 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (with("optimizer.learning_rate=-1"), &["optimizer.learning_rate = -1", "> 0"]),
         (with("optimizer.learning_rate=fast"), &["learning_rate", "fast"]),
         (with("optimizer.kind=sgd"), &["optimizer.kind = sgd", "adamw"]),
+        (with("optimizer.schedule=cosin"), &["optimizer.schedule = cosin", "cosine", "inverse_sqrt"]),
+        (with("optimizer.final_share=0.1"), &["optimizer.schedule = constant", "optimizer.final_share"]),
+        (with("optimizer.schedule=inverse_sqrt"), &["optimizer.decay_start = unset", "at least 1"]),
+        (with("optimizer.momentum=0.9"), &["optimizer.kind = adamw", "optimizer.momentum"]),
+        (with("ema.kind=power"), &["ema.sigma_rel = unset", "0.05"]),
+        (with("ema.others.wide.kind=powr"), &["ema.kind = powr", "exponential, power"]),
         (with("train.micro_batch=129"), &["train.micro_batch = 129", "train.batch_size"]),
         (with("train.batch_size=9999"), &["9999", "1797"]),
         (with("model.norm_num_groups=7"), &["norm_num_groups", "7"]),
@@ -91,6 +116,8 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (refused(folder, &["train", "--coupling", "knnn"]), &["knnn", "knn"]),
         (refused(folder, &["train", "--device", "cuda"]), &["cuda", "not compiled in", "--features"]),
         (refused(folder, &["train", "--device", "tpu"]), &["tpu", "flex"]),
+        (refused(folder, &["train", "--device", "wgpu:x"]), &["wgpu:x", "whole number", "wgpu:0"]),
+        (refused(folder, &["train", "--device", "flex:1"]), &["flex:1", "one CPU"]),
         (refused(folder, &["train", "--config", "absent.toml"]), &["absent.toml"]),
         (refused(folder, &["sample", "--checkpoint", "runs/absent"]), &["runs/absent", "config.toml"]),
     ] {
@@ -202,7 +229,7 @@ fn a_run_keeps_its_config_goes_on_and_can_be_sampled() {
     let changed = train(folder, &["--set", "coupling.kind=knn"]);
     let message = text(&changed.stderr);
     assert_eq!(changed.status.code(), Some(2), "{message}");
-    for word in ["coupling.kind = \"assignment\"", "\"knn\"", "--run", "--fresh"] {
+    for word in ["coupling.kind = \"window\"", "\"knn\"", "--run", "--fresh"] {
         assert!(message.contains(word), "no {word:?} in {message}");
     }
 
@@ -388,6 +415,88 @@ fn the_list_names_every_part() {
     ] {
         assert!(list.contains(name), "no {name} in {list}");
     }
+}
+
+#[test]
+fn a_dry_run_tells_what_a_run_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let dry = |settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments: Vec<&str> =
+            ["train", "--dry-run", "--set", "train.steps=100"].into_iter().chain(settings).collect();
+        succeed(folder, &arguments)
+    };
+    let line = |said: &str, name: &str| -> f64 {
+        let line = said.lines().find(|line| line.ends_with(&format!("MB  {name}")));
+        let line = line.unwrap_or_else(|| panic!("no {name} in {said}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    let said = dry(&[]);
+    for words in ["digits (built in): 1797 of 1×8×8, 10 classes", "an epoch is 14 steps, the run 7.14 epochs"]
+    {
+        assert!(said.contains(words), "no {words} in {said}");
+    }
+    assert!((line(&said, "adamw") / line(&said, "weights") - 2.0).abs() < 0.1, "{said}");
+    let lion = dry(&["optimizer.kind=lion", "ema.others.wide.decay=0.9", "train.micro_batch=32"]);
+    assert_eq!(line(&lion, "lion"), line(&lion, "average wide"));
+    let (whole, part) = (line(&said, "activations of 128 images"), line(&lion, "activations of 32 images"));
+    assert!((whole / part / 4.0 - 1.0).abs() < 0.05, "{said} {lion}");
+    let window = dry(&["coupling.kind=window", "coupling.window=1024", "train.gradient_checkpointing=true"]);
+    assert!(line(&window, "coupling of 1024 images") > 1.0, "{window}");
+    assert!(line(&window, "activations of 128 images") < 0.7 * whole, "{window}");
+    assert!(!folder.join("runs").exists());
+}
+
+/// Its learning rate falls until the end, which therefore is not to be moved in silence.
+#[test]
+fn a_run_with_a_falling_rate_and_two_averages_goes_on_and_can_be_prolonged() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let settings = [
+        "optimizer.schedule=cosine",
+        "optimizer.warmup_steps=0",
+        "optimizer.kind=muon",
+        "ema.others.wide.kind=power",
+        "ema.others.wide.sigma_rel=0.2",
+        "checkpoint.every=2",
+        "train.log_every=1",
+    ];
+    let settings: Vec<&str> = settings.iter().flat_map(|setting| ["--set", setting]).collect();
+    let settings = [&["train"], SMALL, &settings].concat();
+    succeed(folder, &[&settings[..], &["--set", "train.steps=4"]].concat());
+    let refused = |arguments: &[&str]| {
+        let output = immiscible(folder, arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        text(&output.stderr)
+    };
+    let message = refused(&[&settings[..], &["--set", "train.steps=6"]].concat());
+    for word in ["optimizer.schedule_steps = 4", "= 6", "--set optimizer.schedule_steps=4 to prolong it"] {
+        assert!(message.contains(word), "{message}");
+    }
+    let prolonged = ["--set", "train.steps=6", "--set", "optimizer.schedule_steps=4"];
+    succeed(folder, &[&settings[..], &prolonged, &["--set", "train.gradient_checkpointing=true"]].concat());
+    let log = std::fs::read_to_string(folder.join("runs/digits/metrics.jsonl")).unwrap();
+    let rates = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["learning_rate"].clone());
+    let rates: Vec<f64> = rates.map(|rate| rate.as_f64().unwrap()).collect();
+    assert_eq!((rates.len(), rates[0], &rates[4..]), (6, 3e-3, &[0.0, 0.0][..]), "{rates:?}");
+
+    let draw = |more: &[&str]| {
+        let draw = ["sample", "--checkpoint", "runs/digits", "--n", "2", "--out", "x.npy"];
+        succeed(folder, &[&draw[..], more].concat());
+        std::fs::read(folder.join("x.npy")).unwrap()
+    };
+    assert_ne!(draw(&[]), draw(&["--ema", "wide"]));
+    let unknown = refused(&["sample", "--checkpoint", "runs/digits", "--ema", "wid"]);
+    assert!(unknown.contains("--ema wid") && unknown.contains("did you mean `wide`"), "{unknown}");
+    for (ema, to) in [(&[][..], "average"), (&["--ema", "wide"], "wide")] {
+        succeed(folder, &[&["export", "runs/digits", "--to", to][..], ema].concat());
+    }
+    let weights =
+        |to: &str| std::fs::read(folder.join(to).join("unet/diffusion_pytorch_model.safetensors")).unwrap();
+    assert_ne!(weights("average"), weights("wide"));
 }
 
 /// Six images of 1×2×2 pixels in `x.npy`, and in `n.npy` the same pictures as noises, the other way round.
@@ -643,7 +752,7 @@ fn a_run_warns_of_settings_that_are_known_to_hurt() {
     assert_eq!(warned("plain", &[]), [""; 0]);
     let knn = warned("knn", &["--coupling", "knn"]);
     assert!(knn.len() == 1 && knn[0].contains("64 values") && knn[0].contains("priced_knn"), "{knn:?}");
-    let few = warned("few", &["--set", "train.batch_size=8"]);
+    let few = warned("few", &["--coupling", "assignment", "--set", "train.batch_size=8"]);
     assert!(
         few.len() == 1 && few[0].contains("train.batch_size = 8") && few[0].contains("window"),
         "{few:?}"
@@ -680,4 +789,28 @@ fn guidance_keeps_to_its_interval_and_a_threshold_changes_the_samples() {
     // No noise level is there.
     assert!(plain == grid("nowhere", &["sample.guidance=4", "sample.guidance_interval=[1e6, 1e7]"]));
     assert!(plain != grid("threshold", &["sample.guidance=1", "sample.threshold=1.0"]));
+}
+
+#[test]
+fn a_scale_of_the_data_is_undone_in_sampling() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let scaled =
+        ["--set", "data.scale=4", "--set", "train.steps=40", "--set", "optimizer.learning_rate=0.01"];
+    let trained = train(folder, &[&scaled[..], &["--set", "ema.decay=0.5", "--run", "scaled"]].concat());
+    assert!(trained.status.success(), "{}", text(&trained.stderr));
+    succeed(folder, &["sample", "--checkpoint", "runs/scaled", "--n", "4", "--out", "scaled.npy"]);
+    let samples = npy::read::<f32>(&folder.join("scaled.npy")).unwrap().values;
+    let largest = samples.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    // Kept in [-4, 4], and divided by 4.
+    assert!(largest > 0.5 && largest <= 1.0 + 1e-5, "{largest}");
+
+    let exported = immiscible(folder, &["export", "runs/scaled", "--to", "model"]);
+    let message = text(&exported.stderr);
+    assert!(exported.status.code() == Some(2) && message.contains("without a scale"), "{message}");
+    let empty = tempfile::tempdir().unwrap();
+    for scale in ["data.scale=0", "data.scale=nan"] {
+        let message = refused(empty.path(), &["train", "--set", scale]);
+        assert!(message.contains("data.scale") && message.contains("write a value > 0"), "{message}");
+    }
 }

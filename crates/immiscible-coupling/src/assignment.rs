@@ -1,6 +1,7 @@
 use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise};
 use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
+use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
 use std::{collections::BTreeMap, time::Instant};
 
@@ -141,8 +142,9 @@ impl HostCoupling for Assignment {
         let drawn = fresh_noise(self.pool * rows, x0.ncols(), key);
         let start = Instant::now();
         let noise_of = self.choose(x0, drawn.view(), pairing)?;
-        let taken: Vec<usize> = noise_of.iter().map(|&j| j as usize).collect();
-        let noise = drawn.select(Axis(0), &taken);
+        let mut noise = Array2::zeros(x0.dim());
+        let rows_of_noise = noise.axis_iter_mut(Axis(0)).into_par_iter().zip(&noise_of);
+        rows_of_noise.for_each(|(mut row, &j)| row.assign(&drawn.row(j as usize)));
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         Draw::measured(x0, drawn.slice_axis(Axis(0), Slice::from(..rows)), noise, milliseconds)
     }

@@ -32,7 +32,8 @@ pub struct CouplingConfig {
     /// Images are compared with noises as if multiplied by this, above 0, where distances are `l2` or `l1`. What is trained on
     /// stays as it is.
     pub image_scale: f32,
-    /// Rows that `window` pairs together: a multiple of the batch size.
+    /// Rows that `window` pairs together: a multiple of the batch size, at most the data's. The command takes 8192, or what the data
+    /// have.
     pub window: usize,
     /// Candidates per image of `knn` and `priced_knn`, or of the KNN that `norm_shrink` and `mean_shift` imitate; at least 1.
     pub k: usize,

@@ -1,5 +1,9 @@
 use immiscible_assign::{AssignError, mean_distance};
-use ndarray::{Array1, ArrayView2};
+use ndarray::parallel::prelude::*;
+use ndarray::{Array1, ArrayView2, Axis};
+
+/// Rows that are added up by one thread at a time.
+const ROWS: usize = 64;
 
 /// What a coupling did to one batch.
 ///
@@ -42,15 +46,25 @@ impl Statistics {
         milliseconds: f64,
     ) -> Result<Self, AssignError> {
         let distance_after = mean_distance(x0, taken)?;
-        let (mut inner, mut image, mut noise) = (0.0, 0.0, 0.0);
-        let (mut sum_x, mut sum_e) = (Array1::<f32>::zeros(x0.ncols()), Array1::<f32>::zeros(x0.ncols()));
-        for (x, e) in x0.rows().into_iter().zip(taken.rows()) {
-            inner += f64::from(x.dot(&e));
-            image += f64::from(x.dot(&x));
-            noise += f64::from(e.dot(&e));
-            sum_x += &x;
-            sum_e += &e;
-        }
+        // Of parts whose size depends on nothing, added in order: the same for any number of threads.
+        let parts = x0.axis_chunks_iter(Axis(0), ROWS).into_par_iter();
+        let parts = parts.zip(taken.axis_chunks_iter(Axis(0), ROWS)).map(|(x0, taken)| {
+            let mut sums = [0.0; 3];
+            let (mut sum_x, mut sum_e) = (Array1::<f32>::zeros(x0.ncols()), Array1::<f32>::zeros(x0.ncols()));
+            for (x, e) in x0.rows().into_iter().zip(taken.rows()) {
+                let products = [x.dot(&e), x.dot(&x), e.dot(&e)];
+                sums.iter_mut().zip(products).for_each(|(sum, product)| *sum += f64::from(product));
+                sum_x += &x;
+                sum_e += &e;
+            }
+            (sums, sum_x, sum_e)
+        });
+        let zero = ([0.0; 3], Array1::<f32>::zeros(x0.ncols()), Array1::<f32>::zeros(x0.ncols()));
+        let ([inner, image, noise], sum_x, sum_e) =
+            parts.collect::<Vec<_>>().into_iter().fold(zero, |(mut sums, sum_x, sum_e), (part, x, e)| {
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+                (sums, sum_x + x, sum_e + e)
+            });
         Ok(Self {
             distance_before,
             distance_after,

@@ -9,6 +9,29 @@ use crate::{DataError, DataOptions, Source};
 
 type Parsed = Result<Box<dyn Source>, DataError>;
 
+/// Reads from what was parsed: what is wrong is said in one line, and labels are those of classes.
+pub fn read(parsed: Parsed) {
+    let source = match parsed {
+        Ok(source) => source,
+        Err(error) => return one_line(&error),
+    };
+    let mut out = vec![0.0; source.shape().iter().product()];
+    for index in [0, source.len() / 2, source.len() - 1] {
+        if let Err(error) = source.read(index, &mut out) {
+            one_line(&error);
+        }
+        if let (Some(label), Some(classes)) = (source.label(index), source.classes()) {
+            assert!((label as usize) < classes.len());
+        }
+    }
+}
+
+/// A message of one line that names what is wrong, and not all that was read.
+pub fn one_line(error: &DataError) {
+    let text = error.to_string();
+    assert!(text.lines().count() == 1 && text.len() < 2000, "{text}");
+}
+
 /// An IDX file of images, and one of labels, told by their first bytes.
 pub fn idx(bytes: &[u8]) {
     let _ = idx::images(bytes.to_vec()).map(|(shape, values)| {

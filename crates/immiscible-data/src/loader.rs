@@ -9,7 +9,7 @@ use crate::{DataError, Order, Source};
 /// Samples read together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The images, `[B, C, H, W]`, in [−1, 1].
+    /// The images, `[B, C, H, W]`, in [−1, 1] where they are not scaled.
     pub images: Array4<f32>,
     /// A label for each image, where the data set has labels.
     pub labels: Option<Vec<u32>>,
@@ -24,6 +24,13 @@ impl Batch {
     /// Those of [`Source::read`].
     pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
         Self::read_each(source, index, |index, image| source.read(index, image))
+    }
+
+    /// Multiplies the images.
+    pub fn scale(&mut self, scale: f64) {
+        if scale != 1.0 {
+            self.images *= scale as f32;
+        }
     }
 
     fn read_each(
@@ -77,6 +84,7 @@ pub struct Loader {
     order: Order,
     options: LoaderOptions,
     random_crops: bool,
+    scale: f64,
 }
 
 impl Loader {
@@ -87,12 +95,18 @@ impl Loader {
     pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
         let source = source.into();
         let order = Order::new(options.seed, source.len(), options.batch_size)?;
-        Ok(Self { source, order, options, random_crops: false })
+        Ok(Self { source, order, options, random_crops: false, scale: 1.0 })
     }
 
     /// Reads each image at a place drawn for each (seed, epoch, sample), where it is larger than what is read.
     pub fn random_crops(mut self) -> Self {
         self.random_crops = true;
+        self
+    }
+
+    /// Multiplies each image by `scale`.
+    pub fn scaled(mut self, scale: f64) -> Self {
+        self.scale = scale;
         self
     }
 
@@ -129,6 +143,7 @@ impl Loader {
                 }
             }
         }
+        batch.scale(self.scale);
         Ok(batch)
     }
 }
@@ -160,6 +175,14 @@ mod tests {
             assert_eq!(batch.images[[row, 0, 0, 0]], index as f32 / 127.5 - 1.0);
             assert_eq!(batch.labels.as_ref().unwrap()[row], index as u32 % 2);
         }
+    }
+
+    #[test]
+    fn a_scale_multiplies_what_is_read() {
+        let (plain, scaled) =
+            (loader(3, true).batch_at(4).unwrap(), loader(3, true).scaled(2.0).batch_at(4).unwrap());
+        assert_eq!(scaled.images, 2.0 * &plain.images);
+        assert_eq!((scaled.labels, scaled.index), (plain.labels, plain.index));
     }
 
     #[test]

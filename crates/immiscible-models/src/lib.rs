@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod activations;
 mod attention;
 mod autoencoder_blocks;
 mod autoencoder_kl;

@@ -183,7 +183,7 @@ impl UNet2DConfig {
     }
 
     /// Groups of the norm before the middle block's attention; none if it has no norm.
-    fn mid_groups(&self) -> Option<usize> {
+    pub(crate) fn mid_groups(&self) -> Option<usize> {
         let without =
             (self.resnet_time_scale_shift == TimeScaleShift::Default).then_some(self.norm_num_groups);
         self.attn_norm_num_groups.or(without)
@@ -256,7 +256,7 @@ impl UNet2DConfig {
         down.chain(mid).chain(up).copied()
     }
 
-    fn down_plan(&self) -> Vec<BlockPlan> {
+    pub(crate) fn down_plan(&self) -> Vec<BlockPlan> {
         let kinds = self.block_out_channels.iter().zip(&self.down_block_types);
         let plan = |(&channels, kind): (&usize, &DownBlockType)| {
             let (attends, resample) = match kind {
@@ -270,7 +270,7 @@ impl UNet2DConfig {
         kinds.map(plan).collect()
     }
 
-    fn up_plan(&self) -> Vec<BlockPlan> {
+    pub(crate) fn up_plan(&self) -> Vec<BlockPlan> {
         let kinds = self.block_out_channels.iter().rev().zip(&self.up_block_types);
         let plan = |(&channels, kind): (&usize, &UpBlockType)| {
             let (attends, resample) = match kind {

@@ -1,3 +1,6 @@
+use std::marker::PhantomData;
+
+use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
 use crate::{
@@ -62,7 +65,7 @@ impl Key {
     /// # Shapes
     /// `out` is [rows, `row_len`] in row-major order; a last row that is cut short gets the beginning of its row.
     pub fn fill_normals(self, first_row: u64, row_len: usize, out: &mut [f32]) {
-        self.fill_consecutive(first_row, row_len, out, normals);
+        self.fill_consecutive(first_row, row_len, out, fill::<Normals>);
     }
 
     /// Fills row r of `out` with standard normals from row `rows[r]` of the table.
@@ -73,7 +76,7 @@ impl Key {
     /// # Panics
     /// If `out` does not have `rows.len() * row_len` elements.
     pub fn fill_normals_at(self, rows: &[u64], row_len: usize, out: &mut [f32]) {
-        self.fill_at(rows, row_len, out, normals);
+        self.fill_at(rows, row_len, out, fill::<Normals>);
     }
 
     /// Fills `out` with uniforms in [0, 1), multiples of 2⁻²⁴: row `first_row` of the table, the next row, and so on.
@@ -81,7 +84,7 @@ impl Key {
     /// # Shapes
     /// `out` is [rows, `row_len`] in row-major order; a last row that is cut short gets the beginning of its row.
     pub fn fill_uniforms(self, first_row: u64, row_len: usize, out: &mut [f32]) {
-        self.fill_consecutive(first_row, row_len, out, uniforms);
+        self.fill_consecutive(first_row, row_len, out, fill::<Uniforms>);
     }
 
     /// Fills row r of `out` with uniforms in [0, 1), multiples of 2⁻²⁴, from row `rows[r]` of the table.
@@ -92,7 +95,7 @@ impl Key {
     /// # Panics
     /// If `out` does not have `rows.len() * row_len` elements.
     pub fn fill_uniforms_at(self, rows: &[u64], row_len: usize, out: &mut [f32]) {
-        self.fill_at(rows, row_len, out, uniforms);
+        self.fill_at(rows, row_len, out, fill::<Uniforms>);
     }
 
     /// One uniform in [0, 1) with 53 bits, the first of `row`; its leading 24 bits are those of [`fill_uniforms`].
@@ -166,26 +169,54 @@ impl Key {
 /// Fills a slice with the numbers that start at a block of a row.
 type Fill = fn(&Blocks, u32, &mut [f32]);
 
-fn normals(blocks: &Blocks, first_block: u32, out: &mut [f32]) {
-    blocks.each_group(first_block, out, |words, numbers| {
-        for lane in 0..LANES {
-            (numbers[0][lane], numbers[1][lane]) = box_muller(words[0][lane], words[1][lane]);
-        }
-        for lane in 0..LANES {
-            (numbers[2][lane], numbers[3][lane]) = box_muller(words[2][lane], words[3][lane]);
-        }
-    });
+/// The same operations in the same order on every processor, in the widest vectors that it has.
+fn fill<N: Numbers>(blocks: &Blocks, first_block: u32, out: &mut [f32]) {
+    Arch::new().dispatch(Groups::<N>(blocks, first_block, out, PhantomData));
 }
 
-fn uniforms(blocks: &Blocks, first_block: u32, out: &mut [f32]) {
-    const TWO_POW_MINUS_24: f32 = 1.0 / 16_777_216.0;
-    blocks.each_group(first_block, out, |words, numbers| {
+struct Groups<'a, N>(&'a Blocks, u32, &'a mut [f32], PhantomData<N>);
+
+impl<N: Numbers> NullaryFnOnce for Groups<'_, N> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let Self(blocks, first_block, out, _) = self;
+        blocks.each_group::<N>(first_block, out);
+    }
+}
+
+/// What becomes of random words. A trait and not a closure, which would not be compiled for those vectors.
+trait Numbers {
+    fn of(words: &[[u32; LANES]; 4], numbers: &mut [[f32; LANES]; 4]);
+}
+
+struct Normals;
+
+impl Numbers for Normals {
+    #[inline(always)]
+    fn of(words: &[[u32; LANES]; 4], numbers: &mut [[f32; LANES]; 4]) {
+        for pair in [0, 2] {
+            for lane in 0..LANES {
+                (numbers[pair][lane], numbers[pair + 1][lane]) =
+                    box_muller(words[pair][lane], words[pair + 1][lane]);
+            }
+        }
+    }
+}
+
+struct Uniforms;
+
+impl Numbers for Uniforms {
+    #[inline(always)]
+    fn of(words: &[[u32; LANES]; 4], numbers: &mut [[f32; LANES]; 4]) {
+        const TWO_POW_MINUS_24: f32 = 1.0 / 16_777_216.0;
         for (numbers, words) in numbers.iter_mut().zip(words) {
             for lane in 0..LANES {
                 numbers[lane] = (words[lane] >> 8) as f32 * TWO_POW_MINUS_24;
             }
         }
-    });
+    }
 }
 
 /// The blocks of one row: everything of counter and key but the number of the block.
@@ -218,19 +249,17 @@ impl Blocks {
 
     /// Turns the words of each group of blocks into numbers, in the order block, word.
     #[inline(always)]
-    fn each_group(
-        &self,
-        first_block: u32,
-        out: &mut [f32],
-        numbers_of: impl Fn(&[[u32; LANES]; 4], &mut [[f32; LANES]; 4]),
-    ) {
+    fn each_group<N: Numbers>(&self, first_block: u32, out: &mut [f32]) {
         let [row, step, last] = self.counter;
         let mut numbers = [[0.0; LANES]; 4];
         for (group, out) in out.chunks_mut(GROUP).enumerate() {
             let first = first_block + (group * LANES) as u32;
-            let ids = std::array::from_fn(|lane| first.wrapping_add(lane as u32));
+            let mut ids = [0; LANES];
+            for (lane, id) in ids.iter_mut().enumerate() {
+                *id = first.wrapping_add(lane as u32);
+            }
             let words = philox([ids, [row; LANES], [step; LANES], [last; LANES]], self.key);
-            numbers_of(&words, &mut numbers);
+            N::of(&words, &mut numbers);
             let mut interleaved = [0.0; GROUP];
             for lane in 0..LANES {
                 for word in 0..4 {
@@ -271,5 +300,23 @@ impl Words {
                 return (product >> 32) as u32;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_vectors_change_no_bit() {
+        fn check<N: Numbers>() {
+            let blocks = Blocks::new(Key::new(5).step(7), 3);
+            let (mut wide, mut plain) = (vec![0.0; PIECE - 3], vec![0.0; PIECE - 3]);
+            fill::<N>(&blocks, 9, &mut wide);
+            Arch::Scalar.dispatch(Groups::<N>(&blocks, 9, &mut plain, PhantomData));
+            assert!(wide.iter().zip(&plain).all(|(a, b)| a.to_bits() == b.to_bits()));
+        }
+        check::<Normals>();
+        check::<Uniforms>();
     }
 }

@@ -16,16 +16,16 @@ pub(crate) struct Clip {
 pub(crate) enum Range {
     /// [−range, range].
     Fixed(f64),
-    /// [−1, 1], into which x0 is squeezed by the `ratio`-quantile of its absolute values in each image, if that is above 1 and
-    /// up to `most` (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, §2.3).
-    Dynamic { ratio: f64, most: f64 },
+    /// [−range, range], into which x0 is squeezed by the `ratio`-quantile of its absolute values in each image, if that is above
+    /// `range` and up to `most` (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, §2.3).
+    Dynamic { range: f64, ratio: f64, most: f64 },
 }
 
 impl Clip {
     pub(crate) fn apply(self, estimate: Estimate, x_t: &Tensor<4>, levels: &Levels) -> Estimate {
         let x0 = match self.range {
             Range::Fixed(range) => estimate.x0.clamp(-range, range),
-            Range::Dynamic { ratio, most } => squeeze(estimate.x0, ratio, most),
+            Range::Dynamic { range, ratio, most } => squeeze(estimate.x0, range, ratio, most),
         };
         let variance = estimate.variance;
         if self.noise_follows {
@@ -35,7 +35,7 @@ impl Clip {
     }
 }
 
-fn squeeze(x0: Tensor<4>, ratio: f64, most: f64) -> Tensor<4> {
+fn squeeze(x0: Tensor<4>, range: f64, ratio: f64, most: f64) -> Tensor<4> {
     let batch = x0.dims()[0];
     let sorted = x0.clone().abs().flatten::<2>(1, 3).sort(1);
     // The quantile lies between two of the sorted values.
@@ -43,8 +43,8 @@ fn squeeze(x0: Tensor<4>, ratio: f64, most: f64) -> Tensor<4> {
     let at = |index: f64| sorted.clone().narrow(1, index as usize, 1);
     let (below, above) = (at(position.floor()), at(position.ceil()));
     let quantile = below.clone() + (above - below) * position.fract();
-    let limit = quantile.clamp_min(1.0).clamp_max(most).reshape([batch, 1, 1, 1]);
+    let limit = quantile.clamp_min(range).clamp_max(most).reshape([batch, 1, 1, 1]);
     let dims = x0.dims();
     let limit = limit.expand(dims);
-    x0.min_pair(limit.clone()).max_pair(limit.clone() * -1.0) / limit
+    x0.min_pair(limit.clone()).max_pair(limit.clone() * -1.0) / limit * range
 }

@@ -28,6 +28,9 @@ pub enum SampleError {
         /// Its upper end.
         high: f64,
     },
+    /// The range of the data is none.
+    #[error("range = {0}: give the largest absolute value of the data, above 0; 1 is usual")]
+    Range(f64),
     /// The quantile of dynamic thresholding is none.
     #[error("threshold = {0}: give the share of pixels to keep, above 0 and up to 1 (0.995 is usual)")]
     Threshold(f64),

@@ -29,10 +29,12 @@ pub struct SampleConfig {
     /// Levels of noise sigma/alpha with guidance, for [`Guidance::within`](crate::Guidance::within); all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_interval: Option<[f64; 2]>,
-    /// Whether estimates of x0 are clamped to [−1, 1]. For pixels; latents have no such range.
+    /// Whether estimates of x0 are clamped to [−range, range]. For pixels; latents have no such range.
     pub clip: bool,
-    /// With `clip`: squeeze estimates of x0 into [−1, 1] by this quantile of their absolute values, if that is above 1, in place of
-    /// clamping them (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, §2.3). In (0, 1], 0.995 is usual.
+    /// The largest absolute value of the data: 1, or the scale that they were trained with.
+    pub range: f64,
+    /// With `clip`: squeeze estimates of x0 into that range by this quantile of their absolute values, if that is beyond it, in place
+    /// of clamping them (dynamic thresholding, Saharia et al. 2022, arXiv 2205.11487, §2.3). In (0, 1], 0.995 is usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threshold: Option<f64>,
 }
@@ -46,6 +48,7 @@ impl Default for SampleConfig {
             guidance: 1.0,
             guidance_interval: None,
             clip: true,
+            range: 1.0,
             threshold: None,
         }
     }
@@ -53,11 +56,15 @@ impl Default for SampleConfig {
 
 impl SampleConfig {
     fn clip(&self) -> Result<Option<Clip>, SampleError> {
+        let range = self.range;
+        if !(range > 0.0 && range.is_finite()) {
+            return Err(SampleError::Range(range));
+        }
         let range = match self.threshold {
-            None => Range::Fixed(1.0),
+            None => Range::Fixed(range),
             Some(ratio) if !(ratio > 0.0 && ratio <= 1.0) => return Err(SampleError::Threshold(ratio)),
             Some(ratio) if !self.clip => return Err(SampleError::ThresholdWithoutClip(ratio)),
-            Some(ratio) => Range::Dynamic { ratio, most: f64::INFINITY },
+            Some(ratio) => Range::Dynamic { range, ratio, most: f64::INFINITY },
         };
         Ok(self.clip.then_some(Clip { range, noise_follows: true }))
     }

@@ -491,8 +491,8 @@ const EXPONENTIAL: [f32; 4] = [999.0, 602.770, 72.802, 0.0];
 fn clipping_clamps_x0_and_recomputes_the_noise() {
     let (schedule, objective) = (schedule("flow"), objective("x0"));
     let network = Recorder { value: 3.0, ..Recorder::default() };
-    let run = |clip, to_see: &mut dyn FnMut(usize, f32)| {
-        let config = SampleConfig { clip, ..config("euler", 2) };
+    let run = |clip, range, to_see: &mut dyn FnMut(usize, f32)| {
+        let config = SampleConfig { clip, range, ..config("euler", 2) };
         let sampler = Sampler::new(&config, &*schedule, &*objective).unwrap();
         let (mut predictor, mut noise) = (sampler.predictor(&network), SeededNoise::new(0, 0));
         let see =
@@ -500,9 +500,9 @@ fn clipping_clamps_x0_and_recomputes_the_noise() {
         sampler.sample(&mut predictor, &mut noise, [1, 1, 1, 1], &Condition::None, &device(), see).unwrap();
     };
     let z = values(SeededNoise::new(0, 0).prior([1, 1, 1, 1], &device()))[0];
-    for (clip, x0) in [(true, 1.0), (false, 3.0)] {
+    for (clip, range, x0) in [(true, 1.0, 1.0), (true, 2.0, 2.0), (false, 2.0, 3.0)] {
         let mut path = Vec::new();
-        run(clip, &mut |step, x| path.push((step, x)));
+        run(clip, range, &mut |step, x| path.push((step, x)));
         // At t = 1 the noise is x_T itself; half of it and half of x0 are the point in between.
         let expected = [(1, 0.5 * x0 + 0.5 * z), (2, x0)];
         for (actual, expected) in path.into_iter().zip(expected) {
@@ -526,8 +526,8 @@ impl Denoiser for Fixed {
 #[test]
 fn a_threshold_squeezes_each_image_by_its_quantile() {
     let (schedule, objective) = (schedule("flow"), objective("x0"));
-    let run = |ratio| {
-        let config = SampleConfig { clip: true, threshold: Some(ratio), ..config("euler", 1) };
+    let run = |ratio, range| {
+        let config = SampleConfig { clip: true, range, threshold: Some(ratio), ..config("euler", 1) };
         // The second image is in range.
         let network = Fixed(vec![0.5, -3.0, 2.0, 1.0, 0.1, -0.2, 0.3, -0.9]);
         let noise = SeededNoise::new(0, 0);
@@ -536,13 +536,17 @@ fn a_threshold_squeezes_each_image_by_its_quantile() {
     let close = |actual: Vec<f32>, expected: [f32; 8]| {
         assert!(actual.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{actual:?} {expected:?}");
     };
-    close(run(1.0), [0.5 / 3.0, -1.0, 2.0 / 3.0, 1.0 / 3.0, 0.1, -0.2, 0.3, -0.9]);
+    close(run(1.0, 1.0), [0.5 / 3.0, -1.0, 2.0 / 3.0, 1.0 / 3.0, 0.1, -0.2, 0.3, -0.9]);
     // Halfway between 1 and 2.
-    close(run(0.5), [0.5 / 1.5, -1.0, 1.0, 1.0 / 1.5, 0.1, -0.2, 0.3, -0.9]);
+    close(run(0.5, 1.0), [0.5 / 1.5, -1.0, 1.0, 1.0 / 1.5, 0.1, -0.2, 0.3, -0.9]);
+    close(run(1.0, 2.0), [1.0 / 3.0, -2.0, 4.0 / 3.0, 2.0 / 3.0, 0.1, -0.2, 0.3, -0.9]);
     let refuse = |clip, threshold| {
         let config = SampleConfig { clip, threshold: Some(threshold), ..config("euler", 1) };
         Sampler::new(&config, &*schedule, &*objective).err().expect("an error")
     };
+    let no_range = SampleConfig { range: 0.0, ..config("euler", 1) };
+    let error = Sampler::new(&no_range, &*schedule, &*objective).err();
+    assert_eq!(error, Some(SampleError::Range(0.0)));
     assert_eq!(refuse(true, 0.0), SampleError::Threshold(0.0));
     assert_eq!(refuse(false, 0.9), SampleError::ThresholdWithoutClip(0.9));
 }

@@ -50,6 +50,60 @@ impl Manifest {
         self.sha256 = Some(sha256_hex(&self.text()?));
         Ok(self)
     }
+
+    /// The manifest of the checkpoint in `folder`, with nothing in it that this crate has not written.
+    fn read(bytes: &[u8], folder: &Path) -> Result<Self, TrainError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let refuse = |reason: String| TrainError::checkpoint(folder, reason);
+        let unreadable = |error: serde_json::Error| {
+            // It repeats names from the file, which may hold anything.
+            let error = error.to_string().replace(char::is_control, " ");
+            refuse(format!("{MANIFEST} cannot be read ({error}); passing over it"))
+        };
+        let Format { format } = serde_json::from_slice(bytes).map_err(unreadable)?;
+        if !(1..=FORMAT).contains(&format) {
+            return Err(refuse(format!("format {format} is not 1 to {FORMAT}, which this version reads")));
+        }
+        let manifest: Self = serde_json::from_slice(bytes).map_err(unreadable)?;
+        let expected = if format == 1 {
+            Self { sha256: None, ..manifest.clone() }
+        } else {
+            manifest.clone().sealed().map_err(unreadable)?
+        };
+        if expected.text().map_err(unreadable)?.as_bytes() != bytes {
+            return Err(refuse(format!("{MANIFEST} is not as it was written; passing over it")));
+        }
+        let mut names = BTreeSet::from([MANIFEST]);
+        for Entry { name, .. } in &manifest.files {
+            let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(only)] if only == &**name);
+            if !plain || name.contains(['/', '\\']) || !names.insert(name) {
+                return Err(refuse(format!(
+                    "{MANIFEST} names {name:?}, twice or elsewhere; passing over it"
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+}
+
+/// The parser of manifests, for the fuzzer alone: what it takes names files in the folder, each once, and is what it writes.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz_manifest(bytes: &[u8]) {
+    match Manifest::read(bytes, Path::new("step-1")) {
+        Ok(manifest) => {
+            assert_eq!(manifest.text().unwrap().as_bytes(), bytes);
+            let names: BTreeSet<_> = manifest.files.iter().map(|entry| &entry.name).collect();
+            assert_eq!(names.len(), manifest.files.len());
+            assert!(
+                names.iter().all(|name| Path::new("step-1").join(name).parent() == Some(Path::new("step-1")))
+            );
+        }
+        Err(error) => assert_eq!(error.to_string().lines().count(), 1, "{error}"),
+    }
 }
 
 /// A checkpoint whose files were found to be what its manifest says.
@@ -317,41 +371,14 @@ impl CheckpointStore {
         Ok(Checkpoint { path, step, config_sha256: manifest.config_sha256 })
     }
 
-    /// The manifest of a checkpoint, with nothing in it that this crate has not written.
+    /// The manifest of a checkpoint.
     fn manifest(&self, folder: &Path) -> Result<Manifest, TrainError> {
-        #[derive(Deserialize)]
-        struct Format {
-            format: u32,
-        }
-        let refuse = |reason: String| TrainError::checkpoint(folder, reason);
-        let path = folder.join(MANIFEST);
         let mut bytes = Vec::new();
         let file = self.open(folder, MANIFEST)?;
-        file.take(LONGEST_MANIFEST).read_to_end(&mut bytes).map_err(TrainError::io(&path))?;
-        let unreadable = |error| refuse(format!("{MANIFEST} cannot be read ({error}); passing over it"));
-        let Format { format } = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        if !(1..=FORMAT).contains(&format) {
-            return Err(refuse(format!("format {format} is not 1 to {FORMAT}, which this version reads")));
-        }
-        let manifest: Manifest = serde_json::from_slice(&bytes).map_err(unreadable)?;
-        let expected = if format == 1 {
-            Manifest { sha256: None, ..manifest.clone() }
-        } else {
-            manifest.clone().sealed().map_err(unreadable)?
-        };
-        if expected.text().map_err(unreadable)?.as_bytes() != bytes {
-            return Err(refuse(format!("{MANIFEST} is not as it was written; passing over it")));
-        }
-        let mut names = BTreeSet::from([MANIFEST]);
-        for Entry { name, .. } in &manifest.files {
-            let plain = matches!(Path::new(name).components().collect::<Vec<_>>()[..], [Component::Normal(only)] if only == &**name);
-            if !plain || name.contains(['/', '\\']) || !names.insert(name) {
-                return Err(refuse(format!(
-                    "{MANIFEST} names {name:?}, twice or elsewhere; passing over it"
-                )));
-            }
-        }
-        Ok(manifest)
+        file.take(LONGEST_MANIFEST)
+            .read_to_end(&mut bytes)
+            .map_err(TrainError::io(&folder.join(MANIFEST)))?;
+        Manifest::read(&bytes, folder)
     }
 
     /// What is found under the name of an entry. Reading stops where it is too long.

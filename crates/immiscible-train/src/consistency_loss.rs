@@ -77,7 +77,8 @@ impl ConsistencyLoss {
         let points =
             |point: fn(&Neighbours) -> Point| neighbours.iter().map(point).collect::<Vec<_>>().into();
         let end = self.end(student, &example, &points(|pair| pair.at), seed);
-        let wanted = self.end(teacher, &example, &points(|pair| pair.next), seed).detach();
+        // Outside any graph, for the two networks may keep theirs in different ways.
+        let wanted = plain(self.end(teacher, &example, &points(|pair| pair.next), seed));
         let weights: Vec<f32> = neighbours.iter().map(|pair| pair.weight as f32).collect();
         let weights = Tensor::from_data(TensorData::new(weights, [neighbours.len()]), &self.device);
         ((self.distance)(end, wanted) * weights).mean()
@@ -96,4 +97,8 @@ impl ConsistencyLoss {
         let output = network.forward(input, time, &example.condition, Ctx::default()).pred;
         objective.read(output, &x_t, &levels).x0
     }
+}
+
+fn plain(tensor: Tensor<4>) -> Tensor<4> {
+    if tensor.is_autodiff() { tensor.inner() } else { tensor }
 }

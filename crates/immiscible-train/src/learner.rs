@@ -15,6 +15,12 @@ use std::path::Path;
 pub const WEIGHTS: &str = "model.safetensors";
 /// File of a checkpoint with the averaged weights, those to sample from.
 pub const EMA_WEIGHTS: &str = "ema.safetensors";
+
+/// File of a checkpoint with another average of the weights, by its name in [`EmaConfig::others`].
+pub fn ema_weights_of(name: &str) -> String {
+    format!("ema-{name}.safetensors")
+}
+
 const OPTIMIZER: &str = "optim.bpk";
 
 /// A network that learns: its optimiser and the average of its weights go with it.
@@ -23,6 +29,8 @@ pub(crate) struct Learner {
     optimizer: ModuleOptimizer,
     optimizer_config: OptimizerConfig,
     ema: Ema<Network>,
+    /// With the name of each.
+    other_emas: Vec<(String, Ema<Network>)>,
     ema_config: EmaConfig,
     /// Rows whose gradient is computed at once.
     micro_batch: Option<usize>,
@@ -37,8 +45,11 @@ impl Learner {
     ) -> Result<Self, TrainError> {
         ema.validate()?;
         let network = number_parameters(network);
+        let other_emas =
+            ema.others.iter().map(|(name, other)| (name.clone(), Ema::new(&network, other.clone())));
         Ok(Self {
-            optimizer: optimizer.build()?,
+            other_emas: other_emas.collect(),
+            optimizer: optimizer.build(&network)?,
             optimizer_config: optimizer.clone(),
             ema: Ema::new(&network, ema.clone()),
             ema_config: ema.clone(),
@@ -110,6 +121,7 @@ impl Learner {
         let learning_rate = self.optimizer_config.learning_rate_at(step);
         self.network = self.optimizer.step(learning_rate, self.network.clone(), gradients);
         self.ema.update(&self.network, step);
+        self.other_emas.iter_mut().for_each(|(_, ema)| ema.update(&self.network, step));
         Ok((loss, gradient_norm))
     }
 
@@ -117,19 +129,26 @@ impl Learner {
         // One after the other: each is in memory a second time while it is written.
         files.write(WEIGHTS, &self.network.valid().to_bytes()?)?;
         files.write(EMA_WEIGHTS, &self.ema.network().to_bytes()?)?;
+        for (name, ema) in &self.other_emas {
+            files.write(&ema_weights_of(name), &ema.network().to_bytes()?)?;
+        }
         let unwritable = |reason: &dyn Display| TrainError::checkpoint(Path::new(OPTIMIZER), reason);
         let record = self.optimizer.into_bytes().map_err(|reason| unwritable(&reason))?;
         files.write(OPTIMIZER, &in_order(record).map_err(|reason| unwritable(&reason))?)
     }
 
     pub(crate) fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
-        // Loading keeps the parameters' numbers. The average first goes through the training network, whose structure
-        // it has.
+        // Loading keeps the parameters' numbers. The averages first go through the training network, whose structure
+        // they have.
         self.network.load(&folder.join(EMA_WEIGHTS))?;
         self.ema = Ema::new(&self.network, self.ema_config.clone());
+        for ((name, ema), config) in self.other_emas.iter_mut().zip(self.ema_config.others.values()) {
+            self.network.load(&folder.join(ema_weights_of(name)))?;
+            *ema = Ema::new(&self.network, config.clone());
+        }
         self.network.load(&folder.join(WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
-        let optimizer = self.optimizer_config.build()?;
+        let optimizer = self.optimizer_config.build(&self.network)?;
         self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
         Ok(())
     }

@@ -105,6 +105,11 @@ impl MethodConfig {
         [CONSISTENCY, IMPROVED_CONSISTENCY].contains(&&*self.kind)
     }
 
+    /// Whether a slow copy of the network is trained beside it.
+    pub fn has_teacher(&self) -> bool {
+        self.kind == CONSISTENCY
+    }
+
     /// The standard deviation of the data that a consistency function is made for.
     pub fn sigma_data(&self) -> f64 {
         self.sigma_data.unwrap_or(0.5)
@@ -222,6 +227,7 @@ impl MethodConfig {
     /// When the config is not valid, or one of the parts is not.
     pub fn build(&self, parts: MethodParts) -> Result<Box<dyn TrainStep>, TrainError> {
         self.validate()?;
+        let parts = MethodParts { optimizer: parts.optimizer.of_run(parts.steps), ..parts };
         match METHODS.iter().find(|(name, _)| *name == self.kind) {
             Some((_, build)) => build(self, parts),
             None => Err(TrainError::unknown("method.kind", &self.kind, METHODS)),

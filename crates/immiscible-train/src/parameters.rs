@@ -18,6 +18,34 @@ pub(crate) fn number_parameters<M: Module>(module: M) -> M {
     module.map(&mut Number(0))
 }
 
+/// The matrices between the first and the last layer, each with the number of its elements: what Muon is for. Tables of embeddings are none, nor is the layer whose
+/// output is the network's.
+pub(crate) fn hidden_matrices<M: Module>(module: &M) -> Vec<(ParamId, usize)> {
+    /// The last layer of a transformer. That of a UNet is a convolution.
+    const LAST: &str = "proj_out_2";
+    #[derive(Default)]
+    struct Matrices {
+        path: Vec<(String, bool)>,
+        found: Vec<(ParamId, usize)>,
+    }
+    impl ModuleVisitor for Matrices {
+        fn enter_module(&mut self, name: &str, container_type: &str) {
+            self.path.push((name.into(), container_type == "Struct:Embedding"));
+        }
+        fn exit_module(&mut self, _name: &str, _container_type: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if D == 2 && !self.path.iter().any(|(name, table)| *table || name == LAST) {
+                self.found.push((param.id, param.lazy_shape().num_elements()));
+            }
+        }
+    }
+    let mut matrices = Matrices::default();
+    module.visit(&mut matrices);
+    matrices.found
+}
+
 /// Scales the gradients so that their global L2 norm is at most `limit`, without reading a value back.
 ///
 /// Returns the norm before clipping, `[1]`.
@@ -72,8 +100,10 @@ pub(crate) fn clip_global_norm<M: Module>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::module::list_param_ids;
     use burn::nn::LinearConfig;
     use burn::tensor::{Device, Distribution};
+    use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
 
     #[test]
     fn clipping_scales_the_whole_gradient_to_the_limit() {
@@ -103,6 +133,22 @@ mod tests {
             .unwrap();
         let expected = weight.iter().chain(&bias).map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
         assert!((f64::from(before) - expected).abs() < 1e-3 * expected);
+    }
+
+    #[test]
+    fn hidden_matrices_are_neither_embeddings_nor_the_last_layer() {
+        let device = Device::flex();
+        let matrices = |config: NetworkConfig| {
+            let network = number_parameters(config.tiny().init(&device).unwrap());
+            (hidden_matrices(&network).len(), list_param_ids(&network).len())
+        };
+        // In each of two blocks two of the time's embedding, one of its modulation, four of attention and two that feed
+        // forward; then the modulation of the end. Its tables, the patches' convolution and the last layer are none.
+        let (found, _) = matrices(NetworkConfig::DiTTransformer2DModel(DiTConfig::default()));
+        assert_eq!(found, 2 * (2 + 1 + 4 + 2) + 1);
+        // Those of a UNet are in its attention and its embeddings of time.
+        let (found, all) = matrices(NetworkConfig::UNet2DModel(UNet2DConfig::default()));
+        assert!(found > 0 && 2 * found < all, "{found} of {all}");
     }
 
     #[test]

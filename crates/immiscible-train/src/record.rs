@@ -6,6 +6,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
+/// Version of the keys of [`Record`], written into every line. It rises when a key goes or changes its meaning; new keys may come
+/// without.
+pub const METRICS_SCHEMA: u32 = 1;
+
+/// How much of the smoothed loss a step leaves.
+const LOSS_EMA_DECAY: f64 = 0.99;
+
 /// Sums over steps, from which averages are read. Part of a checkpoint, so that a resumed run reports the same.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Average {
@@ -15,6 +22,12 @@ pub struct Average {
     #[serde(default)]
     pub skipped: u64,
     loss: f64,
+    /// Losses, the newest weighing most.
+    #[serde(default)]
+    loss_ema: f64,
+    /// How many; fewer than `steps` if an older version took some of those.
+    #[serde(default)]
+    loss_ema_steps: u64,
     gradient_norm: f64,
     distance_before: f64,
     distance_after: f64,
@@ -47,6 +60,8 @@ impl Average {
         let coupling = &report.coupling;
         self.steps += 1;
         self.loss += f64::from(report.loss);
+        self.loss_ema = LOSS_EMA_DECAY * self.loss_ema + (1.0 - LOSS_EMA_DECAY) * f64::from(report.loss);
+        self.loss_ema_steps += 1;
         self.gradient_norm += f64::from(report.gradient_norm);
         self.distance_before += coupling.distance_before;
         self.distance_after += coupling.distance_after;
@@ -74,6 +89,13 @@ impl Average {
     /// Mean loss.
     pub fn loss(&self) -> f64 {
         self.per_step(self.loss)
+    }
+
+    /// Mean loss, in which a step weighs 0.99 times what the one after it does: about the last hundred. The weights add up to 1
+    /// from the first step on, as those of Adam's moments do (Kingma & Ba 2015, arXiv 1412.6980, §3).
+    pub fn loss_ema(&self) -> f64 {
+        let weights = 1.0 - LOSS_EMA_DECAY.powf(self.loss_ema_steps as f64);
+        if weights > 0.0 { self.loss_ema / weights } else { 0.0 }
     }
 
     /// Mean drop of the distance between images and noises, in per cent.
@@ -123,6 +145,9 @@ impl Average {
 /// One line of `metrics.jsonl`: averages over the steps taken since the line before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
+    /// [`METRICS_SCHEMA`] of the version that wrote the line; 0 before there was one.
+    #[serde(default)]
+    pub schema: u32,
     /// Steps gone through, the skipped ones included.
     pub step: u64,
     /// Steps among those that were skipped, because the loss or its gradient was not finite.
@@ -130,6 +155,9 @@ pub struct Record {
     pub skipped: u64,
     /// Mean loss; null if all steps were skipped. Not comparable between couplings: a coupled target is easier to predict.
     pub loss: Option<f64>,
+    /// [`Average::loss_ema`] of the run up to this step; null before its first step that was not skipped.
+    #[serde(default)]
+    pub loss_ema: Option<f64>,
     /// Mean global L2 norm of the gradient before clipping; null if all steps were skipped.
     pub gradient_norm: Option<f64>,
     /// Learning rate of the last of these steps.
@@ -170,12 +198,21 @@ pub struct Record {
 }
 
 impl Record {
-    pub(crate) fn new(step: u64, average: &Average, learning_rate: f64, batch_size: usize) -> Self {
+    /// Of the steps in `average`, the last ones of those in `total`.
+    pub(crate) fn new(
+        step: u64,
+        average: &Average,
+        total: &Average,
+        learning_rate: f64,
+        batch_size: usize,
+    ) -> Self {
         let taken = average.steps > 0;
         Self {
+            schema: METRICS_SCHEMA,
             step,
             skipped: average.skipped,
             loss: taken.then(|| average.loss()),
+            loss_ema: (total.loss_ema_steps > 0).then(|| total.loss_ema()),
             gradient_norm: taken.then(|| average.per_step(average.gradient_norm)),
             learning_rate,
             images_per_second: average.images_per_second(batch_size),
@@ -282,12 +319,59 @@ mod tests {
     use super::*;
 
     fn record(step: u64) -> Record {
-        Record::new(step, &Average::default(), 0.1, 4)
+        Record::new(step, &Average::default(), &Average::default(), 0.1, 4)
     }
 
     fn steps(path: &Path) -> Vec<u64> {
         let text = std::fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap().step).collect()
+    }
+
+    /// As lines were before they had a version, and states of checkpoints before there was a smoothed loss.
+    #[test]
+    fn a_log_of_the_version_before_is_gone_on_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut before = serde_json::to_value(record(10)).unwrap();
+        for key in ["schema", "loss_ema"] {
+            assert!(before.as_object_mut().unwrap().remove(key).is_some());
+        }
+        std::fs::write(&path, format!("{before}\n")).unwrap();
+        MetricsLog::new(&path, 10).write(&record(20)).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let schemas: Vec<u32> =
+            text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap().schema).collect();
+        assert_eq!(schemas, [0, METRICS_SCHEMA]);
+
+        let mut before = serde_json::to_value(Average { steps: 7, ..Average::default() }).unwrap();
+        for key in ["loss_ema", "loss_ema_steps"] {
+            assert!(before.as_object_mut().unwrap().remove(key).is_some());
+        }
+        let mut average: Average = serde_json::from_value(before).unwrap();
+        average.add(&report(3.0), 1.0, WAITED);
+        assert!((average.loss_ema() - 3.0).abs() < 1e-12, "{average:?}");
+    }
+
+    const WAITED: Waited = Waited { ms: 0.0, for_the_coupling: false };
+
+    fn report(loss: f32) -> StepReport {
+        StepReport { loss, gradient_norm: 1.0, coupling: Default::default() }
+    }
+
+    #[test]
+    fn the_smoothed_loss_is_a_mean_from_the_first_step_on() {
+        let mut average = Average::default();
+        assert_eq!(Record::new(1, &average, &average, 0.1, 4).loss_ema, None);
+        // Weights 0.99² : 0.99 : 1 of three steps.
+        for (loss, expected) in
+            [(4.0, 4.0), (2.0, (0.99 * 4.0 + 2.0) / 1.99), (8.0, (0.9801 * 4.0 + 0.99 * 2.0 + 8.0) / 2.9701)]
+        {
+            average.add(&report(loss), 1.0, WAITED);
+            assert!((average.loss_ema() - expected).abs() < 1e-12, "{}", average.loss_ema());
+        }
+        // A line has that of the run, also where all of its own steps were skipped.
+        let line = Record::new(3, &Average::default(), &average, 0.1, 4);
+        assert_eq!((line.loss, line.loss_ema), (None, Some(average.loss_ema())));
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub trait Observer {
         let _ = (step, reason);
     }
 
+    /// A line of `metrics.jsonl` is due, whether it could be written or not.
+    fn logged(&mut self, record: &Record) {
+        let _ = record;
+    }
+
     /// A checkpoint was saved and read back: the run goes on from there, whatever happens.
     fn saved(&mut self, checkpoint: &Checkpoint) {
         let _ = checkpoint;
@@ -227,8 +232,10 @@ impl Trainer {
             let done = state.step == self.train.steps;
             if state.step.is_multiple_of(self.train.log_every) || done {
                 let learning_rate = method.learning_rate_at(state.step - 1);
-                let record = Record::new(state.step, &state.window, learning_rate, self.train.batch_size);
+                let State { step, window, total, .. } = &state;
+                let record = Record::new(*step, window, total, learning_rate, self.train.batch_size);
                 log.tell(observer, |log| log.write(&record));
+                observer.logged(&record);
                 state.window = Average::default();
             }
             let stop = !done && observer.stop();

@@ -226,6 +226,7 @@ fn what_is_no_checkpoint_is_passed_over_with_the_reason() {
         ("{}".into(), "cannot be read"),
         ("[".repeat(100_000), "cannot be read"),
         ("{\"format\": 1, \"step\": 20}".into(), "cannot be read"),
+        (forged("model.safetensors").replace("\"step\"", "\"st\\nep\""), "cannot be read"),
         (" ".repeat(1 << 21), "cannot be read"),
         (manifest.replace("\"format\": 2", "\"format\": 3"), "format 3"),
         (manifest.replace("\"step\": 20", "\"step\": 21"), "not as it was written"),

@@ -100,7 +100,7 @@ fn method(kind: &str, coupling: Arc<dyn Coupling>, steps: u64, dropout: f64) -> 
             diffusion: diffusion(coupling),
             network: network(dropout),
             optimizer: OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() },
-            ema: EmaConfig { decay: 0.9, warmup: true },
+            ema: EmaConfig { decay: 0.9, ..EmaConfig::default() },
             steps: 1,
             micro_batch: None,
             key: KEY,
@@ -373,7 +373,7 @@ fn trained_a_little(dropout: f64) -> Network {
     let parts =
         Diffusion { objective: ObjectiveConfig::new("edm").build().unwrap(), ..diffusion(coupling.clone()) };
     let optimizer = OptimizerConfig { learning_rate: 1e-2, ..OptimizerConfig::default() };
-    let ema = EmaConfig { decay: 0.0, warmup: false };
+    let ema = EmaConfig { decay: 0.0, warmup: false, ..EmaConfig::default() };
     let mut method =
         DiffusionStep::new(parts, network(dropout), &optimizer, &ema, KEY, &Device::flex()).unwrap();
     for step in 0..3 {

@@ -96,7 +96,7 @@ fn set_up(way: &Way, run: &Path) -> (Trainer, DiffusionStep, Loader, Arc<dyn Cou
         classes: Some(ClassCondition::new(10, if way.chance { 0.3 } else { 0.0 })),
     };
     let optimizer = OptimizerConfig { learning_rate: 2e-3, warmup_steps: 50, ..OptimizerConfig::default() };
-    let ema = EmaConfig { decay: 0.99, warmup: true };
+    let ema = EmaConfig { decay: 0.99, ..EmaConfig::default() };
     let method = DiffusionStep::new(diffusion, network, &optimizer, &ema, KEY, &device).unwrap();
     let method = method.with_micro_batch(way.micro_batch);
     let digits = build(&DataOptions::new("digits")).unwrap();

@@ -157,7 +157,7 @@ fn method_in_parts(
             diffusion,
             network,
             optimizer,
-            ema: EmaConfig { decay: EMA_DECAY, warmup: false },
+            ema: EmaConfig { decay: EMA_DECAY, warmup: false, ..EmaConfig::default() },
             steps: STEPS,
             micro_batch,
             key: KEY,

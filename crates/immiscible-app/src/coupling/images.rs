@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail, ensure};
 use immiscible_data::{Batch, DataOptions, SOURCES, build, npy};
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Axis};
+use std::borrow::Cow;
 use std::path::Path;
 
 pub(crate) struct Images {
@@ -15,6 +16,11 @@ pub(crate) struct Images {
     pub(crate) width: Option<usize>,
     /// In words.
     pub(crate) what: String,
+}
+
+/// The name of a file without the folders that it lies in, which are nobody else's business in a report.
+fn last(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy()
 }
 
 impl Images {
@@ -39,7 +45,9 @@ impl Images {
             let batch = Batch::read(&*source, (0..source.len() as u64).collect())?;
             let shape @ [c, h, w] = source.shape();
             let rows = batch.images.into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
-            let what = format!("{}: {} of {c}×{h}×{w}", data.data, rows.nrows());
+            let place = path.map(last).filter(|place| place != name);
+            let place = place.map_or(String::new(), |place| format!(":{place}"));
+            let what = format!("{name}{place}: {} of {c}×{h}×{w}", rows.nrows());
             Self { rows, labels: batch.labels, width: Some(w), what }
         } else {
             let names: Vec<_> = SOURCES.iter().map(|(name, _)| *name).collect();
@@ -72,7 +80,7 @@ impl Images {
             ensure!(found == n, "--labels: it has {found} rows for {n} images; give one for each");
         }
         let width = file.shape.last().copied().filter(|_| file.shape.len() >= 3);
-        let what = format!("{}: {} of {} values", path.display(), rows.nrows(), rows.ncols());
+        let what = format!("{}: {} of {} values", last(path), rows.nrows(), rows.ncols());
         Ok(Self { rows, labels, width, what })
     }
 

@@ -70,30 +70,72 @@ pub(crate) fn plot(report: &Report) -> String {
             at + 10.0
         );
     }
-    // Names go beside their points, moved down where they would cover the one before.
-    let mut points: Vec<_> = aligned
+    let points: Vec<_> = aligned
         .iter()
         .map(|row| (x(row.microseconds), y(report.share_percent(row).clamp(0.0, 100.0)), *row))
         .collect();
-    points.sort_by(|a, b| a.1.total_cmp(&b.1));
-    let mut taken: Vec<(f64, f64)> = Vec::new();
+    let mut taken: Vec<Area> = points.iter().map(|&(x, y, _)| Area::around(x, y)).collect();
     for (x, y, row) in points {
-        let mut line = y + 4.0;
-        while taken.iter().any(|(near, at)| (near - x).abs() < 150.0 && (at - line).abs() < 13.0) {
-            line += 1.0;
-        }
-        taken.push((x, line));
+        let (name, area) = Area::of_name(x, y, &row.coupling, &taken);
+        taken.push(area);
         let colour = COLOURS[usize::from(!row.normal)];
         let _ = writeln!(
             svg,
-            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{line:.1}\" \
-             fill=\"{colour}\">{}</text>",
-            x + 8.0,
+            "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{:.1}\" fill=\"{colour}\" \
+             stroke=\"#ffffff\" stroke-width=\"3\" paint-order=\"stroke\">{}</text>",
+            name[0],
+            name[1],
             escape(&row.coupling)
         );
     }
     svg.push_str("</svg>\n");
     svg
+}
+
+/// What a point or its name covers: left, top, right, bottom.
+struct Area([f64; 4]);
+
+impl Area {
+    fn around(x: f64, y: f64) -> Self {
+        Self([x - 6.0, y - 6.0, x + 6.0, y + 6.0])
+    }
+
+    /// Where the name of a point begins, and what it covers there: beside, above or below it, where it covers least of the others.
+    fn of_name(x: f64, y: f64, name: &str, taken: &[Self]) -> ([f64; 2], Self) {
+        /// Of a letter, on average.
+        const LETTER: f64 = 6.9;
+        let width = LETTER * name.chars().count() as f64;
+        let (right, left, middle) = (x + 8.0, x - 8.0 - width, x - width / 2.0);
+        let places = [
+            (right, 4.0),
+            (left, 4.0),
+            (middle, -8.0),
+            (middle, 17.0),
+            (right, -8.0),
+            (right, 16.0),
+            (left, -8.0),
+            (left, 16.0),
+        ];
+        let places = places.map(|(begin, below)| {
+            let line = y + below;
+            ([begin, line], Self([begin, line - 11.0, begin + width, line + 3.0]))
+        });
+        let covered = |area: &Self| taken.iter().map(|other| area.shares_with(other)).sum::<f64>();
+        let frame = Self([LEFT, TOP, WIDTH, HEIGHT - BOTTOM]);
+        let outside = |area: &Self| width * 14.0 - area.shares_with(&frame);
+        let least = places.into_iter().map(|place| (covered(&place.1) + outside(&place.1), place));
+        // The first of those that are as good.
+        let (_, place) = least
+            .reduce(|best, next| if next.0 < best.0 - 1.0 { next } else { best })
+            .expect("there are places");
+        place
+    }
+
+    fn shares_with(&self, Self(other): &Self) -> f64 {
+        let Self(own) = self;
+        let side = |from: usize, to: usize| (own[to].min(other[to]) - own[from].max(other[from])).max(0.0);
+        side(0, 2) * side(1, 3)
+    }
 }
 
 fn escape(text: &str) -> String {

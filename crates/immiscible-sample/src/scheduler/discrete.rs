@@ -171,6 +171,6 @@ pub(super) fn clip(fields: &mut Fields, clamps: Option<bool>) -> Result<Option<C
     if most.is_nan() || most < 1.0 {
         return Err(refuse("sample_max_value", &most, "use at least 1"));
     }
-    let range = if thresholds { Range::Dynamic { ratio, most } } else { Range::Fixed(range) };
+    let range = if thresholds { Range::Dynamic { range: 1.0, ratio, most } } else { Range::Fixed(range) };
     Ok((thresholds || clamps).then_some(Clip { range, noise_follows: false }))
 }

@@ -26,10 +26,21 @@ pub(super) fn fields(
     objective: &ObjectiveConfig,
     sample: &SampleConfig,
 ) -> Result<Value, SampleError> {
+    check_range(sample)?;
     match &*schedule.name {
         "flow" => of_flow(schedule, objective, sample),
         "ve" => of_edm(schedule, objective, sample),
         _ => of_discrete(schedule, objective, sample),
+    }
+}
+
+/// The package's pipelines take what they draw for images, and nothing divides it.
+fn check_range(sample: &SampleConfig) -> Result<(), SampleError> {
+    match sample.range {
+        1.0 => Ok(()),
+        range => {
+            Err(refuse("range", &range, "diffusers draws data in [-1, 1]; train without a scale to export"))
+        }
     }
 }
 
@@ -90,6 +101,7 @@ pub(super) fn fields_of_consistency(
     levels: usize,
     sample: &SampleConfig,
 ) -> Result<Value, SampleError> {
+    check_range(sample)?;
     if schedule.name != "ve" {
         return Err(refuse("schedule.name", &schedule.name, "a consistency function needs ve"));
     }

@@ -1,0 +1,116 @@
+#![doc = include_str!("../README.md")]
+
+mod animation;
+mod assign;
+mod checkpoint;
+mod cli;
+mod config;
+mod coupling;
+mod curves;
+mod data;
+mod device;
+mod draw;
+mod eta;
+mod export;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+mod grid;
+mod latent;
+mod list;
+mod memory;
+mod panics;
+mod parts;
+mod presets;
+mod progress;
+mod quality;
+mod report;
+mod sample;
+mod signals;
+mod tensorboard;
+mod train;
+
+use clap::Parser;
+use immiscible_train::TrainError;
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+/// The `immiscible` command: does what the arguments of this process ask for, and returns the exit status.
+pub fn immiscible() -> ExitCode {
+    signals::outlive_the_file_limit();
+    let outcome = match cli::Cli::parse().command {
+        cli::Command::Train(arguments) => train::run(&arguments),
+        cli::Command::Sample(arguments) => sample::run(&arguments),
+        cli::Command::Export(arguments) => export::run(&arguments),
+        cli::Command::Checkpoint(command) => checkpoint::run(&command),
+        cli::Command::Report(arguments) => report::run(&arguments),
+        cli::Command::Assign(arguments) => assign::run(&arguments),
+        cli::Command::Coupling(command) => coupling::run(&command),
+        cli::Command::Data(command) => data::run(&command),
+        cli::Command::Devices => device::print(),
+        cli::Command::List => {
+            list::print();
+            Ok(())
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let what = if failure.code > 128 { "" } else { "error: " };
+            say(format_args!("{what}{}", one_line(&failure.reason)));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Prints a line for people. A terminal that is closed, or a full disk that the lines go to, must not end a run.
+fn say(line: impl Display) {
+    let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+}
+
+/// Why a command ended, and the exit status that says so: those of [`cli::EXIT_STATUS`].
+struct Failure {
+    reason: anyhow::Error,
+    code: u8,
+}
+
+impl Failure {
+    /// The exit status of a device that failed.
+    const DEVICE: u8 = 4;
+
+    /// The command cannot run as given.
+    fn usage(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: 2 }
+    }
+
+    /// Something failed while it ran.
+    fn run(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: 1 }
+    }
+
+    /// The device failed, or its memory is used up.
+    fn device(reason: impl Into<anyhow::Error>) -> Self {
+        Self { reason: reason.into(), code: Self::DEVICE }
+    }
+}
+
+impl From<TrainError> for Failure {
+    fn from(error: TrainError) -> Self {
+        match error {
+            TrainError::Option { .. } | TrainError::Unknown { .. } => Self::usage(error),
+            TrainError::Locked { .. } => Self { reason: error.into(), code: 3 },
+            TrainError::Device { .. } => Self::device(error),
+            _ => Self::run(error),
+        }
+    }
+}
+
+/// The context first, then its causes, each told once: many messages already end with their cause.
+fn one_line(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |line, cause| match &*line {
+        "" => cause,
+        line if line.contains(&cause) => line.into(),
+        line => format!("{line}: {cause}"),
+    })
+}

@@ -1,0 +1,170 @@
+//! How much memory the backward pass needs, told from the settings alone.
+//!
+//! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
+//! activation keep five times their size together with the input of the convolution behind them, and so on. Left out is
+//! what does not grow with the image, and the working memory of single operations.
+
+use crate::unet_blocks::{AttentionPlan, BlockPlan};
+use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DConfig};
+
+/// A group norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input.
+const NORM_ACTIVATION_CONV: f64 = 5.0;
+/// x − mean, and what it is divided to.
+const NORM: f64 = 2.0;
+/// The input of the three projections, what they make, and the input of the one behind.
+const ATTENTION: f64 = 5.0;
+/// The exponentials of the scores, and their shares.
+const SCORES: f64 = 2.0;
+/// The numbers that a text is long, of which the published encoders have 77.
+const TEXT: f64 = 77.0;
+
+impl NetworkConfig {
+    /// About how many numbers a forward pass keeps for the backward pass, for each image of this height and width, without
+    /// gradient checkpointing. An estimate for valid settings.
+    pub fn activations(&self, height: usize, width: usize) -> f64 {
+        let pixels = height as f64 * width as f64;
+        match self {
+            Self::UNet2DModel(config) => unet(config, pixels),
+            Self::UNet2DConditionModel(config) => unet_condition(config, pixels),
+            Self::DiTTransformer2DModel(config) => dit(config, pixels),
+        }
+    }
+}
+
+/// What the layers of a UNet have in common.
+struct Layers {
+    dropout: bool,
+    /// Channels of a head of the attention between pixels; one head if absent.
+    head_dim: Option<usize>,
+}
+
+impl Layers {
+    fn resnet(&self, channels_in: f64, channels: f64) -> f64 {
+        let shortcut = if channels_in == channels { 0.0 } else { channels_in };
+        // The mask, and what it is multiplied with.
+        let dropout = if self.dropout { 2.0 * channels } else { 0.0 };
+        NORM_ACTIVATION_CONV * (channels_in + channels) + shortcut + dropout
+    }
+
+    fn attention(&self, plan: &AttentionPlan, channels: f64, pixels: f64) -> f64 {
+        match plan {
+            AttentionPlan::None => 0.0,
+            AttentionPlan::Pixels { groups } => {
+                let norm = if groups.is_some() { NORM } else { 0.0 };
+                let heads = self.head_dim.map_or(1.0, |dim| channels / dim as f64);
+                (norm + ATTENTION) * channels + SCORES * pixels * heads
+            }
+            AttentionPlan::Text(plan) => {
+                let (heads, layers) = (plan.heads as f64, plan.layers as f64);
+                let scores = SCORES * heads * if plan.only_cross { 2.0 * TEXT } else { pixels + TEXT };
+                // Three norms, attention between pixels, and to the text, whose keys are short.
+                let attention = 3.0 * NORM + ATTENTION + 3.0;
+                // The input, both halves of what it becomes, GELU of four times the channels, the product and its factors.
+                let feed_forward = 1.0 + 8.0 + 4.0 * GELU + 4.0;
+                // With a norm and a projection before and one after.
+                layers * ((attention + feed_forward) * channels + scores) + (NORM + 2.0) * channels
+            }
+        }
+    }
+}
+
+/// x, the argument of the error function, and one plus that.
+const GELU: f64 = 3.0;
+/// x and its powers, the argument of tanh, tanh, and one plus that.
+const GELU_APPROXIMATE: f64 = 6.0;
+
+fn unet(config: &UNet2DConfig, pixels: f64) -> f64 {
+    let layers = Layers { dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
+    let attention = match config.add_attention {
+        true => AttentionPlan::Pixels { groups: config.mid_groups() },
+        false => AttentionPlan::None,
+    };
+    let middle = config.mid_block_type.map(|_| (2, attention));
+    ways(&layers, &config.down_plan(), middle, &config.up_plan(), config.in_channels, pixels)
+}
+
+fn unet_condition(config: &UNet2DConditionConfig, pixels: f64) -> f64 {
+    let layers = Layers { dropout: config.dropout > 0.0, head_dim: None };
+    let (down, up) = (config.down_plan(), config.up_plan());
+    ways(&layers, &down, config.mid_plan(), &up, config.in_channels, pixels)
+}
+
+/// The way down, the middle, where there is attention between residual blocks, the way up, and both ends.
+fn ways(
+    layers: &Layers,
+    down: &[BlockPlan],
+    middle: Option<(usize, AttentionPlan)>,
+    up: &[BlockPlan],
+    in_channels: usize,
+    mut pixels: f64,
+) -> f64 {
+    let mut x = down.first().map_or(0.0, |block| block.channels as f64);
+    let mut skips = vec![x];
+    let mut kept = (in_channels as f64 + NORM_ACTIVATION_CONV * x) * pixels;
+    for (i, block) in down.iter().enumerate() {
+        let channels = block.channels as f64;
+        for _ in 0..block.layers {
+            kept +=
+                (layers.resnet(x, channels) + layers.attention(&block.attention, channels, pixels)) * pixels;
+            x = channels;
+            skips.push(x);
+        }
+        if i + 1 < down.len() {
+            kept += channels * pixels;
+            pixels /= 4.0;
+            skips.push(x);
+        }
+    }
+    if let Some((resnets, attention)) = middle {
+        kept += (resnets as f64 * layers.resnet(x, x) + layers.attention(&attention, x, pixels)) * pixels;
+    }
+    for (i, block) in up.iter().enumerate() {
+        let channels = block.channels as f64;
+        for _ in 0..block.layers {
+            let both = x + skips.pop().unwrap_or(0.0);
+            kept += (layers.resnet(both, channels) + layers.attention(&block.attention, channels, pixels))
+                * pixels;
+            x = channels;
+        }
+        if i + 1 < up.len() {
+            pixels *= 4.0;
+            kept += channels * pixels;
+        }
+    }
+    kept
+}
+
+fn dit(config: &DiTConfig, pixels: f64) -> f64 {
+    let patch = (config.patch_size * config.patch_size) as f64;
+    let (tokens, width) = (pixels / patch, config.width() as f64);
+    let gelu = match config.activation_fn {
+        Activation::Gelu => GELU,
+        Activation::GeluApproximate => GELU_APPROXIMATE,
+    };
+    let dropout = if config.dropout > 0.0 { 2.0 * 2.0 } else { 0.0 };
+    // Two norms, each with its scale; the gates multiply what comes back.
+    let around = 2.0 * (NORM + 1.0) + 2.0;
+    let feed_forward = 1.0 + 4.0 * gelu + 4.0;
+    let scores = SCORES * tokens * config.num_attention_heads as f64;
+    let block = (around + ATTENTION + feed_forward + dropout) * width + scores;
+    let ends = (config.in_channels * config.patch_size * config.patch_size) as f64 + (NORM + 2.0) * width;
+    (config.num_layers as f64 * block + ends) * tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_costs_more_the_larger_it_is_and_the_deeper_the_network() {
+        for config in ["DiT-S/4", "DiT-B/2", "ddpm-cifar10", "adm-64", "stable-diffusion-1"] {
+            let config = NetworkConfig::of_size(config).unwrap();
+            let [small, large] = [32, 64].map(|side| config.activations(side, side));
+            // Pixels make it grow with the area, and their attention to each other with its square.
+            assert!((4.0..16.0).contains(&(large / small)), "{small} {large}");
+        }
+        let of = |name: &str| NetworkConfig::of_size(name).unwrap().activations(32, 32);
+        // Twice as many layers, and more and wider heads.
+        assert!(of("DiT-L/2") > 2.0 * of("DiT-B/2") && of("DiT-B/2") > of("DiT-B/4"));
+    }
+}
