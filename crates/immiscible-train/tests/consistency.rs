@@ -1,7 +1,10 @@
 //! Consistency training: its schedules, its pairs, and that it learns.
 
+mod generator;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
@@ -18,13 +21,7 @@ use immiscible_train::{
 use ndarray::Array4;
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Burn's generator belongs to the process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use std::sync::Arc;
 
 const KEY: Key = Key::new(11);
 const KINDS: [&str; 2] = ["consistency", "improved_consistency"];

@@ -1,7 +1,10 @@
 //! A run that was stopped and goes on is the uninterrupted one, bit for bit on the CPU, and one whose files cannot be
 //! written goes on as well.
 
+mod generator;
+
 use burn::tensor::Device;
+use generator::alone;
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
@@ -14,13 +17,7 @@ use immiscible_train::{
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Burn's generator belongs to the process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use std::sync::Arc;
 
 const KEY: Key = Key::new(5);
 const STEPS: u64 = 200;

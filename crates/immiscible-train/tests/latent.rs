@@ -1,6 +1,9 @@
 //! What a method sees of images when it learns from their latents.
 
+mod generator;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network};
@@ -70,6 +73,7 @@ fn floats(x: Tensor<4>) -> Vec<f32> {
 
 #[test]
 fn the_noise_is_coupled_to_scaled_latents() {
+    let _alone = alone();
     let device = Device::flex();
     let pixels: Vec<f32> = batch().images.iter().copied().collect();
     let images = Tensor::<4>::from_data(TensorData::new(pixels, [ROWS, 1, 8, 8]), &device);
@@ -112,6 +116,7 @@ fn the_noise_is_coupled_to_scaled_latents() {
 /// Whatever the coupling, which is not asked then.
 #[test]
 fn latents_that_overflow_end_the_run_by_the_number_of_their_image() {
+    let _alone = alone();
     let device = Device::flex();
     for kind in ["assignment", "independent", "knn"] {
         let config = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
@@ -139,6 +144,7 @@ fn latents_that_overflow_end_the_run_by_the_number_of_their_image() {
 
 #[test]
 fn a_class_is_the_text_of_its_name() {
+    let _alone = alone();
     let device = Device::flex();
     let states: Vec<f32> = (0..3 * 2 * 2).map(|i| i as f32).collect();
     let texts = Tensor::<3>::from_data(TensorData::new(states, [3, 2, 2]), &device);

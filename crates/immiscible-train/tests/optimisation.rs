@@ -1,6 +1,9 @@
 //! Optimisers, learning rates, averages, and what the backward pass keeps: a run may be cut anywhere.
 
+mod generator;
+
 use burn::tensor::Device;
+use generator::alone;
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
@@ -13,13 +16,7 @@ use immiscible_train::{
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Burn's generator belongs to the process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use std::sync::Arc;
 
 const KEY: Key = Key::new(11);
 const STEPS: u64 = 8;

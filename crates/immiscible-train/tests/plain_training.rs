@@ -1,9 +1,12 @@
 //! Ordinary training written out, from the noise to the average of the weights: with independent noise the steps of this
 //! crate are that, bit for bit.
 
+mod generator;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor, TensorData};
+use generator::alone;
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{
@@ -19,13 +22,7 @@ use immiscible_train::{
     Curriculum, Diffusion, EmaConfig, Files, LatentStep, Latents, LogNormal, LossConfig, MethodConfig,
     MethodParts, OnLatents, OptimizerConfig, TrainStep, prepare,
 };
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Burn's generator belongs to the process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use std::sync::Arc;
 
 const KEY: Key = Key::new(11);
 const ROWS: usize = 8;

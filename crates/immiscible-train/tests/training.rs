@@ -1,6 +1,9 @@
 //! The one training step, and what is remembered of it.
 
+mod generator;
+
 use burn::tensor::{Device, Tensor, TensorData};
+use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext};
 use immiscible_data::{Batch, DataError, DataOptions, Loader, LoaderOptions, Source, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
@@ -16,13 +19,7 @@ use immiscible_train::{
     prepare,
 };
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard};
-
-/// Burn's generator belongs to the process: one test at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
+use std::sync::{Arc, Mutex};
 
 const KEY: Key = Key::new(11);
 
