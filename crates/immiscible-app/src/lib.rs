@@ -9,6 +9,8 @@ mod coupling;
 mod curves;
 mod data;
 mod device;
+#[cfg(feature = "flex")]
+mod device_suite;
 mod draw;
 mod eta;
 mod export;
@@ -54,14 +56,21 @@ pub fn immiscible() -> ExitCode {
             Ok(())
         }
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let what = if failure.code > 128 { "" } else { "error: " };
-            say(format_args!("{what}{}", one_line(&failure.reason)));
-            ExitCode::from(failure.code)
-        }
-    }
+    outcome.map_or_else(ended, |()| ExitCode::SUCCESS)
+}
+
+/// The `immiscible-device-suite` command: whether every check passes on a device.
+#[cfg(feature = "flex")]
+pub fn device_suite() -> ExitCode {
+    device_suite::run()
+        .map_or_else(ended, |passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says why a command ended.
+fn ended(failure: Failure) -> ExitCode {
+    let what = if failure.code > 128 { "" } else { "error: " };
+    say(format_args!("{what}{}", one_line(&failure.reason)));
+    ExitCode::from(failure.code)
 }
 
 /// Prints a line for people. A terminal that is closed, or a full disk that the lines go to, must not end a run.

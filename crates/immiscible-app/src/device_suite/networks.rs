@@ -1,0 +1,143 @@
+//! Networks against what the Python package computed with them: outputs and gradients.
+
+use super::{Check, Devices, compare, floats};
+use anyhow::{Context, Result, ensure};
+use burn::module::{Module, ModuleMapper, Param};
+use burn::optim::GradientsParams;
+use burn::store::{ModuleStore, SafetensorsStore, bridge};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use immiscible_models::{Condition, Ctx, Denoiser, NetworkConfig, Pretrained, TimeInput};
+use std::path::{Path, PathBuf};
+
+/// Of an output, against its largest value.
+const OUTPUT_TOLERANCE: f32 = 1e-3;
+/// Of a gradient's direction, 1 − cosine, and of its norm.
+const GRADIENT_TOLERANCE: f64 = 1e-3;
+/// A gradient smaller than this is rounding: with one token there is nothing to choose between, and its keys have none.
+const NO_GRADIENT: f64 = 1e-6;
+
+/// The folder of a family, and how its weights are to be read.
+const FAMILIES: [&str; 3] = ["dit", "unet_2d", "unet_2d_condition"];
+
+pub(super) fn checks(golden: &Path) -> Result<Vec<Check>> {
+    let mut checks = Vec::new();
+    for family in FAMILIES {
+        let family_folder = golden.join(family);
+        let entries = std::fs::read_dir(&family_folder).with_context(|| {
+            format!("--golden {}: {} cannot be listed", golden.display(), family_folder.display())
+        })?;
+        let mut folders = entries
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<PathBuf>>>()
+            .with_context(|| family_folder.display().to_string())?;
+        folders.sort();
+        for folder in folders {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            checks.push(Check::new(format!("network/{family}/{name}"), move |devices| {
+                parity(&folder, devices)
+            }));
+        }
+    }
+    Ok(checks)
+}
+
+/// The file of inputs and outputs.
+struct Io(SafetensorsStore);
+
+impl Io {
+    fn data(&mut self, name: &str) -> Result<Option<TensorData>> {
+        self.0.get_tensor(name)?.map(|tensor| Ok(bridge::to_data(tensor)?)).transpose()
+    }
+
+    fn tensor<const D: usize>(&mut self, name: &str, device: &Device) -> Result<Tensor<D>> {
+        let data = self.data(name)?.with_context(|| format!("no tensor {name:?}"))?;
+        Ok(Tensor::from_data(data, device))
+    }
+
+    fn floats(&mut self, name: &str) -> Result<Vec<f32>> {
+        let data = self.data(name)?.with_context(|| format!("no tensor {name:?}"))?;
+        data.try_into_vec_as().with_context(|| name.to_owned())
+    }
+
+    fn condition(&mut self, device: &Device) -> Result<Condition> {
+        Ok(if let Some(text) = self.data("text")? {
+            Condition::Text(Tensor::from_data(text, device))
+        } else if let Some(embedding) = self.data("embedding")? {
+            Condition::Embedding(Tensor::from_data(embedding, device))
+        } else if let Some(labels) = self.data("class")? {
+            Condition::Class(Tensor::<1, Int>::from_data(labels, device))
+        } else {
+            Condition::None
+        })
+    }
+}
+
+/// Replaces weights by their gradients.
+struct IntoGradients(GradientsParams);
+
+impl ModuleMapper for IntoGradients {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let gradient = self.0.get::<D>(param.id);
+        param.map(|w| gradient.unwrap_or_else(|| w.zeros_like()))
+    }
+}
+
+fn parity(folder: &Path, devices: &Devices) -> Result<String> {
+    let device = &devices.tested;
+    let network = Pretrained::<NetworkConfig>::from_pretrained(folder, &device.clone().autodiff())?.network;
+    let mut io = Io(SafetensorsStore::from_file(folder.join("io.safetensors")));
+    let (times, condition) = (io.floats("u")?, io.condition(device)?);
+    let x = io.tensor("x", device)?;
+    let pred = network.forward(x, TimeInput::of(&times, device), &condition, Ctx::default()).pred;
+    let error = compare("output", &floats(pred.clone())?, &io.floats("pred")?, OUTPUT_TOLERANCE)?;
+
+    let gradients = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
+    let gradients = network.map(&mut IntoGradients(gradients)).to_bytes()?;
+    let mut gradients = Io(SafetensorsStore::from_bytes(Some(gradients)));
+    let names: Vec<String> = io.0.keys()?.into_iter().filter(|name| name.starts_with("grad.")).collect();
+    ensure!(names.len() >= 5, "{} gradients to compare with", names.len());
+    let mut worst = 0.0f64;
+    for name in &names {
+        let weight = name.trim_start_matches("grad.");
+        let (found, expected) = (gradients.floats(weight)?, io.floats(name)?);
+        worst = worst.max(gradient(weight, &found, &expected)?);
+    }
+    Ok(format!("output {error:.1e}, {} gradients {worst:.1e}", names.len()))
+}
+
+/// The larger of 1 − cosine and the relative difference of the norms.
+fn gradient(weight: &str, found: &[f32], expected: &[f32]) -> Result<f64> {
+    ensure!(found.len() == expected.len(), "gradient of {weight}: {} values", found.len());
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
+    let (norm, found_norm) = (dot(expected, expected).sqrt(), dot(found, found).sqrt());
+    if norm <= NO_GRADIENT {
+        ensure!(
+            found_norm < 10.0 * NO_GRADIENT,
+            "gradient of {weight}: norm {found_norm:.1e} instead of none"
+        );
+        return Ok(0.0);
+    }
+    let error = (1.0 - dot(found, expected) / (norm * found_norm)).max((found_norm / norm - 1.0).abs());
+    // Also refuses what is no number.
+    ensure!(
+        error <= GRADIENT_TOLERANCE,
+        "gradient of {weight}: error {error:.1e}, allowed {GRADIENT_TOLERANCE:.0e}"
+    );
+    Ok(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gradient_of_another_direction_or_length_does_not_pass() {
+        let expected = [3.0, 4.0];
+        assert!(gradient("w", &expected, &expected).unwrap() < 1e-12);
+        for found in [[4.0, 3.0], [3.01, 4.0], [0.0, 0.0], [f32::NAN, 4.0]] {
+            assert!(gradient("w", &found, &expected).is_err(), "{found:?}");
+        }
+        assert!(gradient("w", &[1e-3], &[0.0]).is_err());
+        assert!(gradient("w", &[1e-8], &[0.0]).is_ok());
+    }
+}
