@@ -15,6 +15,10 @@ const STAGES: &[Stage] = &[
     ("features", || {
         crate::run(cargo().args(["test", "--package", "immiscible-data", "--features", "fetch,parquet"]))
     }),
+    ("devices", || {
+        let suite = ["run", "--package", "immiscible-app", "--bin", "immiscible-device-suite"];
+        crate::run(cargo().args(suite).current_dir(layers::workspace_root()))
+    }),
     ("reliability", reliability::check),
     // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
     ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),

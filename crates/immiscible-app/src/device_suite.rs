@@ -49,9 +49,11 @@ struct Devices {
 }
 
 /// Passes with a line of what was measured.
+type Run = Box<dyn Fn(&Devices) -> Result<String>>;
+
 struct Check {
     name: String,
-    run: Box<dyn Fn(&Devices) -> Result<String>>,
+    run: Run,
 }
 
 impl Check {
@@ -143,11 +145,15 @@ fn compare(what: &str, found: &[f32], expected: &[f32], tolerance: f32) -> Resul
     if let Some(value) = found.iter().find(|value| !value.is_finite()) {
         bail!("{what}: {value} among the values");
     }
-    let largest =
-        |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f32, |largest, v| largest.max(v.abs()));
-    let scale = largest(&mut expected.iter().copied());
-    let error = largest(&mut found.iter().zip(expected).map(|(a, b)| a - b)) / scale;
-    ensure!(error <= tolerance, "{what}: error {error:.1e}, allowed {tolerance:.0e}");
+    let scale = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    let off = |pair: &(usize, (&f32, &f32))| (pair.1.0 - pair.1.1).abs();
+    let worst = found.iter().zip(expected).enumerate().max_by(|a, b| off(a).total_cmp(&off(b)));
+    let Some((i, (value, right))) = worst else { bail!("{what}: no values") };
+    let error = (value - right).abs() / scale;
+    ensure!(
+        error <= tolerance,
+        "{what}: value {i} is {value} instead of {right}: error {error:.1e}, allowed {tolerance:.0e}"
+    );
     Ok(error)
 }
 

@@ -26,11 +26,10 @@ pub(super) fn checks() -> Vec<Check> {
         NetworkConfig::UNet2DModel(UNet2DConfig { in_channels: 1, out_channels: 1, ..UNet2DConfig::tiny() })
     };
     let dit = || NetworkConfig::DiTTransformer2DModel(DiTConfig { in_channels: 1, ..DiTConfig::tiny() });
-    let networks: [(&str, fn() -> NetworkConfig); 2] = [("dit", dit), ("unet", unet)];
-    let check = |(name, network): (&str, fn() -> NetworkConfig)| {
+    let check = |name: &str, network: fn() -> NetworkConfig| {
         Check::new(format!("training/{name}"), move |devices| training(network(), devices))
     };
-    networks.into_iter().map(check).collect()
+    vec![check("dit", dit), check("unet", unet)]
 }
 
 fn training(config: NetworkConfig, Devices { tested, cpu }: &Devices) -> Result<String> {
