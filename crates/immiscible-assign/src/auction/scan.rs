@@ -291,14 +291,13 @@ impl WithSimd for Second<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Least {
         let Self { reduced, values } = self;
-        let mut column = 0;
-        for (k, &values) in S::as_simd_f64s(values).0.iter().enumerate() {
-            let lane = simd.first_true_m64s(simd.equal_f64s(values, simd.splat_f64s(reduced)));
-            if lane < S::F64_LANES {
-                column = k * S::F64_LANES + lane;
-                break;
-            }
-        }
+        // `first_true` tells whether there is one, but with AVX-512 pulp counts the lanes from the last one.
+        let found = |&values: &S::f64s| {
+            simd.first_true_m64s(simd.equal_f64s(values, simd.splat_f64s(reduced))) < S::F64_LANES
+        };
+        let first = S::as_simd_f64s(values).0.iter().position(found).unwrap_or(0) * S::F64_LANES;
+        let lane = values[first..].iter().position(|&value| value == reduced).unwrap_or(0);
+        let column = first + lane;
         values[column] = f64::INFINITY;
         Least { column, reduced, second: least(simd, values) }
     }
@@ -346,6 +345,33 @@ mod tests {
         let low = scalar.fill(Arch::Scalar, &row, &v, 0.0, 9);
         assert_eq!(low, native.fill(Arch::new(), &row, &v, 0.0, 9));
         assert_eq!(scalar.columns[..scalar.len], native.columns[..native.len]);
+    }
+
+    #[test]
+    fn every_instruction_set_finds_the_first_of_the_least() {
+        for n in [1, 2, 7, 8, 9, 40, 777] {
+            let (row, v) = (numbers(n, 3), vec![0.0; n]);
+            for at in [0, n / 2, n - 1] {
+                let mut row = row.clone();
+                row[at..].iter_mut().step_by(3).for_each(|c| *c = -2.0);
+                let second = if at + 3 < n {
+                    -2.0
+                } else {
+                    row.iter()
+                        .enumerate()
+                        .filter(|(j, _)| *j != at)
+                        .fold(f64::INFINITY, |least, (_, &c)| least.min(f64::from(c)))
+                };
+                for arch in [Arch::Scalar, Arch::new()] {
+                    let least = Reduced::new(n).two_least(arch, &row, &v);
+                    assert_eq!(
+                        (least.column, least.reduced, least.second),
+                        (at, -2.0, second),
+                        "{n}, {arch:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]
