@@ -5,8 +5,10 @@ use std::ops::Range;
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
+use crate::panels::PART;
+
 /// Rows that are rounded at a time, which is one thread's work.
-const ROWS: usize = 128;
+const ROWS: usize = PART;
 /// Steps between the least and the largest cost of a row.
 const STEPS: f32 = 65_534.0;
 

@@ -3,13 +3,15 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, ArrayView2, Axis, parallel::prelude::*};
+use ndarray::{Array2, ArrayView2, Axis};
 use pulp::{Arch, NullaryFnOnce};
-use rayon::slice::ParallelSliceMut;
+use rayon::prelude::*;
 
 use crate::{
     auction::{Costs, twins},
     int16::Int16,
+    panels::{IMAGES, NOISES, Panels},
+    tile::{self, Kernel, SHORT},
 };
 
 /// Noises are rounded to −63 … 63 …
@@ -25,17 +27,6 @@ struct Integers {
 
 /// Coordinates whose products are summed as integers; twice as many would still fit.
 const DEPTH: usize = 1 << 16;
-/// Images and noises of a tile, whose sums stay in registers.
-const IMAGES: usize = 4;
-const NOISES: usize = 2;
-/// Noises that stay in the cache while all images of a part pass by.
-const NOISES_AT_A_TIME: usize = 96;
-/// Images of a part, which is one thread's work.
-const IMAGES_AT_A_TIME: usize = 128;
-/// Bytes of a vector.
-const WIDTH: usize = 32;
-/// Vectors whose products are summed in 16 bits. Rows are filled up to a multiple of them.
-const SHORT: usize = 2;
 
 /// `scale` · ⟨x, n⟩ of every image and noise, both rounded to 8 bits with a scale of their own.
 ///
@@ -45,11 +36,12 @@ pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32
     for (images, noise) in images.axis_chunks_iter(Axis(1), DEPTH).zip(noise.axis_chunks_iter(Axis(1), DEPTH))
     {
         let products = Products::part(scale, images, noise);
+        let part = products.x.panels.part();
         if let Some(costs) = cost.as_slice_mut() {
-            costs
-                .par_chunks_mut((IMAGES_AT_A_TIME * noise.nrows()).max(1))
-                .enumerate()
-                .for_each(|(part, costs)| products.add(&products.x, part * IMAGES_AT_A_TIME, costs));
+            costs.par_chunks_mut((part * noise.nrows()).max(1)).enumerate().for_each(|(p, costs)| {
+                let rows = p * part..p * part + costs.len() / noise.nrows();
+                products.add(&products.x, rows, costs);
+            });
         }
     }
     cost
@@ -58,12 +50,11 @@ pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32
 /// Costs −⟨x, n⟩ of images and noises in 8 bits. A matrix of them in single precision need not exist: up to some number they are
 /// kept in 16 bits, and beyond only those are computed that are asked for.
 pub struct Products {
+    kernel: Kernel,
     arch: Arch,
     scale: f32,
-    x: Rounded,
-    n: Rounded,
-    /// The sum of each noise.
-    sums: Vec<i32>,
+    x: Rounded<IMAGES>,
+    n: Rounded<NOISES>,
     kept: Option<Int16>,
 }
 
@@ -86,7 +77,7 @@ impl Products {
 
     /// Images and noises.
     pub fn dim(&self) -> (usize, usize) {
-        (self.x.units.len(), self.n.units.len())
+        (self.x.panels.rows(), self.n.panels.rows())
     }
 
     /// The cost of an image and a noise.
@@ -99,19 +90,32 @@ impl Products {
 
     fn part(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Self {
         let arch = Arch::new();
-        let x = Rounded::of(arch, images, IMAGES_IN, IMAGES);
-        let n = Rounded::of(arch, noise, NOISES_IN, NOISES);
-        let sums = (0..noise.nrows()).into_par_iter();
-        let sums = sums.map(|j| n.row(j).iter().map(|&q| i32::from(q as i8)).sum()).collect();
-        Self { arch, scale, x, n, sums, kept: None }
+        let (x, n) = (Rounded::of(arch, images, IMAGES_IN), Rounded::of(arch, noise, NOISES_IN));
+        Self { kernel: Kernel::new(), arch, scale, x, n, kept: None }
     }
 
-    /// `rows` from `first` on, in `buffer`.
-    fn rows_of<'s>(&self, x: &Rounded, rows: Range<usize>, buffer: &'s mut Vec<f32>) -> &'s [f32] {
+    /// `rows` of images in `buffer`.
+    fn rows_of<'s>(&self, x: &Rounded<IMAGES>, rows: Range<usize>, buffer: &'s mut Vec<f32>) -> &'s [f32] {
         buffer.clear();
-        buffer.resize(rows.len() * self.sums.len(), 0.0);
-        self.add(x, rows.start, buffer);
+        buffer.resize(rows.len() * self.n.panels.rows(), 0.0);
+        self.add(x, rows, buffer);
         buffer
+    }
+
+    /// Adds the products of images with all noises to their costs, one image after the other.
+    fn add(&self, x: &Rounded<IMAGES>, rows: Range<usize>, costs: &mut [f32]) {
+        let (first, noises) = (rows.start, self.n.panels.rows());
+        x.panels.tiles(
+            &self.n.panels,
+            rows,
+            |x, n| self.kernel.bytes(x, n),
+            |i, columns, products| {
+                let costs = &mut costs[i * noises..][columns.clone()];
+                let (units, sums) = (&self.n.units[columns.clone()], &self.n.sums[columns]);
+                let scale = self.scale * x.units[first + i];
+                self.arch.dispatch(Worth { scale, units, sums, products, costs });
+            },
+        );
     }
 }
 
@@ -140,21 +144,21 @@ impl Costs<f32> for Products {
             }
             None => self.rows_of(&self.x.select(rows), 0..rows.len(), buffer),
         };
-        all.chunks(self.sums.len().max(1)).collect()
+        all.chunks(self.n.panels.rows().max(1)).collect()
     }
 
     fn of(&self, row: usize, column: usize) -> f32 {
         if let Some(kept) = &self.kept {
             return kept.get(row, column);
         }
-        let product = dot(self.x.row(row), self.n.row(column));
-        worth(self.scale * self.x.units[row], self.n.units[column], self.sums[column], product)
+        let words = self.x.panels.row(row).zip(self.n.panels.row(column));
+        let product = words.map(|(x, n)| tile::dot(x, n)).sum();
+        worth(self.scale * self.x.units[row], self.n.units[column], self.n.sums[column], product)
     }
 
     fn twins(&self) -> Vec<u32> {
-        let content =
-            |i: usize| self.x.row(i).iter().map(|&q| u32::from(q)).chain([self.x.units[i].to_bits()]);
-        twins::firsts(self.x.units.len(), content)
+        let content = |i: usize| self.x.panels.row(i).chain([self.x.units[i].to_bits()]);
+        twins::firsts(self.x.panels.rows(), content)
     }
 
     fn are_made(&self) -> bool {
@@ -163,59 +167,49 @@ impl Costs<f32> for Products {
 }
 
 /// Rows in 8 bits.
-struct Rounded {
-    /// Rows of `stride` bytes, filled up with zeros like the rows themselves. Noises are `i8` in two's complement.
-    values: Vec<u8>,
-    stride: usize,
+struct Rounded<const N: usize> {
+    panels: Panels<N>,
     /// What one unit of each row stands for.
     units: Vec<f32>,
+    /// The sum of each row, its bytes taken for `i8`.
+    sums: Vec<i32>,
 }
 
-impl Rounded {
-    /// Rounds each row to its own scale; as many rows as a multiple of `group`.
-    fn of(arch: Arch, rows: ArrayView2<f32>, range: Integers, group: usize) -> Self {
-        let (count, columns) = rows.dim();
-        let stride = columns.next_multiple_of(SHORT * WIDTH).max(SHORT * WIDTH);
-        let mut values = vec![0; count.next_multiple_of(group) * stride];
-        let units = values
-            .par_chunks_mut(stride)
-            .zip(rows.axis_iter(Axis(0)))
-            .map(|(values, row)| {
-                let row = row.as_standard_layout();
-                arch.dispatch(Round { row: row.as_slice().unwrap_or(&[]), values, range: &range })
-            })
-            .collect();
-        Self { values, stride, units }
+impl<const N: usize> Rounded<N> {
+    /// Rounds each row to its own scale.
+    fn of(arch: Arch, rows: ArrayView2<f32>, range: Integers) -> Self {
+        let depth = rows.ncols().div_ceil(4).next_multiple_of(SHORT);
+        let (panels, units) =
+            Panels::of(rows, depth, |row, words| arch.dispatch(Round { row, words, range: &range }));
+        let (units, sums) = units.into_iter().unzip();
+        Self { panels, units, sums }
     }
 
-    /// Some of the rows, filled up to whole tiles of images.
     fn select(&self, rows: &[usize]) -> Self {
-        let mut values: Vec<u8> = rows.iter().flat_map(|&i| self.row(i)).copied().collect();
-        values.resize(rows.len().next_multiple_of(IMAGES) * self.stride, 0);
-        Self { values, stride: self.stride, units: rows.iter().map(|&i| self.units[i]).collect() }
-    }
-
-    fn row(&self, i: usize) -> &[u8] {
-        &self.values[i * self.stride..(i + 1) * self.stride]
+        Self {
+            panels: self.panels.select(rows),
+            units: rows.iter().map(|&i| self.units[i]).collect(),
+            sums: rows.iter().map(|&i| self.sums[i]).collect(),
+        }
     }
 }
 
-/// Rounds a row; the result is its unit.
+/// Rounds a row; the result is its unit and its sum.
 struct Round<'a> {
     row: &'a [f32],
-    values: &'a mut [u8],
+    words: &'a mut [u32],
     range: &'a Integers,
 }
 
 impl NullaryFnOnce for Round<'_> {
-    type Output = f32;
+    type Output = (f32, i32);
 
     #[inline(always)]
-    fn call(self) -> f32 {
-        const LANES: usize = 8;
+    fn call(self) -> (f32, i32) {
+        const LANES: usize = 16;
         /// Numbers near this one are integers, and their lowest byte is the integer's.
         const INTEGERS: f32 = 1.5 * (1 << 23) as f32;
-        let Self { row, values, range: Integers { levels, origin } } = self;
+        let Self { row, words, range: Integers { levels, origin } } = self;
         let (mut largest, mut poison) = ([0.0_f32; LANES], [0.0_f32; LANES]);
         let (chunks, rest) = row.as_chunks::<LANES>();
         for chunk in chunks {
@@ -232,44 +226,19 @@ impl NullaryFnOnce for Round<'_> {
             poison += x * 0.0;
         }
         let inverse = if largest > 0.0 { levels / largest } else { 0.0 };
-        for (value, x) in values.iter_mut().zip(row) {
-            *value = (x * inverse + (INTEGERS + origin)).to_bits() as u8;
+        let byte = |x: f32| (x * inverse + (INTEGERS + origin)).to_bits() & 0xff;
+        let mut sum = 0;
+        let (chunks, rest) = row.as_chunks::<4>();
+        for (word, chunk) in words.iter_mut().zip(chunks) {
+            let bytes = chunk.map(byte);
+            sum += bytes.map(|byte| i32::from(byte as i8)).iter().sum::<i32>();
+            *word = bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24;
         }
-        largest / levels + poison
-    }
-}
-
-impl Products {
-    /// Adds the products of the images from `first` on with all noises to their costs, one image after the other.
-    fn add(&self, x: &Rounded, first: usize, costs: &mut [f32]) {
-        let noises = self.sums.len();
-        let last = x.units.len().saturating_sub(1);
-        let mut products = [[0; NOISES_AT_A_TIME]; IMAGES];
-        for block in (0..noises).step_by(NOISES_AT_A_TIME) {
-            let block = block..noises.min(block + NOISES_AT_A_TIME);
-            for (tile, costs) in costs.chunks_mut(IMAGES * noises).enumerate() {
-                let row = |r: usize| (first + tile * IMAGES + r).min(last);
-                let tile_x = std::array::from_fn(|r| x.row(row(r)));
-                for j in block.clone().step_by(NOISES) {
-                    let tile_n = std::array::from_fn(|c| self.n.row(j + c));
-                    let tile = multiply(self.arch, tile_x, tile_n);
-                    for (products, tile) in products.iter_mut().zip(tile) {
-                        products[j - block.start..][..NOISES].copy_from_slice(&tile);
-                    }
-                }
-                let (units, sums) = (&self.n.units[block.clone()], &self.sums[block.clone()]);
-                for (r, (costs, products)) in costs.chunks_mut(noises).zip(&products).enumerate() {
-                    let costs = &mut costs[block.clone()];
-                    self.arch.dispatch(Worth {
-                        scale: self.scale * x.units[row(r)],
-                        units,
-                        sums,
-                        products,
-                        costs,
-                    });
-                }
-            }
+        for (k, &x) in rest.iter().enumerate() {
+            sum += i32::from(byte(x) as i8);
+            words[chunks.len()] |= byte(x) << (8 * k);
         }
+        (largest / levels + poison, sum)
     }
 }
 
@@ -300,92 +269,6 @@ fn worth(scale: f32, unit: f32, sum: i32, product: i32) -> f32 {
     scale * unit * (product - IMAGES_IN.origin as i32 * sum) as f32
 }
 
-type Tile = [[i32; NOISES]; IMAGES];
-
-/// Σ x n of the rows of a tile.
-fn multiply(arch: Arch, x: [&[u8]; IMAGES], n: [&[u8]; NOISES]) -> Tile {
-    match arch {
-        #[cfg(target_arch = "x86_64")]
-        Arch::V3(v3) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n }),
-        #[cfg(target_arch = "x86_64")]
-        Arch::V4(v4) => v4.vectorize(Avx2 { avx2: v4.avx2, x, n }),
-        arch => arch.dispatch(Portable { x, n }),
-    }
-}
-
-struct Portable<'a> {
-    x: [&'a [u8]; IMAGES],
-    n: [&'a [u8]; NOISES],
-}
-
-impl NullaryFnOnce for Portable<'_> {
-    type Output = Tile;
-
-    #[inline(always)]
-    fn call(self) -> Tile {
-        self.x.map(|x| self.n.map(|n| dot(x, n)))
-    }
-}
-
-#[inline(always)]
-fn dot(x: &[u8], n: &[u8]) -> i32 {
-    x.iter().zip(n).map(|(&x, &n)| i32::from(i16::from(x) * i16::from(n as i8))).sum()
-}
-
-#[cfg(target_arch = "x86_64")]
-struct Avx2<'a> {
-    avx2: pulp::core_arch::x86::Avx2,
-    x: [&'a [u8]; IMAGES],
-    n: [&'a [u8]; NOISES],
-}
-
-#[cfg(target_arch = "x86_64")]
-impl NullaryFnOnce for Avx2<'_> {
-    type Output = Tile;
-
-    #[inline(always)]
-    fn call(self) -> Tile {
-        use std::arch::x86_64::__m256i;
-
-        let Self { avx2, x, n } = self;
-        let [x0, x1, x2, x3] = x.map(|x| x.as_chunks::<{ SHORT * WIDTH }>().0);
-        let [n0, n1] = n.map(|n| n.as_chunks::<{ SHORT * WIDTH }>().0);
-        let ones: __m256i = pulp::cast([1_i16; WIDTH / 2]);
-        let mut sums: [[__m256i; NOISES]; IMAGES] = [[pulp::cast([0_i32; WIDTH / 4]); NOISES]; IMAGES];
-        // Iterators of one length each: an index would be checked in every turn.
-        for (((x0, x1), (x2, x3)), (n0, n1)) in
-            x0.iter().zip(x1).zip(x2.iter().zip(x3)).zip(n0.iter().zip(n1))
-        {
-            let (x, n): ([[__m256i; SHORT]; IMAGES], [[__m256i; SHORT]; NOISES]) =
-                (pulp::cast([*x0, *x1, *x2, *x3]), pulp::cast([*n0, *n1]));
-            for r in 0..IMAGES {
-                for c in 0..NOISES {
-                    // Two products in 16 bits, four, and then eight in 32.
-                    let pairs = [
-                        avx2._mm256_maddubs_epi16(x[r][0], n[c][0]),
-                        avx2._mm256_maddubs_epi16(x[r][1], n[c][1]),
-                    ];
-                    let fours = avx2._mm256_add_epi16(pairs[0], pairs[1]);
-                    sums[r][c] = avx2._mm256_add_epi32(sums[r][c], avx2._mm256_madd_epi16(fours, ones));
-                }
-            }
-        }
-        let mut products = Tile::default();
-        for c in 0..NOISES {
-            // The sums of neighbours, and of those: in the end every image has one sum in either half of the vector.
-            let pairs = [
-                avx2._mm256_hadd_epi32(sums[0][c], sums[1][c]),
-                avx2._mm256_hadd_epi32(sums[2][c], sums[3][c]),
-            ];
-            let halves: [i32; 2 * IMAGES] = pulp::cast(avx2._mm256_hadd_epi32(pairs[0], pairs[1]));
-            for r in 0..IMAGES {
-                products[r][c] = halves[r] + halves[r + IMAGES];
-            }
-        }
-        products
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,20 +285,6 @@ mod tests {
             for (found, expected) in found.iter().zip(&expected) {
                 assert!((found + 2.0 * expected).abs() < tolerance, "{b}x{m}x{d}: {found}, {expected}");
             }
-        }
-    }
-
-    #[test]
-    fn every_instruction_set_multiplies_exactly() {
-        const D: usize = 2 * SHORT * WIDTH;
-        let x: Vec<u8> = (0..D).map(|k| [0, 1, 127, 126][k % 4]).collect();
-        let n: Vec<u8> = (0..D).map(|k| [63, -63, 62, 5, 63_i8][k % 5] as u8).collect();
-        let exact: i32 = x.iter().zip(&n).map(|(&x, &n)| i32::from(x) * i32::from(n as i8)).sum();
-        let (zeros, images, noises) = ([0; D], [127; D], [-63_i8 as u8; D]);
-        let [sum_x, sum_n] = [&x, &n].map(|v| v.iter().map(|&q| i32::from(q as i8)).sum::<i32>());
-        for arch in [Arch::Scalar, Arch::new()] {
-            let products = multiply(arch, [&x, &zeros, &images, &zeros], [&n, &noises]);
-            assert_eq!(products, [[exact, -63 * sum_x], [0; 2], [127 * sum_n, -63 * 127 * D as i32], [0; 2]]);
         }
     }
 

@@ -19,8 +19,10 @@ mod lapjv;
 #[cfg(test)]
 mod normals;
 mod one_to_one;
+mod panels;
 mod problem;
 mod sinkhorn;
+mod tile;
 
 pub use approximate::Approximate;
 pub use assigner::{ASSIGNERS, Assigner, by_name};

@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use pulp::Arch;
 use rayon::prelude::*;
 
+use crate::panels::PART;
+
 use super::{
     NotFinite,
     costs::Costs,
@@ -33,7 +35,7 @@ const SMALL: usize = 1 << 18;
 /// Parts into which the rows of larger ones are divided.
 const PARTS: usize = 64;
 /// Rows that are made at a time.
-const MADE_AT_A_TIME: usize = 128;
+const MADE_AT_A_TIME: usize = PART;
 
 /// The lists of some consecutive rows.
 struct Slice<'a, T> {

@@ -1,0 +1,194 @@
+//! The kernels of matrix products: all sums of one panel of images and one of noises.
+
+use pulp::{Arch, NullaryFnOnce};
+
+use crate::panels::{IMAGES, NOISES};
+
+/// What this processor multiplies with.
+#[derive(Clone, Copy)]
+pub(crate) enum Kernel {
+    /// AVX-512 with VNNI: 64 products of bytes in one instruction.
+    #[cfg(target_arch = "x86_64")]
+    Vnni,
+    /// AVX2, or what the compiler makes of the plain loops.
+    Other(Arch),
+}
+
+/// Words of a row whose products are summed in 16 bits, where there are no wider sums. Rows are filled up to a multiple of them.
+pub(crate) const SHORT: usize = 2;
+
+type Images<'a> = &'a [[u32; IMAGES]];
+type Noises<'a> = &'a [[u32; NOISES]];
+type Sums<T> = [[T; NOISES]; IMAGES];
+
+impl Kernel {
+    /// The fastest one for bytes.
+    pub(crate) fn new() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")
+        {
+            return Self::Vnni;
+        }
+        Self::Other(Arch::new())
+    }
+
+    /// Σ x n of bytes, four in a word: x from 0 to 127 and n from −63 to 63 in two's complement.
+    pub(crate) fn bytes(self, x: Images, n: Noises) -> Sums<i32> {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => vnni(x, n),
+            #[cfg(target_arch = "x86_64")]
+            Self::Other(Arch::V3(v3)) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n }),
+            #[cfg(target_arch = "x86_64")]
+            Self::Other(Arch::V4(v4)) => v4.vectorize(Avx2 { avx2: v4.avx2, x, n }),
+            Self::Other(arch) => arch.dispatch(Portable { x, n }),
+        }
+    }
+}
+
+/// Σ x n of the four bytes of two words.
+#[inline(always)]
+pub(crate) fn dot(x: u32, n: u32) -> i32 {
+    x.to_le_bytes().iter().zip(n.to_le_bytes()).map(|(&x, n)| i32::from(x) * i32::from(n as i8)).sum()
+}
+
+struct Portable<'a> {
+    x: Images<'a>,
+    n: Noises<'a>,
+}
+
+impl NullaryFnOnce for Portable<'_> {
+    type Output = Sums<i32>;
+
+    #[inline(always)]
+    fn call(self) -> Sums<i32> {
+        let mut sums = [[0; NOISES]; IMAGES];
+        for (x, n) in self.x.iter().zip(self.n) {
+            for (sums, &x) in sums.iter_mut().zip(x) {
+                for (sum, &n) in sums.iter_mut().zip(n) {
+                    *sum += dot(x, n);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Calls the kernel below.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "pulp has no instructions of VNNI")]
+fn vnni(x: Images, n: Noises) -> Sums<i32> {
+    use std::arch::x86_64::*;
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    fn tile(x: Images, n: Noises) -> Sums<i32> {
+        let mut sums = [[_mm512_setzero_si512(); NOISES / 16]; IMAGES];
+        for (x, n) in x.iter().zip(n) {
+            let n: [__m512i; NOISES / 16] = pulp::cast(*n);
+            for (sums, &x) in sums.iter_mut().zip(x) {
+                let x = _mm512_set1_epi32(x as i32);
+                for (sum, n) in sums.iter_mut().zip(n) {
+                    *sum = _mm512_dpbusd_epi32(*sum, x, n);
+                }
+            }
+        }
+        sums.map(pulp::cast)
+    }
+
+    // SAFETY: `Kernel::new` makes a `Vnni` only where the processor has what `tile` asks for.
+    unsafe { tile(x, n) }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct Avx2<'a> {
+    avx2: pulp::core_arch::x86::Avx2,
+    x: Images<'a>,
+    n: Noises<'a>,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl NullaryFnOnce for Avx2<'_> {
+    type Output = Sums<i32>;
+
+    #[inline(always)]
+    fn call(self) -> Sums<i32> {
+        let mut sums = [[0; NOISES]; IMAGES];
+        self.part::<0, 0>(&mut sums);
+        self.part::<0, 1>(&mut sums);
+        self.part::<1, 0>(&mut sums);
+        self.part::<1, 1>(&mut sums);
+        self.part::<2, 0>(&mut sums);
+        self.part::<2, 1>(&mut sums);
+        sums
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Avx2<'_> {
+    #[inline(always)]
+    fn part<const P: usize, const Q: usize>(&self, sums: &mut Sums<i32>) {
+        use std::arch::x86_64::__m256i;
+
+        /// Images and vectors of noises whose sums stay in the 16 registers.
+        const ROWS: usize = 4;
+        const VECTORS: usize = 2;
+        /// Words of a vector.
+        const WIDTH: usize = 8;
+        let avx2 = self.avx2;
+        let ones: __m256i = pulp::cast([1_i16; 16]);
+        let mut part = [[pulp::cast([0_i32; WIDTH]); VECTORS]; ROWS];
+        let pairs = self.x.as_chunks::<SHORT>().0.iter().zip(self.n.as_chunks::<SHORT>().0);
+        for (x, n) in pairs {
+            let n: [[__m256i; VECTORS]; SHORT] = std::array::from_fn(|k| {
+                let vectors = n[k].as_chunks::<WIDTH>().0;
+                std::array::from_fn(|c| pulp::cast(vectors[Q * VECTORS + c]))
+            });
+            for r in 0..ROWS {
+                let x: [__m256i; SHORT] = std::array::from_fn(|k| pulp::cast([x[k][P * ROWS + r]; WIDTH]));
+                for c in 0..VECTORS {
+                    // Two products in 16 bits, four, and then four in 32.
+                    let pairs =
+                        [avx2._mm256_maddubs_epi16(x[0], n[0][c]), avx2._mm256_maddubs_epi16(x[1], n[1][c])];
+                    let fours = avx2._mm256_add_epi16(pairs[0], pairs[1]);
+                    part[r][c] = avx2._mm256_add_epi32(part[r][c], avx2._mm256_madd_epi16(fours, ones));
+                }
+            }
+        }
+        for (r, part) in part.into_iter().enumerate() {
+            for (c, part) in part.into_iter().enumerate() {
+                let part: [i32; WIDTH] = pulp::cast(part);
+                let column = (Q * VECTORS + c) * WIDTH;
+                sums[P * ROWS + r][column..][..WIDTH].copy_from_slice(&part);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_instruction_set_multiplies_exactly() {
+        let byte = |k: usize, values: &[i8]| values[k * 7 % values.len()] as u8;
+        let word =
+            |k: usize, values: &[i8]| u32::from_le_bytes(std::array::from_fn(|b| byte(4 * k + b, values)));
+        for depth in [0, 2, 50] {
+            let x: Vec<[u32; IMAGES]> = (0..depth)
+                .map(|k| std::array::from_fn(|r| word(k + r, &[0, 1, 127, 127, 127, 127, 126][..7 - r % 2])))
+                .collect();
+            let n: Vec<[u32; NOISES]> = (0..depth)
+                .map(|k| std::array::from_fn(|c| word(k + c, &[63, -63, -63, -63, -63, 62, 5][..7 - c % 3])))
+                .collect();
+            let mut exact = [[0; NOISES]; IMAGES];
+            for (r, sums) in exact.iter_mut().enumerate() {
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = x.iter().zip(&n).map(|(x, n)| dot(x[r], n[c])).sum::<i32>();
+                }
+            }
+            for kernel in [Kernel::new(), Kernel::Other(Arch::new()), Kernel::Other(Arch::Scalar)] {
+                assert_eq!(kernel.bytes(&x, &n), exact);
+            }
+        }
+    }
+}
