@@ -1,8 +1,7 @@
 use std::{fmt, str::FromStr};
 
 use ndarray::{
-    Array1, Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, Axis, linalg::general_mat_mul,
-    parallel::prelude::*,
+    Array1, Array2, ArrayView1, ArrayView2, ArrayView3, ArrayViewMut2, Axis, parallel::prelude::*,
 };
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +9,7 @@ use crate::{
     AssignError, Precision,
     distance::{absolute_distance, squared_distance},
     half, int8,
+    product::product,
 };
 
 /// What it costs an image x to take a noise n.
@@ -32,9 +32,6 @@ pub enum Cost {
     L1,
 }
 
-/// Images of one matrix product: enough of them to be worth the noises' repacking. It does not depend on the number of
-/// threads, so neither do the results.
-const BLOCK: usize = 256;
 /// Images whose absolute differences with one noise are summed while that noise is in the cache.
 const L1_BLOCK: usize = 16;
 
@@ -207,13 +204,6 @@ impl FromStr for Cost {
             .find(|cost| cost.name() == name)
             .ok_or_else(|| AssignError::UnknownCost { name: name.into() })
     }
-}
-
-/// `scale` · ⟨x, n⟩ of every image and noise.
-fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Array2<f32> {
-    by_blocks(BLOCK, images, noise, |images, mut cost| {
-        general_mat_mul(scale, &images, &noise.t(), 0.0, &mut cost);
-    })
 }
 
 fn absolute_distances(

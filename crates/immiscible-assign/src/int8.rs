@@ -10,8 +10,8 @@ use rayon::prelude::*;
 use crate::{
     auction::{Costs, twins},
     int16::Int16,
-    panels::{IMAGES, NOISES, Panels},
-    tile::{self, Kernel, SHORT},
+    panels::{IMAGES, NOISES, Panels, Word},
+    tile::{self, Bytes, SHORT},
 };
 
 /// Noises are rounded to −63 … 63 …
@@ -50,7 +50,7 @@ pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32
 /// Costs −⟨x, n⟩ of images and noises in 8 bits. A matrix of them in single precision need not exist: up to some number they are
 /// kept in 16 bits, and beyond only those are computed that are asked for.
 pub struct Products {
-    kernel: Kernel,
+    bytes: Bytes,
     arch: Arch,
     scale: f32,
     x: Rounded<IMAGES>,
@@ -91,7 +91,7 @@ impl Products {
     fn part(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Self {
         let arch = Arch::new();
         let (x, n) = (Rounded::of(arch, images, IMAGES_IN), Rounded::of(arch, noise, NOISES_IN));
-        Self { kernel: Kernel::new(), arch, scale, x, n, kept: None }
+        Self { bytes: Bytes::new(), arch, scale, x, n, kept: None }
     }
 
     /// `rows` of images in `buffer`.
@@ -108,7 +108,7 @@ impl Products {
         x.panels.tiles(
             &self.n.panels,
             rows,
-            |x, n| self.kernel.bytes(x, n),
+            |x, n| self.bytes.multiply(x, n),
             |i, columns, products| {
                 let costs = &mut costs[i * noises..][columns.clone()];
                 let (units, sums) = (&self.n.units[columns.clone()], &self.n.sums[columns]);
@@ -157,7 +157,7 @@ impl Costs<f32> for Products {
     }
 
     fn twins(&self) -> Vec<u32> {
-        let content = |i: usize| self.x.panels.row(i).chain([self.x.units[i].to_bits()]);
+        let content = |i: usize| self.x.panels.row(i).chain([self.x.units[i].to_le_bytes()]);
         twins::firsts(self.x.panels.rows(), content)
     }
 
@@ -197,7 +197,7 @@ impl<const N: usize> Rounded<N> {
 /// Rounds a row; the result is its unit and its sum.
 struct Round<'a> {
     row: &'a [f32],
-    words: &'a mut [u32],
+    words: &'a mut [Word],
     range: &'a Integers,
 }
 
@@ -226,18 +226,11 @@ impl NullaryFnOnce for Round<'_> {
             poison += x * 0.0;
         }
         let inverse = if largest > 0.0 { levels / largest } else { 0.0 };
-        let byte = |x: f32| (x * inverse + (INTEGERS + origin)).to_bits() & 0xff;
-        let mut sum = 0;
-        let (chunks, rest) = row.as_chunks::<4>();
-        for (word, chunk) in words.iter_mut().zip(chunks) {
-            let bytes = chunk.map(byte);
-            sum += bytes.map(|byte| i32::from(byte as i8)).iter().sum::<i32>();
-            *word = bytes[0] | bytes[1] << 8 | bytes[2] << 16 | bytes[3] << 24;
+        let bytes = &mut words.as_flattened_mut()[..row.len()];
+        for (byte, x) in bytes.iter_mut().zip(row) {
+            *byte = (x * inverse + (INTEGERS + origin)).to_bits() as u8;
         }
-        for (k, &x) in rest.iter().enumerate() {
-            sum += i32::from(byte(x) as i8);
-            words[chunks.len()] |= byte(x) << (8 * k);
-        }
+        let sum = bytes.iter().map(|&byte| i32::from(byte as i8)).sum();
         (largest / levels + poison, sum)
     }
 }

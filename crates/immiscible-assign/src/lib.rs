@@ -21,6 +21,7 @@ mod normals;
 mod one_to_one;
 mod panels;
 mod problem;
+mod product;
 mod sinkhorn;
 mod tile;
 

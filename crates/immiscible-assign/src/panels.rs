@@ -14,9 +14,12 @@ pub(crate) const PART: usize = 16 * IMAGES;
 /// … and no more bytes of them than half of a core's second cache holds.
 const PART_BYTES: usize = 600 << 10;
 
-/// Rows of words (a single-precision number, or four bytes): of each `N` rows first the first words, then the second ones …
+/// A number of single precision, or four of eight bits.
+pub(crate) type Word = [u8; 4];
+
+/// Rows of words: of each `N` rows first the first words, then the second ones …
 pub(crate) struct Panels<const N: usize> {
-    words: Vec<[u32; N]>,
+    words: Vec<[Word; N]>,
     rows: usize,
     /// Words of a row.
     depth: usize,
@@ -28,15 +31,15 @@ impl<const N: usize> Panels<N> {
     pub(crate) fn of<R: Send>(
         rows: ArrayView2<f32>,
         depth: usize,
-        write: impl Fn(&[f32], &mut [u32]) -> R + Sync,
+        write: impl Fn(&[f32], &mut [Word]) -> R + Sync,
     ) -> (Self, Vec<R>) {
-        let mut words = vec![[0; N]; rows.nrows().div_ceil(N) * depth];
+        let mut words = vec![[Word::default(); N]; rows.nrows().div_ceil(N) * depth];
         let written = words
             .par_chunks_mut(depth.max(1))
             .zip(rows.axis_chunks_iter(Axis(0), N))
-            .map_init(Vec::new, |buffer: &mut Vec<u32>, (panel, rows)| {
+            .map_init(Vec::new, |buffer: &mut Vec<Word>, (panel, rows)| {
                 buffer.clear();
-                buffer.resize(rows.nrows() * depth, 0);
+                buffer.resize(rows.nrows() * depth, Word::default());
                 let written: Vec<R> = rows
                     .rows()
                     .into_iter()
@@ -55,16 +58,16 @@ impl<const N: usize> Panels<N> {
 
     /// Some of the rows.
     pub(crate) fn select(&self, rows: &[usize]) -> Self {
-        let mut words = vec![[0; N]; rows.len().div_ceil(N) * self.depth];
+        let mut words = vec![[Word::default(); N]; rows.len().div_ceil(N) * self.depth];
         for (panel, rows) in words.chunks_mut(self.depth.max(1)).zip(rows.chunks(N)) {
-            let rows: Vec<u32> = rows.iter().flat_map(|&i| self.row(i)).collect();
+            let rows: Vec<Word> = rows.iter().flat_map(|&i| self.row(i)).collect();
             interleave(&rows, panel);
         }
         Self { words, rows: rows.len(), depth: self.depth }
     }
 
     /// The words of a row.
-    pub(crate) fn row(&self, i: usize) -> impl Iterator<Item = u32> + '_ {
+    pub(crate) fn row(&self, i: usize) -> impl Iterator<Item = Word> + '_ {
         self.panel(i / N).iter().map(move |words| words[i % N])
     }
 
@@ -72,7 +75,7 @@ impl<const N: usize> Panels<N> {
         self.rows
     }
 
-    fn panel(&self, p: usize) -> &[[u32; N]] {
+    fn panel(&self, p: usize) -> &[[Word; N]] {
         &self.words[p * self.depth..(p + 1) * self.depth]
     }
 }
@@ -89,7 +92,7 @@ impl Panels<IMAGES> {
         &self,
         noises: &Panels<NOISES>,
         rows: Range<usize>,
-        multiply: impl Fn(&[[u32; IMAGES]], &[[u32; NOISES]]) -> [[T; NOISES]; IMAGES],
+        multiply: impl Fn(&[[Word; IMAGES]], &[[Word; NOISES]]) -> [[T; NOISES]; IMAGES],
         mut take: impl FnMut(usize, Range<usize>, &[T]),
     ) {
         for j in (0..noises.rows).step_by(NOISES) {
@@ -105,7 +108,7 @@ impl Panels<IMAGES> {
 }
 
 /// Rows one after the other, into a panel.
-fn interleave<const N: usize>(rows: &[u32], panel: &mut [[u32; N]]) {
+fn interleave<const N: usize>(rows: &[Word], panel: &mut [[Word; N]]) {
     /// Words of a row that are moved together.
     const WORDS: usize = 16;
     let depth = panel.len();
@@ -128,23 +131,23 @@ mod tests {
     fn rows_come_back_and_missing_ones_are_zeros() {
         let rows = Array2::from_shape_fn((29, 35), |(i, k)| (100 * i + k) as f32);
         let (panels, first) = Panels::<12>::of(rows.view(), 40, |row, words| {
-            words.iter_mut().zip(row).for_each(|(word, x)| *word = *x as u32);
+            words.iter_mut().zip(row).for_each(|(word, x)| *word = (*x as u32).to_le_bytes());
             row[0]
         });
         assert_eq!(first, (0..29).map(|i| 100.0 * i as f32).collect::<Vec<_>>());
         let chosen = panels.select(&[28, 3]);
         for (i, row) in (0..29).map(|i| (i, panels.row(i))).chain([(28, chosen.row(0)), (3, chosen.row(1))]) {
             let expected = (0..40).map(|k| if k < 35 { 100 * i as u32 + k } else { 0 });
-            assert!(row.eq(expected), "row {i}");
+            assert!(row.map(u32::from_le_bytes).eq(expected), "row {i}");
         }
-        assert!((29..36).all(|i| panels.row(i).all(|word| word == 0)));
+        assert!((29..36).all(|i| panels.row(i).all(|word| word == [0; 4])));
         assert_eq!((panels.rows(), chosen.rows()), (29, 2));
     }
 
     #[test]
     fn every_pair_is_in_one_tile() {
         let image = |i: usize| (7 * i + 1) as u32;
-        let pack = |row: &[f32], words: &mut [u32]| words[0] = row[0] as u32;
+        let pack = |row: &[f32], words: &mut [Word]| words[0] = (row[0] as u32).to_le_bytes();
         let column = |rows: usize| Array2::from_shape_fn((rows, 1), |(i, _)| image(i) as f32);
         let (x, _) = Panels::<IMAGES>::of(column(40).view(), 1, pack);
         let (n, _) = Panels::<NOISES>::of(column(70).view(), 1, pack);
@@ -153,7 +156,7 @@ mod tests {
             x.tiles(
                 &n,
                 rows.clone(),
-                |x, n| x[0].map(|x| n[0].map(|n| x * n)),
+                |x, n| x[0].map(|x| n[0].map(|n| u32::from_le_bytes(x) * u32::from_le_bytes(n))),
                 |i, columns, sums| columns.zip(sums).for_each(|(j, &sum)| seen[(i, j)] += sum),
             );
             for ((i, j), &sum) in seen.indexed_iter() {

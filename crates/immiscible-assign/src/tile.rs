@@ -1,42 +1,49 @@
 //! The kernels of matrix products: all sums of one panel of images and one of noises.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::{is_x86_feature_detected, x86_64::*};
+
 use pulp::{Arch, NullaryFnOnce};
 
-use crate::panels::{IMAGES, NOISES};
+use crate::panels::{IMAGES, NOISES, Word};
 
-/// What this processor multiplies with.
+/// Words whose products are summed in 16 bits, where there are no wider sums. Rows of bytes have a multiple of them.
+pub(crate) const SHORT: usize = 2;
+/// Words of a vector of AVX-512.
+#[cfg(target_arch = "x86_64")]
+const LANES: usize = 16;
+
+type Images<'a> = &'a [[Word; IMAGES]];
+type Noises<'a> = &'a [[Word; NOISES]];
+type Sums<T> = [[T; NOISES]; IMAGES];
+
+/// What this processor multiplies bytes with.
 #[derive(Clone, Copy)]
-pub(crate) enum Kernel {
-    /// AVX-512 with VNNI: 64 products of bytes in one instruction.
+pub(crate) enum Bytes {
+    /// AVX-512 with VNNI: 64 products in one instruction.
     #[cfg(target_arch = "x86_64")]
     Vnni,
     /// AVX2, or what the compiler makes of the plain loops.
     Other(Arch),
 }
 
-/// Words of a row whose products are summed in 16 bits, where there are no wider sums. Rows are filled up to a multiple of them.
-pub(crate) const SHORT: usize = 2;
-
-type Images<'a> = &'a [[u32; IMAGES]];
-type Noises<'a> = &'a [[u32; NOISES]];
-type Sums<T> = [[T; NOISES]; IMAGES];
-
-impl Kernel {
-    /// The fastest one for bytes.
+impl Bytes {
+    /// The fastest there is.
     pub(crate) fn new() -> Self {
         #[cfg(target_arch = "x86_64")]
-        if std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("avx512vnni")
-        {
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
             return Self::Vnni;
         }
         Self::Other(Arch::new())
     }
 
-    /// Σ x n of bytes, four in a word: x from 0 to 127 and n from −63 to 63 in two's complement.
-    pub(crate) fn bytes(self, x: Images, n: Noises) -> Sums<i32> {
+    /// Σ x n, where x is from 0 to 127 and n from −63 to 63, in two's complement.
+    #[expect(unsafe_code, reason = "pulp has no instructions of VNNI")]
+    pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<i32> {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Self::Vnni => vnni(x, n),
+            // SAFETY: `new` has found what `vnni` asks of the processor.
+            Self::Vnni => unsafe { vnni(x, n) },
             #[cfg(target_arch = "x86_64")]
             Self::Other(Arch::V3(v3)) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n }),
             #[cfg(target_arch = "x86_64")]
@@ -46,10 +53,38 @@ impl Kernel {
     }
 }
 
+/// Multiplies numbers of single precision with AVX-512, which the library for products of matrices does not use.
+#[derive(Clone, Copy)]
+pub(crate) struct Floats(());
+
+impl Floats {
+    /// None if the processor has no such instructions.
+    pub(crate) fn new() -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            return Some(Self(()));
+        }
+        None
+    }
+
+    /// Σ x n.
+    #[expect(unsafe_code, reason = "sums returned from pulp's closures go through memory")]
+    pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<f32> {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: `new` has found what `avx512` asks of the processor.
+        return unsafe { avx512(x, n) };
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (x, n);
+            [[0.0; NOISES]; IMAGES]
+        }
+    }
+}
+
 /// Σ x n of the four bytes of two words.
 #[inline(always)]
-pub(crate) fn dot(x: u32, n: u32) -> i32 {
-    x.to_le_bytes().iter().zip(n.to_le_bytes()).map(|(&x, n)| i32::from(x) * i32::from(n as i8)).sum()
+pub(crate) fn dot(x: Word, n: Word) -> i32 {
+    x.into_iter().zip(n).map(|(x, n)| i32::from(x) * i32::from(n as i8)).sum()
 }
 
 struct Portable<'a> {
@@ -74,29 +109,36 @@ impl NullaryFnOnce for Portable<'_> {
     }
 }
 
-/// Calls the kernel below.
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "pulp has no instructions of VNNI")]
+#[target_feature(enable = "avx512f,avx512vnni")]
 fn vnni(x: Images, n: Noises) -> Sums<i32> {
-    use std::arch::x86_64::*;
-
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    fn tile(x: Images, n: Noises) -> Sums<i32> {
-        let mut sums = [[_mm512_setzero_si512(); NOISES / 16]; IMAGES];
-        for (x, n) in x.iter().zip(n) {
-            let n: [__m512i; NOISES / 16] = pulp::cast(*n);
-            for (sums, &x) in sums.iter_mut().zip(x) {
-                let x = _mm512_set1_epi32(x as i32);
-                for (sum, n) in sums.iter_mut().zip(n) {
-                    *sum = _mm512_dpbusd_epi32(*sum, x, n);
-                }
+    let mut sums = [[_mm512_setzero_si512(); NOISES / LANES]; IMAGES];
+    for (x, n) in x.iter().zip(n) {
+        let n: [__m512i; NOISES / LANES] = pulp::cast(*n);
+        for (sums, &x) in sums.iter_mut().zip(x) {
+            let x = _mm512_set1_epi32(i32::from_le_bytes(x));
+            for (sum, n) in sums.iter_mut().zip(n) {
+                *sum = _mm512_dpbusd_epi32(*sum, x, n);
             }
         }
-        sums.map(pulp::cast)
     }
+    sums.map(pulp::cast)
+}
 
-    // SAFETY: `Kernel::new` makes a `Vnni` only where the processor has what `tile` asks for.
-    unsafe { tile(x, n) }
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn avx512(x: Images, n: Noises) -> Sums<f32> {
+    let mut sums = [[_mm512_setzero_ps(); NOISES / LANES]; IMAGES];
+    for (x, n) in x.iter().zip(n) {
+        let n: [__m512; NOISES / LANES] = pulp::cast(*n);
+        for (sums, &x) in sums.iter_mut().zip(x) {
+            let x = _mm512_set1_ps(f32::from_le_bytes(x));
+            for (sum, n) in sums.iter_mut().zip(n) {
+                *sum = _mm512_fmadd_ps(x, n, *sum);
+            }
+        }
+    }
+    sums.map(pulp::cast)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -127,8 +169,6 @@ impl NullaryFnOnce for Avx2<'_> {
 impl Avx2<'_> {
     #[inline(always)]
     fn part<const P: usize, const Q: usize>(&self, sums: &mut Sums<i32>) {
-        use std::arch::x86_64::__m256i;
-
         /// Images and vectors of noises whose sums stay in the 16 registers.
         const ROWS: usize = 4;
         const VECTORS: usize = 2;
@@ -171,13 +211,12 @@ mod tests {
     #[test]
     fn every_instruction_set_multiplies_exactly() {
         let byte = |k: usize, values: &[i8]| values[k * 7 % values.len()] as u8;
-        let word =
-            |k: usize, values: &[i8]| u32::from_le_bytes(std::array::from_fn(|b| byte(4 * k + b, values)));
+        let word = |k: usize, values: &[i8]| -> Word { std::array::from_fn(|b| byte(4 * k + b, values)) };
         for depth in [0, 2, 50] {
-            let x: Vec<[u32; IMAGES]> = (0..depth)
+            let x: Vec<[Word; IMAGES]> = (0..depth)
                 .map(|k| std::array::from_fn(|r| word(k + r, &[0, 1, 127, 127, 127, 127, 126][..7 - r % 2])))
                 .collect();
-            let n: Vec<[u32; NOISES]> = (0..depth)
+            let n: Vec<[Word; NOISES]> = (0..depth)
                 .map(|k| std::array::from_fn(|c| word(k + c, &[63, -63, -63, -63, -63, 62, 5][..7 - c % 3])))
                 .collect();
             let mut exact = [[0; NOISES]; IMAGES];
@@ -186,8 +225,8 @@ mod tests {
                     *sum = x.iter().zip(&n).map(|(x, n)| dot(x[r], n[c])).sum::<i32>();
                 }
             }
-            for kernel in [Kernel::new(), Kernel::Other(Arch::new()), Kernel::Other(Arch::Scalar)] {
-                assert_eq!(kernel.bytes(&x, &n), exact);
+            for kernel in [Bytes::new(), Bytes::Other(Arch::new()), Bytes::Other(Arch::Scalar)] {
+                assert_eq!(kernel.multiply(&x, &n), exact);
             }
         }
     }
