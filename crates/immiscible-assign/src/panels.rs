@@ -26,8 +26,8 @@ pub(crate) struct Panels<const N: usize> {
 }
 
 impl<const N: usize> Panels<N> {
-    /// Packs rows in parallel. `write` fills the words of a row, which are zeros before, and what it returns is returned for
-    /// each row. Missing rows of the last panel are zeros.
+    /// Packs rows in parallel. `write` fills the words of a row, as many for each, and what it returns is returned for each
+    /// row. Words that it leaves alone, and missing rows of the last panel, are zeros.
     pub(crate) fn of<R: Send>(
         rows: ArrayView2<f32>,
         depth: usize,
@@ -38,18 +38,19 @@ impl<const N: usize> Panels<N> {
             .par_chunks_mut(depth.max(1))
             .zip(rows.axis_chunks_iter(Axis(0), N))
             .map_init(Vec::new, |buffer: &mut Vec<Word>, (panel, rows)| {
-                buffer.clear();
-                buffer.resize(rows.nrows() * depth, Word::default());
+                // What rows do not reach is zeros from the first panel on.
+                buffer.resize(N * depth, Word::default());
+                let words = &mut buffer[..rows.nrows() * depth];
                 let written: Vec<R> = rows
                     .rows()
                     .into_iter()
-                    .zip(buffer.chunks_mut(depth.max(1)))
+                    .zip(words.chunks_mut(depth.max(1)))
                     .map(|(row, words)| match row.as_slice() {
                         Some(row) => write(row, words),
                         None => write(&row.to_vec(), words),
                     })
                     .collect();
-                interleave(buffer, panel);
+                interleave(words, panel);
                 written
             })
             .collect::<Vec<_>>();
@@ -87,21 +88,20 @@ impl Panels<IMAGES> {
     }
 
     /// The tiles that the images in `rows` make with all noises. `multiply` takes the panels of a tile to its sums, and `take`
-    /// is given those of each image: its number, counted from the first of `rows`, and the noises.
+    /// is given those that count: of which images, of which noises, and for each image the sums.
     pub(crate) fn tiles<T>(
         &self,
         noises: &Panels<NOISES>,
         rows: Range<usize>,
         multiply: impl Fn(&[[Word; IMAGES]], &[[Word; NOISES]]) -> [[T; NOISES]; IMAGES],
-        mut take: impl FnMut(usize, Range<usize>, &[T]),
+        mut take: impl FnMut(Range<usize>, Range<usize>, &[[T; NOISES]]),
     ) {
         for j in (0..noises.rows).step_by(NOISES) {
             let columns = j..noises.rows.min(j + NOISES);
             for p in rows.start / IMAGES..rows.end.div_ceil(IMAGES) {
                 let sums = multiply(self.panel(p), noises.panel(j / NOISES));
-                for (i, sums) in (p * IMAGES..).zip(&sums).filter(|(i, _)| rows.contains(i)) {
-                    take(i - rows.start, columns.clone(), &sums[..columns.len()]);
-                }
+                let images = rows.start.max(p * IMAGES)..rows.end.min((p + 1) * IMAGES);
+                take(images.clone(), columns.clone(), &sums[images.start - p * IMAGES..][..images.len()]);
             }
         }
     }
@@ -157,7 +157,11 @@ mod tests {
                 &n,
                 rows.clone(),
                 |x, n| x[0].map(|x| n[0].map(|n| u32::from_le_bytes(x) * u32::from_le_bytes(n))),
-                |i, columns, sums| columns.zip(sums).for_each(|(j, &sum)| seen[(i, j)] += sum),
+                |images, columns, sums| {
+                    for (i, sums) in images.zip(sums) {
+                        columns.clone().zip(sums).for_each(|(j, &sum)| seen[(i - rows.start, j)] += sum);
+                    }
+                },
             );
             for ((i, j), &sum) in seen.indexed_iter() {
                 assert_eq!(sum, image(rows.start + i) * image(j));

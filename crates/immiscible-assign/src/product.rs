@@ -40,9 +40,11 @@ fn packed(floats: Floats, scale: f32, images: ArrayView2<f32>, noise: ArrayView2
         cost.par_chunks_mut((part * noises).max(1)).enumerate().for_each(|(p, cost)| {
             let rows = p * part..p * part + cost.len() / noises;
             let multiply = |x: &[_], n: &[_]| floats.multiply(x, n);
-            x.tiles(&n, rows, multiply, |i, columns, sums| {
-                let cost = &mut cost[i * noises..][columns];
-                cost.iter_mut().zip(sums).for_each(|(cost, sum)| *cost += scale * sum);
+            x.tiles(&n, rows.clone(), multiply, |images, columns, sums| {
+                for (i, sums) in images.zip(sums) {
+                    let cost = &mut cost[(i - rows.start) * noises..][columns.clone()];
+                    cost.iter_mut().zip(sums).for_each(|(cost, sum)| *cost += scale * sum);
+                }
             });
         });
     }
