@@ -141,6 +141,19 @@ mod gpus {
     }
 }
 
+/// Tells Burn to read optimisers' files on the CPU, whence a step takes them to its own device. Otherwise it reads them on
+/// the first device that is compiled in, which this machine need not have.
+///
+/// To be called before there are threads.
+#[cfg_attr(feature = "flex", expect(unsafe_code, reason = "Burn takes it from the environment alone"))]
+pub(crate) fn read_records_on_the_cpu() {
+    #[cfg(feature = "flex")]
+    // SAFETY: no other thread reads the environment, as there is none yet.
+    unsafe {
+        std::env::set_var("BURN_DEVICE", "flex");
+    }
+}
+
 /// The plain device of that name, `KIND` or `KIND:INDEX`, ready to work.
 ///
 /// # Errors

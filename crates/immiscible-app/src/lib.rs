@@ -41,6 +41,7 @@ use std::process::ExitCode;
 /// The `immiscible` command: does what the arguments of this process ask for, and returns the exit status.
 pub fn immiscible() -> ExitCode {
     signals::outlive_the_file_limit();
+    device::read_records_on_the_cpu();
     let outcome = match cli::Cli::parse().command {
         cli::Command::Train(arguments) => train::run(&arguments),
         cli::Command::Sample(arguments) => sample::run(&arguments),
@@ -62,6 +63,7 @@ pub fn immiscible() -> ExitCode {
 /// The `immiscible-device-suite` command: whether every check passes on a device.
 #[cfg(feature = "flex")]
 pub fn device_suite() -> ExitCode {
+    device::read_records_on_the_cpu();
     device_suite::run()
         .map_or_else(ended, |passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
