@@ -1,6 +1,6 @@
 //! What every coupling must hold, over the registry, and what each one promises on top.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Select, Statistics,
@@ -278,6 +278,28 @@ fn more_candidates_are_nearer_and_hold_the_fewer_ones() {
         let (_, statistics) = draw_with(&config, &images(8), &PairContext::default(), key(4));
         assert!(statistics.distance_after < last, "k = {k}");
         last = statistics.distance_after;
+    }
+}
+
+#[test]
+fn candidates_in_chunks_are_those_of_one_draw() {
+    const K: usize = 21;
+    let x0 = images(8);
+    let (found, _) =
+        draw_with(&CouplingConfig { k: K, ..config("knn") }, &x0, &PairContext::default(), key(4));
+    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let device = Device::flex();
+    device.seed(key(4).stream(Stream::CANDIDATES).device_seed());
+    let others =
+        Tensor::<3>::random([K - 1, SHAPE[0], D], Distribution::Normal(0.0, 1.0), &device).into_data();
+    let candidates = [independent_noise(key(4)), others.try_into_vec_as().unwrap()].concat();
+    let candidate = |j: usize, i: usize| &candidates[(j * SHAPE[0] + i) * D..][..D];
+    for (i, (x, taken)) in x0.chunks(D).zip(found.chunks(D)).enumerate() {
+        let distance = |noise: &[f32]| -> f64 {
+            x.iter().zip(noise).map(|(x, n)| (f64::from(*x) - f64::from(*n)).powi(2)).sum()
+        };
+        let nearest = (0..K).map(|j| candidate(j, i)).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        assert_eq!(rows(taken), rows(nearest.unwrap()), "image {i}");
     }
 }
 
