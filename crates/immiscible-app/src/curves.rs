@@ -32,6 +32,7 @@ curves! {
     "speed": images_per_second, step_ms, waited_ms;
     "coupling": coupling_ms, coupling_visible_ms, coupling_hidden_ms, coupling_share_percent, distance_before,
         distance_after, distance_drop_percent, coefficient, energy, alignment, mean_shift;
+    "latents": encode_ms, cost_ms, solve_ms, gather_ms, bytes_to_host, bytes_to_device;
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
-use crate::{Coupling, CouplingError, Draw, HostCoupling, PairContext, fresh_noise};
+use crate::{
+    Compared, Costs, Coupling, CouplingError, Draw, HostCoupling, PairContext, compared::Comparison,
+    fresh_noise,
+};
+use burn::tensor::Tensor;
 use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
 use ndarray::parallel::prelude::*;
 use ndarray::{Array2, ArrayView2, Axis, CowArray, Ix2, Slice};
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 /// Linear assignment (arXiv 2406.12303, Algorithm 1): the noises of the batch are permuted so that their total
 /// distance to the images is smallest.
@@ -12,7 +16,7 @@ use std::{collections::BTreeMap, time::Instant};
 /// takes which noise changes.
 pub struct Assignment {
     /// The solver.
-    pub assigner: Box<dyn Assigner>,
+    pub assigner: Arc<dyn Assigner>,
     /// The distance that it makes small.
     pub cost: Cost,
     /// Whether noises move inside each label only, which keeps them independent of the label.
@@ -34,7 +38,7 @@ impl Default for Assignment {
     /// The exact minimum of −⟨x, n⟩ over the batch.
     fn default() -> Self {
         Self {
-            assigner: Box::new(Exact),
+            assigner: Arc::new(Exact),
             cost: Cost::Dot,
             class_wise: false,
             precision: Precision::F32,
@@ -128,6 +132,27 @@ impl Coupling for Assignment {
 
     fn host(&self) -> Option<&dyn HostCoupling> {
         Some(self)
+    }
+
+    /// Where distances are products of matrices in single precision and all coordinates count alike.
+    fn compare(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Option<(Compared, Costs)>, CouplingError> {
+        let products = self.cost != Cost::L1 && self.precision == Precision::F32;
+        if !products || self.standardize || pairing.mask.is_some() {
+            return Ok(None);
+        }
+        let comparison = Comparison {
+            cost: self.cost,
+            image_scale: self.image_scale,
+            pool: self.pool,
+            groups: self.groups(x0.dims()[0], pairing)?,
+            assigner: Arc::clone(&self.assigner),
+        };
+        comparison.of(x0, key).map(Some)
     }
 }
 

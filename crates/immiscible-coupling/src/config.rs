@@ -276,7 +276,7 @@ impl CouplingConfig {
         }
         let distance = matches!(self.cost, Cost::L2 | Cost::L1);
         Ok(Assignment {
-            assigner,
+            assigner: assigner.into(),
             cost: self.cost,
             class_wise: self.class_wise,
             precision,

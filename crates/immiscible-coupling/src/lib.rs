@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod assignment;
+mod compared;
 mod config;
 mod context;
 mod control;
@@ -19,6 +20,7 @@ mod statistics;
 mod window;
 
 pub use assignment::Assignment;
+pub use compared::{Chosen, Compared, Costs};
 pub use config::{COUPLINGS, CouplingConfig, Entry};
 pub use context::PairContext;
 pub use control::{After, Control};
@@ -110,8 +112,9 @@ pub trait Coupling: Send + Sync {
         Ok(())
     }
 
-    /// Draws the noise of the batch `x0` on the device that holds it; by the form for [host](Self::host) arrays, unless the
-    /// coupling has one for the device. It must have one of the two.
+    /// Draws the noise of the batch `x0` on the device that holds it: by [comparing](Self::compare) there, where the coupling
+    /// does; else by the form for [host](Self::host) arrays, unless the coupling has one of its own for the device. It must have
+    /// one of them.
     ///
     /// # Shapes
     /// `x0` and the noise are `[B, C, H, W]`. `x0` must be a plain tensor, outside any autodiff graph.
@@ -124,10 +127,34 @@ pub trait Coupling: Send + Sync {
         pairing: &PairContext,
         key: Key,
     ) -> Result<Draw<Tensor<4>>, CouplingError> {
+        if let Some((compared, costs)) = self.compare(x0, pairing, key)? {
+            return Ok(compared.take(costs.solve()?));
+        }
         match self.host() {
             Some(host) => draw_through_host(host, x0, pairing, key),
             None => Err(CouplingError::DrawsNowhere { name: self.name() }),
         }
+    }
+
+    /// The first half of a draw for images that are on a device: compares them there with their noises, and reads what they cost
+    /// each other, so that the choice, which is the host's, can be made beside other work of the device. None where this draw
+    /// has no such form.
+    ///
+    /// It pairs as the form for [host](Self::host) arrays does, but for the rounding of the costs: pairs that differ by no more
+    /// than that, a few units in the last place of a cost, may be exchanged.
+    ///
+    /// # Shapes
+    /// As [`draw`](Self::draw).
+    ///
+    /// # Errors
+    /// As [`draw`](Self::draw); values that cannot be compared are found by [`Costs::solve`].
+    fn compare(
+        &self,
+        _x0: &Tensor<4>,
+        _pairing: &PairContext,
+        _key: Key,
+    ) -> Result<Option<(Compared, Costs)>, CouplingError> {
+        Ok(None)
     }
 
     /// The same draw on host arrays, where the coupling has one. A trainer whose images come from the host

@@ -1,4 +1,6 @@
-use crate::{Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead, PairContext};
+use crate::{
+    Compared, Costs, Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead, PairContext,
+};
 use burn::tensor::Tensor;
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, ArrayView2};
@@ -53,6 +55,15 @@ impl Coupling for Sometimes {
 
     fn host(&self) -> Option<&dyn HostCoupling> {
         self.inner.host().map(|_| self as &dyn HostCoupling)
+    }
+
+    fn compare(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Option<(Compared, Costs)>, CouplingError> {
+        if self.couples(key) { self.inner.compare(x0, pairing, key) } else { Ok(None) }
     }
 }
 

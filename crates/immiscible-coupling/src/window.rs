@@ -1,4 +1,8 @@
-use crate::{Assignment, Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead, PairContext};
+use crate::{
+    Assignment, Compared, Costs, Coupling, CouplingError, Draw, HostCoupling, Independent, Lookahead,
+    PairContext,
+};
+use burn::tensor::Tensor;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
 
@@ -25,6 +29,18 @@ impl Coupling for Window {
 
     fn host(&self) -> Option<&dyn HostCoupling> {
         Some(self)
+    }
+
+    fn compare(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Option<(Compared, Costs)>, CouplingError> {
+        match self.rows {
+            1 => Ok(None),
+            _ => self.assignment.compare(x0, pairing, key),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What every coupling must hold, over the registry, and what each one promises on top.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Select, Statistics,
@@ -125,6 +125,90 @@ fn host_and_device_forms_agree_bit_for_bit() {
     }
 }
 
+/// Which of the drawn noises each row is.
+fn numbers(noise: &[f32], pool: usize, key: Key) -> Vec<usize> {
+    let mut drawn = vec![0.0; pool * SHAPE[0] * D];
+    key.fill_normals(0, D, &mut drawn);
+    let drawn = rows(&drawn);
+    rows(noise).iter().map(|row| drawn.iter().position(|other| other == row).unwrap()).collect()
+}
+
+#[test]
+fn costs_of_the_device_pair_as_those_of_the_host() {
+    let (x0, labels) = (images(12), (0..SHAPE[0] as u32).map(|i| i % 5).collect::<Vec<_>>());
+    let on_device = Tensor::<4>::from_data(TensorData::new(x0.clone(), SHAPE), &Device::flex());
+    let array = Array2::from_shape_vec((SHAPE[0], D), x0).unwrap();
+    let context = PairContext { labels: Some(&labels), ..PairContext::default() };
+    let assignment = config("assignment");
+    for config in [
+        assignment.clone(),
+        CouplingConfig { cost: Cost::SquaredL2, ..assignment.clone() },
+        CouplingConfig { cost: Cost::L2, image_scale: 3.0, ..assignment.clone() },
+        CouplingConfig { class_wise: true, ..assignment.clone() },
+        CouplingConfig { pool: 3, ..assignment.clone() },
+        CouplingConfig { pool: 3, cost: Cost::L2, class_wise: true, ..assignment.clone() },
+        CouplingConfig { assigner: "greedy".into(), ..assignment.clone() },
+        CouplingConfig { window: SHAPE[0], warmup: 1, ..config("window") },
+    ] {
+        let coupling = config.build().unwrap();
+        let (compared, costs) = coupling.compare(&on_device, &context, key(5)).unwrap().unwrap();
+        let pairs = SHAPE[0] * config.pool * SHAPE[0];
+        assert_eq!(costs.bytes_to_host(), 4 * (pairs + SHAPE[0]), "{config:?}");
+        let chosen = std::thread::spawn(move || costs.solve()).join().unwrap().unwrap();
+        let noise_of: Vec<usize> = chosen.noise_of.iter().map(|&j| j as usize).collect();
+        let Draw { noise, statistics: found } = compared.take(chosen);
+        let noise: Vec<f32> = noise.into_data().try_into_vec_as().unwrap();
+
+        let host = coupling.host().unwrap().draw_host(array.view(), &context, key(5)).unwrap();
+        assert_eq!(numbers(&noise, config.pool, key(5)), noise_of, "{config:?}");
+        assert_eq!(numbers(host.noise.as_slice().unwrap(), config.pool, key(5)), noise_of, "{config:?}");
+        if config.class_wise {
+            assert!(noise_of.iter().enumerate().all(|(i, j)| labels[i] == labels[j % SHAPE[0]]));
+        }
+        let expected = host.statistics;
+        for (what, found, expected) in [
+            ("before", found.distance_before, expected.distance_before),
+            ("after", found.distance_after, expected.distance_after),
+            ("drop", found.drop_percent(), expected.drop_percent()),
+            ("coefficient", found.coefficient, expected.coefficient),
+            ("alignment", found.alignment, expected.alignment),
+            ("energy", found.energy, expected.energy),
+            ("mean shift", found.mean_shift, expected.mean_shift),
+        ] {
+            let off = (found - expected).abs();
+            assert!(off < 1e-3 * expected.abs(), "{config:?}: {what} {found} instead of {expected}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_product_in_single_precision_is_not_compared_on_the_device() {
+    let x0 = Tensor::<4>::from_data(TensorData::new(images(1), SHAPE), &Device::flex());
+    let compares = |config: &CouplingConfig, pairing: &PairContext| {
+        build(config).compare(&x0, pairing, key(0)).unwrap().is_some()
+    };
+    let nothing = PairContext::default();
+    let assignment = config("assignment");
+    assert!(compares(&assignment, &nothing));
+    let mask = Array2::from_elem((SHAPE[0], D), true);
+    assert!(!compares(&assignment, &PairContext { mask: Some(mask.view()), ..nothing }));
+    for config in [
+        CouplingConfig { cost: Cost::L1, ..assignment.clone() },
+        CouplingConfig { precision: Some(Precision::Int8), ..assignment.clone() },
+        CouplingConfig { standardize: true, ..assignment.clone() },
+        CouplingConfig { flip: true, ..assignment.clone() },
+        CouplingConfig { warmup: 1, ..assignment.clone() },
+        CouplingConfig { window: 1, ..config("window") },
+        config("independent"),
+        config("knn"),
+    ] {
+        assert!(!compares(&config, &nothing), "{config:?}");
+    }
+    let bad = Tensor::<4>::full(SHAPE, f32::NAN, &Device::flex());
+    let (_, costs) = build(&assignment).compare(&bad, &nothing, key(0)).unwrap().unwrap();
+    assert!(matches!(costs.solve(), Err(CouplingError::NonFinite)));
+}
+
 #[test]
 fn assignment_hands_out_the_drawn_noises_and_nothing_else() {
     let (noise, statistics) = draw_with(&config("assignment"), &images(4), &PairContext::default(), key(1));
@@ -194,6 +278,28 @@ fn more_candidates_are_nearer_and_hold_the_fewer_ones() {
         let (_, statistics) = draw_with(&config, &images(8), &PairContext::default(), key(4));
         assert!(statistics.distance_after < last, "k = {k}");
         last = statistics.distance_after;
+    }
+}
+
+#[test]
+fn candidates_in_chunks_are_those_of_one_draw() {
+    const K: usize = 21;
+    let x0 = images(8);
+    let (found, _) =
+        draw_with(&CouplingConfig { k: K, ..config("knn") }, &x0, &PairContext::default(), key(4));
+    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let device = Device::flex();
+    device.seed(key(4).stream(Stream::CANDIDATES).device_seed());
+    let others =
+        Tensor::<3>::random([K - 1, SHAPE[0], D], Distribution::Normal(0.0, 1.0), &device).into_data();
+    let candidates = [independent_noise(key(4)), others.try_into_vec_as().unwrap()].concat();
+    let candidate = |j: usize, i: usize| &candidates[(j * SHAPE[0] + i) * D..][..D];
+    for (i, (x, taken)) in x0.chunks(D).zip(found.chunks(D)).enumerate() {
+        let distance = |noise: &[f32]| -> f64 {
+            x.iter().zip(noise).map(|(x, n)| (f64::from(*x) - f64::from(*n)).powi(2)).sum()
+        };
+        let nearest = (0..K).map(|j| candidate(j, i)).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        assert_eq!(rows(taken), rows(nearest.unwrap()), "image {i}");
     }
 }
 

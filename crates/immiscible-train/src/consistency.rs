@@ -114,7 +114,7 @@ impl TrainStep for ConsistencyStep {
         let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
         let decay = self.curriculum.decay(step);
         self.teacher = blend(self.teacher.clone(), self.learner.network(), decay);
-        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics, latents: None })
     }
 
     fn sampling_network(&self) -> &Network {

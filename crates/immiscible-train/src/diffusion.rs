@@ -16,6 +16,8 @@ pub struct Prepared {
     pub batch: Batch,
     /// The noise, or none when it is drawn on the device.
     pub drawn: Option<Draw<Array2<f32>>>,
+    /// x₀ `[B, C, H, W]` and its noise, where both came to be on the device: in place of the batch's images and of `drawn`.
+    pub on_device: Option<(Tensor<4>, Draw<Tensor<4>>)>,
 }
 
 /// What is trained: the forward process, what the network regresses, when and at what cost, and how noise meets image.
@@ -35,7 +37,7 @@ pub struct Diffusion {
 }
 
 /// The coupling's view of a batch.
-fn pairing(batch: &Batch) -> PairContext<'_> {
+pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
     PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), ..PairContext::default() }
 }
 
@@ -77,14 +79,14 @@ pub(crate) fn couple(
     step: u64,
 ) -> Result<Prepared, TrainError> {
     let Some(host) = coupling.host() else {
-        return Ok(Prepared { batch, drawn: None });
+        return Ok(Prepared { batch, drawn: None, on_device: None });
     };
     let x0 = rows_of(&batch);
     let drawn = host
         .draw_host(x0.view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
         .map_err(|source| TrainError::Coupling { step, source })?;
     drop(x0);
-    Ok(Prepared { batch, drawn: Some(drawn) })
+    Ok(Prepared { batch, drawn: Some(drawn), on_device: None })
 }
 
 /// A batch on the device with all that a step is about: images, their noise and their condition.
@@ -119,20 +121,28 @@ impl Diffusion {
     /// Uploads a batch, and draws its noise where that was not done yet. `key` is the step's.
     pub(crate) fn example(
         &self,
-        Prepared { batch, drawn }: Prepared,
+        Prepared { batch, drawn, on_device }: Prepared,
         key: Key,
         step: u64,
         device: &Device,
     ) -> Result<Example, TrainError> {
-        let shape: [usize; 4] = batch.images.dim().into();
-        let x0 =
-            Tensor::<4>::from_data(TensorData::new(batch.images.iter().copied().collect(), shape), device);
-        let Draw { noise, statistics } = match drawn {
-            Some(Draw { noise, statistics }) => Draw { noise: upload(noise, shape, device), statistics },
-            None => self
-                .coupling
-                .draw(&x0, &pairing(&batch), key.stream(Stream::NOISE))
-                .map_err(|source| TrainError::Coupling { step, source })?,
+        let (x0, Draw { noise, statistics }) = match on_device {
+            Some(both) => both,
+            None => {
+                let shape: [usize; 4] = batch.images.dim().into();
+                let values = TensorData::new(batch.images.iter().copied().collect(), shape);
+                let x0 = Tensor::<4>::from_data(values, device);
+                let drawn = match drawn {
+                    Some(Draw { noise, statistics }) => {
+                        Draw { noise: upload(noise, shape, device), statistics }
+                    }
+                    None => self
+                        .coupling
+                        .draw(&x0, &pairing(&batch), key.stream(Stream::NOISE))
+                        .map_err(|source| TrainError::Coupling { step, source })?,
+                };
+                (x0, drawn)
+            }
         };
         let condition = match (&self.classes, &batch.labels) {
             (Some(classes), Some(labels)) => classes.condition(labels, key, device),

@@ -145,7 +145,7 @@ impl TrainStep for ImprovedConsistencyStep {
             Ok(losses.loss_of(student, &teacher, &example, &neighbours, rows, step))
         };
         let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
-        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics, latents: None })
     }
 
     fn sampling_network(&self) -> &Network {

@@ -1,14 +1,20 @@
 use crate::{
     Files, Prepared, StepReport, TrainError, TrainStep,
-    diffusion::{all_finite, couple},
+    diffusion::{all_finite, couple, pairing},
 };
 use burn::tensor::{Device, Tensor, TensorData};
-use immiscible_coupling::{Coupling, CouplingError, Draw, PairContext};
+use immiscible_coupling::{Chosen, Compared, Coupling, CouplingError, Draw, PairContext};
+use immiscible_data::{Batch, DataError};
 use immiscible_models::{AutoencoderKL, Network};
 use immiscible_random::{Key, Stream};
 use ndarray::Array4;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Instant;
 
 /// Images that are encoded together; bounds the memory of the encoder, whose first feature maps are as large as the images.
 const CHUNK: usize = 32;
@@ -40,12 +46,16 @@ impl Latents {
     /// # Errors
     /// When the device does not return them.
     pub fn encode(&self, images: &Array4<f32>, key: Key) -> Result<Array4<f32>, TrainError> {
+        read(self.encode_on_device(images, key))
+    }
+
+    /// The same without reading them back, `[B, channels, H/factor, W/factor]`.
+    fn encode_on_device(&self, images: &Array4<f32>, key: Key) -> Tensor<4> {
         let (rows, channels, height, width) = images.dim();
-        let latent = [self.channels, height / self.factor, width / self.factor];
-        let numbers = latent.iter().product();
+        let [c, h, w] = [self.channels, height / self.factor, width / self.factor];
+        let numbers = c * h * w;
         let pixels: Vec<f32> = images.iter().copied().collect();
-        let mut all = Vec::with_capacity(rows * numbers);
-        for first in (0..rows).step_by(CHUNK) {
+        let chunks = (0..rows).step_by(CHUNK).map(|first| {
             let count = CHUNK.min(rows - first);
             let size = channels * height * width;
             let chunk = pixels[first * size..(first + count) * size].to_vec();
@@ -53,16 +63,106 @@ impl Latents {
             let noise = self.sample.then(|| {
                 let mut values = vec![0.0; count * numbers];
                 key.stream(Stream::LATENT).fill_normals(first as u64, numbers, &mut values);
-                let [c, h, w] = latent;
                 Tensor::from_data(TensorData::new(values, [count, c, h, w]), &self.device)
             });
-            let latents = self.vae.latents(Tensor::from_data(x, &self.device), noise);
-            let values = latents.try_into_data().map_err(not_returned)?.try_into_vec_as::<f32>();
-            all.extend(values.map_err(not_returned)?);
+            self.vae.latents(Tensor::from_data(x, &self.device), noise)
+        });
+        match chunks.collect::<Vec<_>>() {
+            chunks if chunks.is_empty() => Tensor::zeros([0, c, h, w], &self.device),
+            chunks => Tensor::cat(chunks, 0),
         }
-        let [c, h, w] = latent;
-        Array4::from_shape_vec((rows, c, h, w), all).map_err(not_returned)
     }
+
+    /// What goes to the device for so many images and numbers of latents, in bytes.
+    fn bytes(&self, images: usize, latents: usize) -> usize {
+        size_of::<f32>() * (images + if self.sample { latents } else { 0 })
+    }
+}
+
+fn read(latents: Tensor<4>) -> Result<Array4<f32>, TrainError> {
+    let [rows, c, h, w] = latents.dims();
+    let values = latents.try_into_data().map_err(not_returned)?.try_into_vec_as::<f32>();
+    Array4::from_shape_vec((rows, c, h, w), values.map_err(not_returned)?).map_err(not_returned)
+}
+
+fn not_returned(reason: impl std::fmt::Display) -> TrainError {
+    TrainError::Device { what: "the latents of a batch", reason: reason.to_string() }
+}
+
+/// What the latents of a step and their coupling took. Times are wall-clock milliseconds; those of comparison, choice and gathering
+/// are 0 where the coupling does not [compare](Coupling::compare) on the device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Parts {
+    /// Until the latents were there; their noise is drawn meanwhile.
+    pub encode_ms: f64,
+    /// The comparison with the noises on the device.
+    pub cost_ms: f64,
+    /// The choice on the host.
+    pub solve_ms: f64,
+    /// Asking for the noises that were chosen.
+    pub gather_ms: f64,
+    /// What of the coupling's time went by beside the step before.
+    pub hidden_ms: f64,
+    /// Read from the device, in bytes: costs, or the latents themselves.
+    pub bytes_to_host: f64,
+    /// Put on the device, in bytes: images, latents and noises.
+    pub bytes_to_device: f64,
+}
+
+impl Parts {
+    /// The sum of each.
+    pub(crate) fn plus(self, other: Self) -> Self {
+        Self {
+            encode_ms: self.encode_ms + other.encode_ms,
+            cost_ms: self.cost_ms + other.cost_ms,
+            solve_ms: self.solve_ms + other.solve_ms,
+            gather_ms: self.gather_ms + other.gather_ms,
+            hidden_ms: self.hidden_ms + other.hidden_ms,
+            bytes_to_host: self.bytes_to_host + other.bytes_to_host,
+            bytes_to_device: self.bytes_to_device + other.bytes_to_device,
+        }
+    }
+}
+
+/// What is worked out on a thread beside the step, from host arrays only, or was at once.
+enum Work<T> {
+    Done(T),
+    Running(JoinHandle<T>),
+}
+
+impl<T: Send + 'static> Work<T> {
+    fn of(work: impl FnOnce() -> T + Send + 'static, beside: bool) -> Result<Self, TrainError> {
+        if !beside {
+            return Ok(Self::Done(work()));
+        }
+        let thread = Builder::new().name("coupling".into()).spawn(work).map_err(DataError::Thread)?;
+        Ok(Self::Running(thread))
+    }
+
+    /// The result, and the milliseconds for which it was waited for, or none where nothing else went on meanwhile.
+    fn wait(self) -> (T, Option<f64>) {
+        match self {
+            Self::Done(done) => (done, None),
+            Self::Running(thread) => {
+                let start = Instant::now();
+                let done = thread.join().unwrap_or_else(|panic| resume_unwind(panic));
+                (done, Some(start.elapsed().as_secs_f64() * 1e3))
+            }
+        }
+    }
+}
+
+/// A batch that was encoded, and whose noise is being chosen.
+struct Begun {
+    parts: Parts,
+    coupling: Coupled,
+}
+
+enum Coupled {
+    /// Latents and noises stay on the device.
+    OnDevice { x0: Tensor<4>, compared: Compared, chosen: Work<Result<Chosen, CouplingError>> },
+    /// The latents were read back, for a coupling that works on the host, or draws on the device when the step is taken.
+    OnHost(Work<Result<Prepared, TrainError>>),
 }
 
 /// A method that learns from the latents of images: encodes a batch, couples its noise to the scaled latents, and hands both
@@ -72,25 +172,101 @@ pub struct LatentStep {
     latents: Latents,
     coupling: Arc<dyn Coupling>,
     key: Key,
+    /// What was begun with for steps to come, by their numbers.
+    ahead: BTreeMap<u64, Result<Begun, TrainError>>,
 }
 
 impl LatentStep {
     /// `key` is the run's. Give the trainer [`OnLatents`] of the same coupling.
     pub fn new(inner: Box<dyn TrainStep>, latents: Latents, coupling: Arc<dyn Coupling>, key: Key) -> Self {
-        Self { inner, latents, coupling, key }
+        Self { inner, latents, coupling, key, ahead: BTreeMap::new() }
     }
-}
 
-fn not_returned(reason: impl std::fmt::Display) -> TrainError {
-    TrainError::Device { what: "the latents of a batch", reason: reason.to_string() }
+    /// Encodes and compares a batch, and lets its noise be chosen: on a thread `beside` what comes next, or now.
+    fn begin(&self, batch: &Batch, step: u64, beside: bool) -> Result<Begun, TrainError> {
+        let start = Instant::now();
+        let elapsed_ms = || start.elapsed().as_secs_f64() * 1e3;
+        let key = self.key.step(step);
+        let x0 = self.latents.encode_on_device(&batch.images, key);
+        let numbers: usize = x0.dims().iter().product();
+        let (images, latents) = (self.latents.bytes(batch.images.len(), numbers), size_of::<f32>() * numbers);
+        let compared = self.coupling.compare(&x0, &pairing(batch), key.stream(Stream::NOISE));
+        if let Some((compared, costs)) = compared.map_err(|source| TrainError::Coupling { step, source })? {
+            let parts = Parts {
+                encode_ms: elapsed_ms() - costs.milliseconds(),
+                cost_ms: costs.milliseconds(),
+                bytes_to_host: costs.bytes_to_host() as f64,
+                bytes_to_device: (images + costs.bytes_to_device()) as f64,
+                ..Parts::default()
+            };
+            let chosen = Work::of(move || costs.solve(), beside)?;
+            return Ok(Begun { parts, coupling: Coupled::OnDevice { x0, compared, chosen } });
+        }
+        let (labels, index) = (batch.labels.clone(), batch.index.clone());
+        let batch = Batch { images: read(x0)?, labels, index };
+        let parts = Parts {
+            encode_ms: elapsed_ms(),
+            bytes_to_host: latents as f64,
+            // With their noise they go to the device again.
+            bytes_to_device: (images + 2 * latents) as f64,
+            ..Parts::default()
+        };
+        all_finite(&batch, step, true)?;
+        let (coupling, key) = (Arc::clone(&self.coupling), self.key);
+        let coupled = Work::of(move || couple(&*coupling, batch, key, step), beside)?;
+        Ok(Begun { parts, coupling: Coupled::OnHost(coupled) })
+    }
+
+    /// Waits for the noise.
+    fn finish(&self, begun: Begun, batch: Batch, step: u64) -> Result<(Prepared, Parts), TrainError> {
+        let Begun { mut parts, coupling } = begun;
+        match coupling {
+            Coupled::OnDevice { x0, compared, chosen } => {
+                let (chosen, waited_ms) = chosen.wait();
+                let chosen = match chosen {
+                    Ok(chosen) => chosen,
+                    Err(source) => {
+                        // A latent that is not finite is the better culprit, where there is one.
+                        all_finite(&Batch { images: read(x0)?, ..batch }, step, true)?;
+                        return Err(TrainError::Coupling { step, source });
+                    }
+                };
+                parts.solve_ms = chosen.milliseconds;
+                parts.hidden_ms = waited_ms.map_or(0.0, |waited| (parts.solve_ms - waited).max(0.0));
+                let start = Instant::now();
+                let drawn = compared.take(chosen);
+                parts.gather_ms = start.elapsed().as_secs_f64() * 1e3;
+                Ok((Prepared { batch, drawn: None, on_device: Some((x0, drawn)) }, parts))
+            }
+            Coupled::OnHost(coupled) => {
+                let (prepared, waited_ms) = coupled.wait();
+                let prepared = prepared?;
+                let took_ms = prepared.drawn.as_ref().map_or(0.0, |drawn| drawn.statistics.milliseconds);
+                parts.hidden_ms = waited_ms.map_or(0.0, |waited| (took_ms - waited).max(0.0));
+                Ok((prepared, parts))
+            }
+        }
+    }
 }
 
 impl TrainStep for LatentStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        let mut batch = prepared.batch;
-        batch.images = self.latents.encode(&batch.images, self.key.step(step))?;
-        all_finite(&batch, step, true)?;
-        self.inner.step(couple(&*self.coupling, batch, self.key, step)?, step)
+        let begun = match self.ahead.remove(&step) {
+            Some(begun) => begun?,
+            None => self.begin(&prepared.batch, step, false)?,
+        };
+        let (prepared, parts) = self.finish(begun, prepared.batch, step)?;
+        Ok(StepReport { latents: Some(parts), ..self.inner.step(prepared, step)? })
+    }
+
+    fn looks_ahead(&self) -> bool {
+        true
+    }
+
+    /// Encodes the batch and compares its latents with their noises, and has the noise chosen on a thread.
+    fn look_ahead(&mut self, next: &Prepared, step: u64) {
+        let begun = self.begin(&next.batch, step, true);
+        self.ahead.insert(step, begun);
     }
 
     fn sampling_network(&self) -> &Network {
@@ -106,6 +282,7 @@ impl TrainStep for LatentStep {
     }
 
     fn load(&mut self, folder: &Path) -> Result<(), TrainError> {
+        self.ahead.clear();
         self.inner.load(folder)
     }
 }

@@ -39,7 +39,7 @@ pub use ema::{AVERAGES, Decay, Ema, power_gamma};
 pub use error::TrainError;
 pub use file_system::{Disk, FileSystem};
 pub use improved_consistency::{DoublingCurriculum, ImprovedConsistencyStep, LogNormal};
-pub use latent::{LatentStep, Latents, OnLatents};
+pub use latent::{LatentStep, Latents, OnLatents, Parts};
 pub use learner::{EMA_WEIGHTS, WEIGHTS, ema_weights_of};
 pub use learning_rate::{LEARNING_RATE_SCHEDULES, LearningRateSchedule};
 pub use lock::RunLock;

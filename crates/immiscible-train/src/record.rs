@@ -1,6 +1,6 @@
 //! What a run writes down: averages over steps, and `metrics.jsonl`.
 
-use crate::{StepReport, TrainError};
+use crate::{Parts, StepReport, TrainError};
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Write};
@@ -45,6 +45,9 @@ pub struct Average {
     #[serde(default)]
     waited_ms: f64,
     step_ms: f64,
+    /// Of the steps on latents.
+    #[serde(default)]
+    latents: Option<Parts>,
 }
 
 /// How long a step waited for its batch.
@@ -76,6 +79,10 @@ impl Average {
         }
         self.waited_ms += waited.ms;
         self.step_ms += step_ms;
+        if let Some(parts) = report.latents {
+            let sum = self.latents.unwrap_or_default();
+            self.latents = Some(sum.plus(parts));
+        }
     }
 
     pub(crate) fn skip(&mut self) {
@@ -108,10 +115,11 @@ impl Average {
         self.per_step(self.coupling_ms)
     }
 
-    /// What of that delayed the steps: all of it inside a step, and in the loader's pipeline no more than steps waited for
-    /// their batches. The time of a window is spread over its batches, and waited for at the first: to be read over whole windows.
+    /// What of that delayed the steps: inside a step all but what happened beside the step before, and in the loader's pipeline
+    /// no more than steps waited for their batches. The time of a window is spread over its batches, and waited for at the first: to be read over whole windows.
     pub fn coupling_visible_ms(&self) -> f64 {
-        let inside = self.coupling_ms - self.coupling_before_ms;
+        let beside = self.latents.map_or(0.0, |parts| parts.hidden_ms);
+        let inside = self.coupling_ms - self.coupling_before_ms - beside;
         self.per_step(inside + self.coupling_before_ms.min(self.waited_ms))
     }
 
@@ -195,6 +203,24 @@ pub struct Record {
     /// Mean over the steps of the squared mean noise of a batch, over what chance gives it: 1 for normal noise.
     #[serde(default)]
     pub mean_shift: f64,
+    /// Milliseconds until the latents of a batch were there; this and what follows of steps on latents only.
+    #[serde(default)]
+    pub encode_ms: Option<f64>,
+    /// The coupling's milliseconds for comparing latents with noises on the device.
+    #[serde(default)]
+    pub cost_ms: Option<f64>,
+    /// Those for the choice, on the host.
+    #[serde(default)]
+    pub solve_ms: Option<f64>,
+    /// Those for gathering the noise on the device.
+    #[serde(default)]
+    pub gather_ms: Option<f64>,
+    /// Bytes that a step read from the device for latents and coupling.
+    #[serde(default)]
+    pub bytes_to_host: Option<f64>,
+    /// Bytes that a step put on the device for images, latents and noise.
+    #[serde(default)]
+    pub bytes_to_device: Option<f64>,
 }
 
 impl Record {
@@ -207,6 +233,7 @@ impl Record {
         batch_size: usize,
     ) -> Self {
         let taken = average.steps > 0;
+        let part = |of: fn(&Parts) -> f64| average.latents.as_ref().map(|parts| average.per_step(of(parts)));
         Self {
             schema: METRICS_SCHEMA,
             step,
@@ -229,6 +256,12 @@ impl Record {
             energy: average.per_step(average.energy),
             alignment: average.per_step(average.alignment),
             mean_shift: average.per_step(average.mean_shift),
+            encode_ms: part(|parts| parts.encode_ms),
+            cost_ms: part(|parts| parts.cost_ms),
+            solve_ms: part(|parts| parts.solve_ms),
+            gather_ms: part(|parts| parts.gather_ms),
+            bytes_to_host: part(|parts| parts.bytes_to_host),
+            bytes_to_device: part(|parts| parts.bytes_to_device),
         }
     }
 }
@@ -355,7 +388,7 @@ mod tests {
     const WAITED: Waited = Waited { ms: 0.0, for_the_coupling: false };
 
     fn report(loss: f32) -> StepReport {
-        StepReport { loss, gradient_norm: 1.0, coupling: Default::default() }
+        StepReport { loss, gradient_norm: 1.0, coupling: Default::default(), latents: None }
     }
 
     #[test]

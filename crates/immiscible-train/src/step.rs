@@ -1,4 +1,4 @@
-use crate::{Diffusion, EmaConfig, Files, OptimizerConfig, Prepared, TrainError, learner::Learner};
+use crate::{Diffusion, EmaConfig, Files, OptimizerConfig, Parts, Prepared, TrainError, learner::Learner};
 use burn::tensor::Device;
 use immiscible_coupling::Statistics;
 use immiscible_models::Network;
@@ -14,6 +14,8 @@ pub struct StepReport {
     pub gradient_norm: f32,
     /// What the coupling did.
     pub coupling: Statistics,
+    /// What latents and their coupling took, where the step is on latents.
+    pub latents: Option<Parts>,
 }
 
 /// One way to train: owns its networks and optimisers, takes steps, and can be put away and taken up again.
@@ -24,6 +26,18 @@ pub trait TrainStep {
     /// When the batch cannot be used; with [`TrainError::NonFinite`] when the loss or its gradient is not finite, and then
     /// nothing has changed, so that the caller may go on with the next step.
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError>;
+
+    /// Whether [`look_ahead`](Self::look_ahead) does anything, so that the batch of the step after is worth waiting for.
+    fn looks_ahead(&self) -> bool {
+        false
+    }
+
+    /// Begins with what the step number `step` needs that does not depend on the weights, before the step ahead of it is taken.
+    /// `next` is what that step will be given. Whether this is called changes no bit of what is learnt; what is wrong with the
+    /// batch is told by the step.
+    fn look_ahead(&mut self, next: &Prepared, step: u64) {
+        let _ = (next, step);
+    }
 
     /// The network that samples are drawn from, outside any autodiff graph.
     fn sampling_network(&self) -> &Network;
@@ -84,7 +98,7 @@ impl TrainStep for DiffusionStep {
         let loss_of =
             |network: &Network, rows| diffusion.loss_of(network, &example, &times, rows, key, device);
         let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
-        Ok(StepReport { loss, gradient_norm, coupling: example.statistics })
+        Ok(StepReport { loss, gradient_norm, coupling: example.statistics, latents: None })
     }
 
     fn sampling_network(&self) -> &Network {

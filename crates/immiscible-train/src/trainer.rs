@@ -199,11 +199,18 @@ impl Trainer {
             }
             None => ahead(steps, depth, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?,
         };
+        let mut batches = batches.peekable();
+        let looks_ahead = depth.is_some() && method.looks_ahead();
         let mut begin = Instant::now();
-        for prepared in batches {
-            let waited_ms = begin.elapsed().as_secs_f64() * 1e3;
+        while let Some(prepared) = batches.next() {
             let prepared = prepared?;
+            let next = if looks_ahead { batches.peek() } else { None };
+            let waited_ms = begin.elapsed().as_secs_f64() * 1e3;
             let waited = Waited { ms: waited_ms, for_the_coupling: prepared.drawn.is_some() };
+            // What is wrong with the next batch is told in its turn.
+            if let Some(Ok(next)) = next {
+                method.look_ahead(next, state.step + 1);
+            }
             let taken = method.step(prepared, state.step);
             state.step += 1;
             match taken {

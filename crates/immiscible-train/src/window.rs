@@ -157,7 +157,7 @@ impl Pairing {
             TrainError::Coupling { step, source }
         })?;
         drop(x0);
-        Ok(Prepared { batch, drawn: Some(drawn) })
+        Ok(Prepared { batch, drawn: Some(drawn), on_device: None })
     }
 }
 

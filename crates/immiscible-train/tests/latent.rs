@@ -6,11 +6,15 @@ use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
-use immiscible_models::{AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network};
+use immiscible_models::{
+    AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network, NetworkConfig, UNet2DConfig,
+};
 use immiscible_random::{Key, Stream};
+use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
-    ClassCondition, Files, LatentStep, Latents, OnLatents, Prepared, StepReport, TrainError, TrainStep,
-    prepare,
+    Average, CheckpointConfig, ClassCondition, Diffusion, DiffusionStep, EmaConfig, Files, LatentStep,
+    Latents, LossConfig, Observer, OnLatents, OptimizerConfig, Prepared, StepReport, TrainConfig, TrainError,
+    TrainStep, Trainer, prepare,
 };
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -36,7 +40,7 @@ struct Spy(Arc<Mutex<Vec<Prepared>>>);
 impl TrainStep for Spy {
     fn step(&mut self, prepared: Prepared, _step: u64) -> Result<StepReport, TrainError> {
         self.0.lock().unwrap().push(prepared);
-        Ok(StepReport { loss: 0.0, gradient_norm: 0.0, coupling: Statistics::default() })
+        Ok(StepReport { loss: 0.0, gradient_norm: 0.0, coupling: Statistics::default(), latents: None })
     }
 
     fn sampling_network(&self) -> &Network {
@@ -88,24 +92,32 @@ fn the_noise_is_coupled_to_scaled_latents() {
         }
         let coupling: Arc<dyn Coupling> = coupling.into();
         for (sample, step) in [(false, 0), (true, 0), (true, 1)] {
-            let Prepared { batch, drawn } = seen(&coupling, sample, step);
+            let Prepared { batch, drawn, on_device } = seen(&coupling, sample, step);
+            assert_eq!(on_device.is_some(), *kind == "assignment", "{kind}");
+            let (found, taken) = match on_device {
+                Some((x0, drawn)) => (floats(x0), Some(floats(drawn.noise))),
+                None => {
+                    assert_eq!(batch.images.dim(), (ROWS, 4, 4, 4));
+                    let taken = drawn.map(|drawn| drawn.noise.iter().copied().collect());
+                    (batch.images.iter().copied().collect(), taken)
+                }
+            };
             let key = KEY.step(step);
             let mut noise = vec![0.0; ROWS * 64];
             key.stream(Stream::LATENT).fill_normals(0, 64, &mut noise);
             let noise = Tensor::<4>::from_data(TensorData::new(noise, [ROWS, 4, 4, 4]), &device);
             let z = if sample { posterior.sample(noise) } else { posterior.mode() };
             let expected = z * 0.18215;
-            let found: Vec<f32> = batch.images.iter().copied().collect();
+            assert_eq!(found.len(), ROWS * 64);
             for (a, b) in found.iter().zip(floats(expected)) {
                 assert!((a - b).abs() < 1e-5, "{kind}, {sample}: {a}, {b}");
             }
-            assert_eq!(batch.images.dim(), (ROWS, 4, 4, 4));
 
             let x0 = Tensor::<4>::from_data(TensorData::new(found, [ROWS, 4, 4, 4]), &device);
             let pairing = PairContext { labels: batch.labels.as_deref(), ..PairContext::default() };
             let wanted = coupling.draw(&x0, &pairing, key.stream(Stream::NOISE)).unwrap().noise;
-            match drawn {
-                Some(drawn) => assert_eq!(drawn.noise.iter().copied().collect::<Vec<_>>(), floats(wanted)),
+            match taken {
+                Some(taken) => assert_eq!(taken, floats(wanted), "{kind}"),
                 // It draws on the device, for the latents that it is given there.
                 None => assert!(coupling.host().is_none()),
             }
@@ -139,6 +151,126 @@ fn latents_that_overflow_end_the_run_by_the_number_of_their_image() {
         assert!(message.contains(&format!("the latents of image {image}")), "{message}");
         assert!(message.contains("the autoencoder cannot encode it"), "{message}");
         assert!(seen.lock().unwrap().is_empty(), "{kind}: it was trained on");
+    }
+}
+
+/// The losses of the steps that a run took.
+#[derive(Default)]
+struct Losses(Vec<(u64, u32)>);
+
+impl Observer for Losses {
+    fn step(&mut self, step: u64, report: &StepReport, _total: &Average) {
+        self.0.push((step, report.loss.to_bits()));
+    }
+}
+
+/// Trains on latents, goes on where the run stopped, and tells the losses and the averages of all its steps.
+fn train(run: &Path, steps: u64, kind: &str, prefetch: usize) -> (Vec<(u64, u32)>, Average) {
+    let device = Device::flex();
+    let config = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
+    let coupling: Arc<dyn Coupling> = config.build().unwrap().into();
+    let schedule = ScheduleConfig::new("linear").build().unwrap();
+    let objective = ObjectiveConfig::new("epsilon").build().unwrap();
+    let diffusion = Diffusion {
+        time: TimeSamplerConfig::default().build_for(&*schedule).unwrap(),
+        loss: LossConfig::default().build(&*schedule, &*objective).unwrap(),
+        schedule,
+        objective,
+        coupling: coupling.clone(),
+        classes: None,
+    };
+    let config = UNet2DConfig {
+        in_channels: 4,
+        out_channels: 4,
+        num_class_embeds: None,
+        dropout: 0.1,
+        ..UNet2DConfig::tiny()
+    };
+    device.seed(3);
+    let network = NetworkConfig::UNet2DModel(config).init(&device.clone().autodiff()).unwrap();
+    let (optimizer, ema) = (OptimizerConfig::default(), EmaConfig::default());
+    let inner = DiffusionStep::new(diffusion, network, &optimizer, &ema, KEY, &device).unwrap();
+    let latents = Latents::new(vae(), 4, 2, true, &device);
+    let mut method = LatentStep::new(Box::new(inner), latents, coupling.clone(), KEY);
+    let trainer = Trainer {
+        train: TrainConfig { steps, batch_size: 8, log_every: 2, prefetch, ..TrainConfig::default() },
+        checkpoint: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
+        run: run.into(),
+        config_sha256: "c0ffee".into(),
+        key: KEY,
+    };
+    let digits = build(&DataOptions::new("digits")).unwrap();
+    let loader = Loader::new(digits, LoaderOptions { batch_size: 8, seed: 11, flip: false }).unwrap();
+    let mut losses = Losses::default();
+    let total = trainer.run(&mut method, loader, Arc::new(OnLatents(coupling)), &mut losses).unwrap();
+    (losses.0, total)
+}
+
+fn weights(run: &Path, steps: u64) -> Vec<u8> {
+    std::fs::read(run.join(format!("checkpoints/step-{steps:08}/model.safetensors"))).unwrap()
+}
+
+#[test]
+fn noise_that_is_chosen_beside_the_step_before_changes_no_bit() {
+    let _alone = alone();
+    for kind in ["assignment", "independent", "knn"] {
+        let folder = tempfile::tempdir().unwrap();
+        let [waiting, beside] = [0, 2].map(|prefetch| {
+            let run = folder.path().join(prefetch.to_string());
+            let (losses, total) = train(&run, 5, kind, prefetch);
+            let (hidden, visible) = (total.coupling_hidden_ms(), total.coupling_visible_ms());
+            assert!((hidden + visible - total.coupling_ms()).abs() < 1e-9, "{kind}: {total:?}");
+            assert!(visible >= -1e-9 && hidden >= -1e-9, "{kind}: {total:?}");
+            // A step takes far longer than the choice for 8 images.
+            let hides = prefetch > 0 && kind == "assignment";
+            assert_eq!(hidden > 1e-9, hides, "{kind}: {total:?}");
+            (losses, weights(&run, 5))
+        });
+        assert_eq!(waiting.0.len(), 5);
+        assert!(waiting == beside, "{kind}");
+    }
+}
+
+#[test]
+fn a_resumed_run_on_latents_is_the_uninterrupted_one_bit_for_bit() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("whole");
+    let expected = train(&whole, 5, "assignment", 2).0;
+    for stop in 1..5 {
+        let run = folder.path().join(stop.to_string());
+        let mut found = train(&run, stop, "assignment", 2).0;
+        found.extend(train(&run, 5, "assignment", 2).0);
+        assert_eq!(found, expected, "stopped after {stop}");
+        assert!(weights(&run, 5) == weights(&whole, 5), "stopped after {stop}");
+    }
+}
+
+#[test]
+fn a_line_of_the_log_tells_what_latents_took() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, [to_host, to_device]) in [
+        // Costs and |x|²; images, the latents' noise, 8 noises and their numbers.
+        ("assignment", [4 * (8 * 8 + 8), 4 * 8 * (64 + 64 + 64) + 8 * 8]),
+        // Latents; images, the latents' noise, and both again.
+        ("independent", [4 * 8 * 64, 4 * 8 * (64 + 64 + 64 + 64)]),
+    ] {
+        let run = folder.path().join(kind);
+        train(&run, 2, kind, 2);
+        let line = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+        let line: serde_json::Value = serde_json::from_str(line.trim()).unwrap();
+        assert_eq!(line["bytes_to_host"], f64::from(to_host), "{line}");
+        assert_eq!(line["bytes_to_device"], f64::from(to_device), "{line}");
+        assert!(line["encode_ms"].as_f64().unwrap() > 0.0, "{line}");
+        let parts = ["cost_ms", "solve_ms", "gather_ms"].map(|part| line[part].as_f64().unwrap());
+        let sum = parts.iter().sum::<f64>();
+        if kind == "assignment" {
+            assert!(parts.iter().all(|part| *part > 0.0), "{line}");
+            assert!((sum - line["coupling_ms"].as_f64().unwrap()).abs() < 0.05 * sum, "{line}");
+        } else {
+            assert_eq!(sum, 0.0, "{line}");
+        }
     }
 }
 

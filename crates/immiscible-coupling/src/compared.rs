@@ -1,0 +1,175 @@
+use crate::{CouplingError, Draw, Statistics, fresh_noise, statistics::Sums, upload};
+use burn::tensor::{Int, Tensor, TensorData};
+use immiscible_assign::{Assigner, Cost};
+use immiscible_random::Key;
+use ndarray::{Array1, Array2, Axis, parallel::prelude::*};
+use std::{sync::Arc, time::Instant};
+
+/// The half of a [comparison](crate::Coupling::compare) that stays on the device: the noises that were drawn.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// `[M, C, H, W]`.
+    drawn: Tensor<4>,
+}
+
+/// The half of a comparison that crosses to the host: what images and noises cost each other. It holds host arrays only, so any
+/// thread may [solve](Self::solve) it.
+pub struct Costs {
+    /// −⟨x, n⟩, `[B, M]`.
+    products: Array2<f32>,
+    /// |x|² of every image.
+    squares: Array1<f32>,
+    /// What was drawn, `[M, D]`.
+    drawn: Array2<f32>,
+    cost: Cost,
+    image_scale: f32,
+    groups: Option<Vec<u32>>,
+    assigner: Arc<dyn Assigner>,
+    milliseconds: f64,
+}
+
+/// Which noise each image takes.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// For every image the row of its noise among those that were drawn.
+    pub noise_of: Vec<u32>,
+    /// What that does to the batch; the time is that of comparison and choice.
+    pub statistics: Statistics,
+    /// Wall-clock time of the choice alone.
+    pub milliseconds: f64,
+}
+
+/// How an assignment compares.
+pub(crate) struct Comparison {
+    pub(crate) cost: Cost,
+    pub(crate) image_scale: f32,
+    /// Noises for each image.
+    pub(crate) pool: usize,
+    /// Of every row.
+    pub(crate) groups: Option<Vec<u32>>,
+    pub(crate) assigner: Arc<dyn Assigner>,
+}
+
+impl Comparison {
+    /// Draws noise for the images on a device, and compares the two there by one product of matrices. |x|² comes along with it, so
+    /// that all [`Statistics`] follow on the host and the device is read once.
+    pub(crate) fn of(self, x0: &Tensor<4>, key: Key) -> Result<(Compared, Costs), CouplingError> {
+        let Self { cost, image_scale, pool, groups, assigner } = self;
+        let device = x0.device();
+        let [rows, channels, height, width] = x0.dims();
+        let (noises, dimensions) = (pool * rows, channels * height * width);
+        let drawn = fresh_noise(noises, dimensions, key);
+        let on_device = upload(drawn.clone(), [noises, channels, height, width], &device);
+        // What the device still has to do to make the images is no part of comparing them.
+        device.sync().map_err(CouplingError::device)?;
+
+        let start = Instant::now();
+        let x = x0.clone().reshape([rows, dimensions]);
+        let n = on_device.clone().reshape([noises, dimensions]);
+        let squares: Tensor<1> = x.clone().square().sum_dim(1).reshape([rows]);
+        let products: Tensor<1> = x.matmul(n.transpose()).neg().reshape([rows * noises]);
+        let values =
+            Tensor::cat(vec![products, squares], 0).try_into_data().map_err(CouplingError::device)?;
+        let mut values: Vec<f32> = values.try_into_vec_as().map_err(CouplingError::device)?;
+        let squares = values.split_off(rows * noises).into();
+        let products = Array2::from_shape_vec((rows, noises), values).map_err(CouplingError::device)?;
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        let costs = Costs { products, squares, drawn, cost, image_scale, groups, assigner, milliseconds };
+        Ok((Compared { drawn: on_device }, costs))
+    }
+}
+
+impl Compared {
+    /// Gathers the noises of the batch on the device. On a device that works on by itself the time that is added to the
+    /// statistics is that of asking for it.
+    pub fn take(self, chosen: Chosen) -> Draw<Tensor<4>> {
+        let start = Instant::now();
+        let Chosen { noise_of, mut statistics, .. } = chosen;
+        let rows: Vec<i64> = noise_of.into_iter().map(i64::from).collect();
+        let shape = [rows.len()];
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &self.drawn.device());
+        let noise = self.drawn.select(0, rows);
+        statistics.milliseconds += start.elapsed().as_secs_f64() * 1e3;
+        Draw { noise, statistics }
+    }
+}
+
+impl Costs {
+    /// Wall-clock time of the comparison: the product, and its way to the host.
+    pub fn milliseconds(&self) -> f64 {
+        self.milliseconds
+    }
+
+    /// What was read from the device, in bytes.
+    pub fn bytes_to_host(&self) -> usize {
+        size_of::<f32>() * (self.products.len() + self.squares.len())
+    }
+
+    /// What is put on the device, in bytes: the noises that were drawn, and in the end the number of each image's.
+    pub fn bytes_to_device(&self) -> usize {
+        size_of::<f32>() * self.drawn.len() + size_of::<i64>() * self.squares.len()
+    }
+
+    /// Chooses a noise for every image.
+    ///
+    /// # Errors
+    /// [`CouplingError::NonFinite`] for images that cannot be compared, and what the assigner refuses.
+    pub fn solve(self) -> Result<Chosen, CouplingError> {
+        let start = Instant::now();
+        let lengths: Array1<f32> = self.drawn.rows().into_iter().map(|n| n.dot(&n)).collect();
+        if !self.squares.iter().chain(&self.products).all(|value| value.is_finite()) {
+            return Err(CouplingError::NonFinite);
+        }
+        let noise_of = match self.cost {
+            Cost::Dot => self.assigner.solve(self.products.view(), self.groups.as_deref())?.noise_of,
+            _ => self.assigner.solve(self.distances(&lengths).view(), self.groups.as_deref())?.noise_of,
+        };
+        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+        let statistics = self.measure(&lengths, &noise_of);
+        let statistics = Statistics { milliseconds: self.milliseconds + milliseconds, ..statistics };
+        Ok(Chosen { noise_of, statistics, milliseconds })
+    }
+
+    /// |s·x − n|² = s²|x|² + |n|² − 2s⟨x, n⟩, or its root.
+    fn distances(&self, lengths: &Array1<f32>) -> Array2<f32> {
+        let (scale, root) = (self.image_scale, self.cost == Cost::L2);
+        let mut costs = self.products.clone();
+        let rows = costs.axis_iter_mut(Axis(0)).into_par_iter().zip(self.squares.axis_iter(Axis(0)));
+        rows.for_each(|(mut row, square)| {
+            let square = scale * scale * square.into_scalar();
+            row.zip_mut_with(lengths, |cost, length| {
+                // Rounding takes the distance of equal vectors below zero.
+                let squared = (2.0 * scale * *cost + (square + length)).max(0.0);
+                *cost = if root { squared.sqrt() } else { squared };
+            });
+        });
+        costs
+    }
+
+    /// From the products, which hold all of it but the mean noise.
+    fn measure(&self, lengths: &Array1<f32>, noise_of: &[u32]) -> Statistics {
+        let rows = noise_of.len();
+        let product = |i: usize, j: usize| -f64::from(self.products[(i, j)]);
+        let (square, length) = (|i: usize| f64::from(self.squares[i]), |j: usize| f64::from(lengths[j]));
+        let distance = |i, j| (square(i) + length(j) - 2.0 * product(i, j)).max(0.0).sqrt();
+        let taken = || noise_of.iter().map(|&j| j as usize);
+        let mean = |sum: f64| if rows == 0 { 0.0 } else { sum / rows as f64 };
+        // How many images took each noise: without a pool, one.
+        let mut times = Array1::<f32>::zeros(lengths.len());
+        taken().for_each(|j| times[j] += 1.0);
+        let sum_of_noise = times.dot(&self.drawn);
+        let with_each = self.products.dot(&times);
+        let sums = Sums {
+            inner: taken().enumerate().map(|(i, j)| product(i, j)).sum(),
+            image: (0..rows).map(square).sum(),
+            noise: taken().map(length).sum(),
+            means: -with_each.iter().map(|&sum| f64::from(sum)).sum::<f64>(),
+            mean: f64::from(sum_of_noise.dot(&sum_of_noise)),
+        };
+        Statistics {
+            distance_before: mean((0..rows).map(|i| distance(i, i)).sum()),
+            distance_after: mean(taken().enumerate().map(|(i, j)| distance(i, j)).sum()),
+            ..Statistics::of_sums((rows, self.drawn.ncols()), sums)
+        }
+    }
+}
