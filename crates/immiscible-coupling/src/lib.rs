@@ -19,7 +19,7 @@ mod statistics;
 mod window;
 
 pub use assignment::Assignment;
-pub use config::{COUPLINGS, CouplingConfig, Entry};
+pub use config::{COUPLINGS, CouplingConfig, Entry, Scope};
 pub use context::PairContext;
 pub use control::{After, Control};
 pub use error::CouplingError;
