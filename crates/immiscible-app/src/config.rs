@@ -3,7 +3,7 @@
 use crate::latent::LatentConfig;
 use crate::presets::PRESETS;
 use anyhow::{Context, Error, Result, anyhow, bail};
-use immiscible_coupling::CouplingConfig;
+use immiscible_coupling::{CouplingConfig, Scope};
 use immiscible_data::{Crop, DataOptions, LabelKind, Layout, Resize, Split};
 use immiscible_models::NetworkConfig;
 use immiscible_sample::Spacing;
@@ -67,9 +67,18 @@ fn is_default<T: Default + PartialEq>(table: &T) -> bool {
 }
 
 impl Config {
-    /// What the network's outputs mean.
+    /// What the network's outputs mean, for the data as they are trained on: `sigma_data` in the config is that of images in
+    /// [−1, 1].
     pub(crate) fn objective(&self) -> Result<Box<dyn Objective>, TrainError> {
-        self.method.objective(&self.schedule, self.objective.as_ref())
+        let scale = self.data.scale();
+        let objective = self.objective.as_ref().map(|objective| objective.of_scaled_data(scale));
+        self.method.of_scaled_data(scale).objective(&self.schedule, objective.as_ref())
+    }
+
+    /// What an output costs, likewise.
+    pub(crate) fn loss(&self) -> LossConfig {
+        let weighting = self.loss.weighting.of_scaled_data(self.data.scale());
+        LossConfig { weighting, ..self.loss.clone() }
     }
 
     /// How samples are drawn.
@@ -117,7 +126,7 @@ pub(crate) struct DataConfig {
     #[serde(default)]
     pub(crate) flip: bool,
     /// What images are multiplied by for training, and samples divided by; 1 if absent. Against noise that stays as it is, images
-    /// then lie further apart (arXiv 2505.18521, §4.3).
+    /// then lie further apart (arXiv 2505.18521, §4.3). Every `sigma_data` is multiplied as well.
     pub(crate) scale: Option<f64>,
 }
 
@@ -438,7 +447,9 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
         ("optimizer", &["learning_rate", "warmup_steps", "clip_norm"]),
     ] {
         if let Some(Value::Table(table)) = table.get_mut(section) {
-            keys.iter().for_each(|key| drop(table.remove(*key)));
+            // A micro-batch changes what is paired where the coupling keeps inside it.
+            let kept = |key: &str| key == "micro_batch" && config.coupling.scope == Scope::MicroBatch;
+            keys.iter().filter(|key| !kept(key)).for_each(|key| drop(table.remove(*key)));
         }
     }
     Ok(table)
@@ -477,6 +488,37 @@ mod tests {
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         assert!(PRESETS.is_sorted());
+    }
+
+    #[test]
+    fn a_scale_of_the_data_is_one_of_their_deviation() {
+        let point = immiscible_schedule::Point { alpha: 1.0, sigma: 1.5, time: 1.5 };
+        let edm = ["schedule.name=ve", "objective.name=edm", "loss.weighting.name=edm"];
+        let consistency = ["schedule.name=ve", "method.kind=consistency"];
+        for (settings, keys) in [
+            (&edm[..], &["objective.sigma_data", "loss.weighting.sigma_data"][..]),
+            (&consistency, &["method.sigma_data"]),
+        ] {
+            let numbers = |scale: f64, sigma: Option<f64>| {
+                let mut table = preset("digits").unwrap();
+                if settings == consistency {
+                    table.remove("objective");
+                }
+                let sigma = sigma.map(|sigma| keys.iter().map(move |key| format!("{key}={sigma}")));
+                let settings = settings.iter().map(|setting| (*setting).to_owned());
+                settings
+                    .chain([format!("data.scale={scale}")])
+                    .chain(sigma.into_iter().flatten())
+                    .for_each(|assignment| set(&mut table, &assignment).unwrap());
+                let config = parse(table).unwrap();
+                let objective = config.objective().unwrap();
+                let weight = config.loss().weighting.build().unwrap().weight(&*objective, point);
+                (objective.x0_error(point), weight)
+            };
+            assert_eq!(numbers(2.0, Some(0.6)), numbers(1.0, Some(1.2)));
+            assert_eq!(numbers(2.0, None), numbers(1.0, Some(1.0)));
+            assert_ne!(numbers(2.0, None), numbers(1.0, None));
+        }
     }
 
     #[test]
@@ -611,6 +653,10 @@ mod tests {
         }
         assert_eq!(key(&[], &["optimizer.beta2=0.999"]), None);
         assert_eq!(key(&[], &["train.gradient_checkpointing=true"]), None);
+        assert_eq!(key(&[], &["train.micro_batch=8"]), None);
+        let scope = ["coupling={kind=\"assignment\", scope=\"micro_batch\"}", "train.micro_batch=8"];
+        let other = key(&scope, &[scope[0], "train.micro_batch=16"]);
+        assert_eq!(other.as_deref(), Some("train.micro_batch"));
         assert_eq!(key(&[], &["optimizer.kind=lion"]).as_deref(), Some("optimizer.beta2"));
         assert_eq!(key(&[], &["ema.others.wide.decay=0.9"]).as_deref(), Some("ema.others"));
     }

@@ -20,6 +20,7 @@ pub mod fuzzing;
 mod grid;
 mod latent;
 mod list;
+mod mask;
 mod memory;
 mod panics;
 mod parts;

@@ -4,10 +4,11 @@ use crate::config::{Config, expand_size, parse};
 use crate::device;
 use crate::draw::Draw;
 use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
+use crate::mask;
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
-use immiscible_coupling::{Coupling, CouplingError, HostCoupling};
-use immiscible_data::{Batch, LatentInfo, Source, Tolerant};
+use immiscible_coupling::{Coupling, CouplingConfig, CouplingError, HostCoupling};
+use immiscible_data::{Batch, Crop, LatentInfo, Source, Tolerant};
 use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::{SampleError, Sampler};
@@ -17,6 +18,7 @@ use immiscible_train::{
 };
 use ndarray::Array4;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use toml::{Table, Value};
 
@@ -46,6 +48,8 @@ pub(crate) struct Parts {
     /// `[C, H, W]` of what the network works on: the images, or their latents.
     pub(crate) shape: [usize; 3],
     pub(crate) latent: Option<LatentSpace>,
+    /// Which values count when images and noises are compared, of all samples or of each.
+    pub(crate) masks: Option<Array4<bool>>,
 }
 
 impl Parts {
@@ -59,6 +63,9 @@ impl Parts {
         let options = config.data.options();
         let source: Arc<dyn Source> = immiscible_data::build(&options)?.into();
         let source = Arc::new(Tolerant::new(source.clone(), options.most_bad(source.len())?));
+        if source.holds_real_numbers() {
+            immiscible_data::read_all(&*source)?;
+        }
         let data = DataInfo {
             name: source.name().into(),
             samples: source.len(),
@@ -78,14 +85,22 @@ impl Parts {
         fit_window_to_data(&mut table, &data)?;
         let data_is_latent = data.latents.is_some();
         let mut parts = Self::new(parse(table)?, data)?;
+        if let Some(path) = &config.coupling.mask {
+            ensure!(
+                config.data.crop != Some(Crop::Random),
+                "coupling.mask = {path:?}: a mask does not know which part of an image is read; set data.crop = \"center\""
+            );
+            parts.masks = Some(mask::open(path, parts.data.samples, parts.shape)?);
+        }
         match Arc::get_mut(&mut parts.coupling) {
             Some(coupling) if coupling.needs_data() => {
                 ensure!(
                     config.latent.is_none() || data_is_latent,
-                    "coupling.kind = {:?} learns from images, and latents are encoded a batch at a time; write another",
+                    "coupling.kind = {:?} learns from the data, and latents are encoded a batch at a time; encode them before \
+                     with `immiscible data encode`, or write another",
                     config.coupling.kind
                 );
-                fit_coupling_to_data(coupling, &*source, config.data.scale())?;
+                fit_coupling_to_data(coupling, &*source, &config)?;
             }
             _ => {}
         }
@@ -119,7 +134,7 @@ impl Parts {
         }
         let (schedule, objective) = (config.schedule.build()?, config.objective()?);
         config.time.build_for(&*schedule).map_err(|error| with_keys(error, &config))?;
-        config.loss.build(&*schedule, &*objective).map_err(|error| with_keys(error, &config))?;
+        config.loss().build(&*schedule, &*objective).map_err(|error| with_keys(error, &config))?;
         check_sampler(&config)?;
         let sampler = Sampler::new(&config.sampling(), &*schedule, &*objective);
         let sampler = sampler.map_err(|error| with_keys(error, &config))?;
@@ -137,7 +152,8 @@ impl Parts {
                 config.method.kind
             );
         }
-        let coupling: Arc<dyn Coupling> = config.coupling.build()?.into();
+        let coupling = CouplingConfig { micro_batch: config.train.micro_batch, ..config.coupling.clone() };
+        let coupling: Arc<dyn Coupling> = coupling.build()?.into();
         if config.coupling.class_wise && data.classes.is_none() {
             bail!(CouplingError::LabelsRequired);
         }
@@ -152,7 +168,7 @@ impl Parts {
             classes.texts =
                 latent.class_texts(config, data.classes.as_deref().unwrap_or_default(), &device)?;
         }
-        Ok(Self { device, config, data, coupling, classes, shape, latent })
+        Ok(Self { device, config, data, coupling, classes, shape, latent, masks: None })
     }
 
     /// Everything random hangs on this.
@@ -171,7 +187,7 @@ impl Parts {
         let (schedule, objective) = (self.config.schedule.build()?, self.config.objective()?);
         Ok(Diffusion {
             time: self.config.time.build_for(&*schedule)?,
-            loss: self.config.loss.build(&*schedule, &*objective)?,
+            loss: self.config.loss().build(&*schedule, &*objective)?,
             schedule,
             objective,
             coupling: self.coupling.clone(),
@@ -338,8 +354,9 @@ fn fit_window_to_data(table: &mut Table, data: &DataInfo) -> Result<()> {
     };
     if !coupling.contains_key("kind") {
         let looks_ahead = config.latent.is_none() || data.latents.is_some();
-        let takes_classes =
-            config.model.class_rows().is_some() && data.classes.as_ref().is_some_and(|c| c.len() > 1);
+        // By a table, or as the texts of their names.
+        let takes_labels = config.model.class_rows().is_some() || config.model.text_channels().is_some();
+        let takes_classes = takes_labels && data.classes.as_ref().is_some_and(|c| c.len() > 1);
         coupling
             .insert("kind".into(), Value::String(if looks_ahead { "window" } else { "assignment" }.into()));
         coupling.entry("class_wise").or_insert(Value::Boolean(takes_classes));
@@ -419,13 +436,30 @@ fn check_sampler(config: &Config) -> Result<()> {
 /// Images that are enough to know the mean and the covariance of a data set.
 const ENOUGH: usize = 16_384;
 
+/// Of a class of which there are as many, at least these are shown to a coupling that learns of each class.
+const OF_A_CLASS: usize = 32;
+
 /// Shows the data, or enough of it, to a coupling that learns from it.
-fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source, scale: f64) -> Result<()> {
-    let every = source.len().div_ceil(ENOUGH);
-    let mut batch = Batch::read(source, (0..source.len() as u64).step_by(every).collect())?;
-    batch.scale(scale);
+fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source, config: &Config) -> Result<()> {
+    let class = |index| if config.coupling.class_wise { source.label(index) } else { None };
+    let mut batch = Batch::read(source, shown(&(0..source.len()).map(class).collect::<Vec<_>>(), ENOUGH))?;
+    batch.scale(config.data.scale());
     let rows = (batch.index.len(), source.shape().iter().product::<usize>());
     Ok(coupling.fit(batch.images.to_shape(rows)?.view(), batch.labels.as_deref())?)
+}
+
+/// About `enough` of the images with these classes, the same share of each, but for classes that are rare, of which it is more.
+fn shown(classes: &[Option<u32>], enough: usize) -> Vec<u64> {
+    let every = classes.len().div_ceil(enough).max(1);
+    let mut images = BTreeMap::<Option<u32>, usize>::new();
+    classes.iter().for_each(|class| *images.entry(*class).or_default() += 1);
+    let mut seen = BTreeMap::<Option<u32>, usize>::new();
+    let shown = |class: &Option<u32>| {
+        let number = seen.entry(*class).or_default();
+        *number += 1;
+        (*number - 1).is_multiple_of(every.min(images[class] / OF_A_CLASS).max(1))
+    };
+    (0..).zip(classes.iter().map(shown)).filter(|(_, shown)| *shown).map(|(index, _)| index).collect()
 }
 
 /// Whether images can be multiplied before they are trained on.
@@ -455,7 +489,8 @@ fn check_window(config: &Config, data: &DataInfo, coupling: &dyn Coupling) -> Re
     };
     ensure!(
         config.latent.is_none() || data.latents.is_some(),
-        "coupling.kind = {:?} looks ahead at images, and latents are encoded a batch at a time; write \"assignment\"",
+        "coupling.kind = {:?} looks ahead, and latents are encoded a batch at a time; encode them before with `immiscible data \
+         encode`, or write \"assignment\"",
         config.coupling.kind
     );
     let (rows, batch_size, samples) = (ahead.rows(), config.train.batch_size, data.samples);
@@ -517,4 +552,28 @@ fn class_condition(config: &Config, data: &DataInfo, texts: bool) -> Result<Opti
         classes + 1
     );
     Ok(Some(ClassCondition::new(classes as u32, dropout)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_shown_to_a_coupling_that_learns_from_some_images() {
+        // Class 1 has three images, class 2 a hundred, class 0 the others.
+        let class = |i: usize| match i {
+            101 | 5_001 | 9_999 => 1,
+            i if i % 100 == 50 => 2,
+            _ => 0,
+        };
+        let classes: Vec<Option<u32>> = (0..10_000).map(|i| Some(class(i))).collect();
+        let mut images = [0; 3];
+        let indices = shown(&classes, 1_000);
+        indices.iter().for_each(|&i| images[class(i as usize)] += 1);
+        assert_eq!(images, [990, 3, 34]);
+        assert!(indices.is_sorted());
+        // Classes that are not looked at: every tenth image; few images: all of them.
+        assert_eq!(shown(&[None; 10_000], 1_000), (0..10_000).step_by(10).collect::<Vec<u64>>());
+        assert_eq!(shown(&classes[..900], 1_000), (0..900).collect::<Vec<u64>>());
+    }
 }

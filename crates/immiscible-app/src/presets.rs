@@ -4,6 +4,7 @@
 pub(crate) const PRESETS: &[(&str, &str)] = &[
     ("celeba64-consistency", include_str!("../presets/celeba64-consistency.toml")),
     ("cifar10-consistency", include_str!("../presets/cifar10-consistency.toml")),
+    ("cifar10-consistency-knn", include_str!("../presets/cifar10-consistency-knn.toml")),
     ("cifar10-ddim", include_str!("../presets/cifar10-ddim.toml")),
     ("cifar10-ddim-flip", include_str!("../presets/cifar10-ddim-flip.toml")),
     ("cifar10-ddim-knn", include_str!("../presets/cifar10-ddim-knn.toml")),

@@ -7,7 +7,7 @@ use crate::progress::Progress;
 use crate::signals::Signals;
 use crate::{Failure, cli, panics, quality, tensorboard};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use immiscible_coupling::{COUPLINGS, Select};
+use immiscible_coupling::{COUPLINGS, Knn, Select};
 use immiscible_data::{Crop, Loader, LoaderOptions, Source, Split};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
@@ -135,14 +135,18 @@ fn known_to_hurt(parts: &Parts, source: &dyn Source) -> Vec<String> {
     let (config, [channels, height, width]) = (&parts.config, parts.shape);
     let (coupling, batch) = (&config.coupling, config.train.batch_size);
     let mut warnings = Vec::new();
-    if let (Some(_), "assignment" | "priced_knn" | "window", false) =
-        (&parts.classes, &*coupling.kind, coupling.class_wise)
-    {
-        warnings.push(
-            "a class-conditional network with coupling.class_wise = false: the noise then tells the class, and sampling \
-             suffers; set coupling.class_wise = true"
-                .into(),
-        );
+    let tells_classes = parts.class_count().is_some_and(|classes| classes > 1) && !coupling.class_wise;
+    let remedy = match &*coupling.kind {
+        "assignment" | "priced_knn" | "window" => Some("set coupling.class_wise = true"),
+        "knn" if coupling.k > 1 => Some("write \"priced_knn\" with coupling.class_wise = true"),
+        _ => None,
+    };
+    if let (Some(remedy), true) = (remedy, tells_classes) {
+        warnings.push(format!(
+            "coupling.kind = {:?} with coupling.class_wise = false for a class-conditional network: the noise then tells the \
+             class, and sampling suffers; {remedy}",
+            coupling.kind
+        ));
     }
     if let (Some(classes), true) = (&parts.data.classes, coupling.class_wise) {
         let mut images = vec![0; classes.len()];
@@ -169,11 +173,16 @@ fn known_to_hurt(parts: &Parts, source: &dyn Source) -> Vec<String> {
         ));
     }
     let dimensions = channels * height * width;
-    if coupling.kind == "knn" && coupling.k > 1 && dimensions < FEW_DIMENSIONS {
-        let shrinks = if coupling.select == Select::L2 { "takes energy from the noise and " } else { "" };
+    let loss = Knn::new(coupling.k).energy_loss(dimensions);
+    if coupling.kind == "knn" && loss > MUCH_ENERGY {
+        let shrinks = match coupling.select {
+            Select::L2 => format!("takes up to {:.0} % of the noise's energy and ", 100.0 * loss),
+            Select::Dot => String::new(),
+        };
         warnings.push(format!(
-            "coupling.kind = \"knn\" on {dimensions} values an image: it {shrinks}moves the mean of the noise, the more the \
-             fewer values there are; write \"priced_knn\""
+            "coupling.kind = \"knn\" with coupling.k = {} on {dimensions} values an image: it {shrinks}moves the mean of the \
+             noise, the more the fewer values there are; write \"priced_knn\"",
+            coupling.k
         ));
     }
     warnings
@@ -181,8 +190,8 @@ fn known_to_hurt(parts: &Parts, source: &dyn Source) -> Vec<String> {
 
 /// Fewer images than this have little to choose from.
 const FEW_IMAGES: usize = 16;
-/// Below this KNN takes about 5 % of the noise's energy, already with 4 candidates.
-const FEW_DIMENSIONS: usize = 512;
+/// A share of the noise's energy that should not be lost.
+const MUCH_ENERGY: f64 = 0.05;
 
 /// Says what would be trained on what, after every check that needs no training.
 fn describe(parts: &Parts, source: Arc<dyn Source>, memory: &Memory) -> Result<()> {
@@ -338,6 +347,9 @@ fn prepare(
     }
     if let Some(scale) = config.data.scale {
         loader = loader.scaled(scale);
+    }
+    if let Some(masks) = &parts.masks {
+        loader = loader.masked(masks.clone()).map_err(Failure::usage)?;
     }
     let now = structure(config).map_err(Failure::usage)?;
     let trainer = Trainer {

@@ -102,6 +102,11 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
             refused(folder, &["train", "--set", "schedule.name=linear", "--set", "sample.sampler=dopri5"]),
             &["sample.sampler, schedule.name", "dopri5", "linear"],
         ),
+        (with("coupling.window=4096"), &["coupling.window = 4096", "1797 images", "write at most 1792"]),
+        (with("coupling={kind=\"window\", window=32768, cost=\"l2\"}"), &["coupling.window = 32768", "at most 16384"]),
+        (with("coupling={kind=\"assignment\", scope=\"global\"}"), &["coupling.scope = global", "\"batch\""]),
+        (with("coupling={kind=\"assignment\", scope=\"micro_batch\"}"), &["coupling.scope", "train.micro_batch"]),
+        (with("coupling.scope=micro_batch"), &["coupling.scope has no meaning", "\"window\""]),
         (with("sample.steps=0"), &["0", "steps"]),
         (with("sample.guidance=2"), &["sample.guidance = 2", "num_class_embeds"]),
         (with("model.num_class_embeds=3"), &["num_class_embeds = 3", "11"]),
@@ -144,6 +149,47 @@ fn bad_data_is_one_line_before_anything_happens() {
     assert!(idx(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 0xed]).contains("train-images-idx3-ubyte.gz"));
     // Not gzip at all, and too short for an IDX header.
     assert!(idx(b"PK\x03\x04").contains("train-images-idx3-ubyte.gz"));
+
+    let array = |name: &str, settings: &str, more: &[&str]| {
+        let data = format!("data={{name={name:?}, {settings}}}");
+        refused(folder, &[&["train", "--set", &data], more].concat())
+    };
+    let mut images = Array4::<f32>::zeros((20, 1, 8, 8));
+    npy::write(&folder.join("sound.npy"), images.view()).unwrap();
+    let sound = "path=\"sound.npy\", range=[-1, 1]";
+    let unlabelled =
+        array("npy", sound, &["--set", "train.batch_size=4", "--set", "coupling.class_wise=true"]);
+    assert!(unlabelled.contains("class_wise = true needs labels"), "{unlabelled}");
+    // One that no batch of the first steps would have.
+    images[[17, 0, 2, 3]] = f32::NAN;
+    npy::write(&folder.join("images.npy"), images.view()).unwrap();
+    let nan = array("npy", "path=\"images.npy\", range=[-1, 1]", &["--set", "train.batch_size=4"]);
+    assert!(nan.contains("images.npy holds NaN at [17, 19]"), "{nan}");
+    let header = r#"{"latents":{"dtype":"F32","shape":[20,1,8,8],"data_offsets":[0,5120]}}"#;
+    let values = images.iter().flat_map(|value| value.to_le_bytes());
+    let bytes = (header.len() as u64).to_le_bytes().into_iter().chain(header.bytes()).chain(values);
+    std::fs::write(folder.join("l.safetensors"), bytes.collect::<Vec<u8>>()).unwrap();
+    let nan = array("latents", "path=\"l.safetensors\"", &[]);
+    assert!(nan.contains("l.safetensors holds NaN at [17, 19]"), "{nan}");
+
+    write_npy(&folder.join("none.npy"), "|b1", "(1, 8, 8)", [0; 64]);
+    write_npy(&folder.join("small.npy"), "|b1", "(1, 4, 4)", [1; 16]);
+    write_npy(&folder.join("two.npy"), "|b1", "(1, 2, 2)", [1, 0, 2, 1]);
+    for (mask, words) in [
+        ("none.npy", ["mask 0 counts no value", "coupling.mask"]),
+        ("small.npy", ["[1, 4, 4]", "[1, 8, 8], or 1797 of them"]),
+        ("two.npy", ["two.npy holds 2 at [0, 1, 0]", "no truth value"]),
+        ("sound.npy", ["sound.npy holds values of the type \"<f4\"", "bool"]),
+        ("absent.npy", ["absent.npy", "cannot read"]),
+    ] {
+        let said = refused(folder, &["train", "--set", &format!("coupling.mask={mask}")]);
+        assert!(words.iter().all(|word| said.contains(word)), "{said}");
+    }
+
+    let priced = ["--coupling", "priced_knn", "--set", "coupling.state=prices", "--dry-run"];
+    succeed(folder, &[&["train"][..], &priced].concat());
+    let other = array("npy", sound, &[&["--set", "train.batch_size=4"][..], &priced].concat());
+    assert!(other.contains("prices was fitted to another data set"), "{other}");
 
     std::fs::create_dir_all(folder.join("text")).unwrap();
     std::fs::write(folder.join("text/a.png"), "not a picture").unwrap();
@@ -752,13 +798,21 @@ fn a_run_warns_of_settings_that_are_known_to_hurt() {
     assert_eq!(warned("plain", &[]), [""; 0]);
     let knn = warned("knn", &["--coupling", "knn"]);
     assert!(knn.len() == 1 && knn[0].contains("64 values") && knn[0].contains("priced_knn"), "{knn:?}");
+    // 2 · 1.03 / √128
+    assert!(knn[0].contains("18 % of the noise's energy"), "{knn:?}");
+    assert_eq!(warned("one", &["--coupling", "knn", "--set", "coupling.k=1"]), [""; 0]);
     let few = warned("few", &["--coupling", "assignment", "--set", "train.batch_size=8"]);
     assert!(
         few.len() == 1 && few[0].contains("train.batch_size = 8") && few[0].contains("window"),
         "{few:?}"
     );
     let classes = warned("classes", &["--set", "model.num_class_embeds=10"]);
-    assert!(classes.len() == 1 && classes[0].contains("coupling.class_wise = true"), "{classes:?}");
+    assert!(classes.len() == 1 && classes[0].contains("set coupling.class_wise = true"), "{classes:?}");
+    let nearest = warned("knn-classes", &["--coupling", "knn", "--set", "model.num_class_embeds=10"]);
+    assert!(
+        nearest.len() == 2 && nearest[0].contains("\"priced_knn\" with coupling.class_wise"),
+        "{nearest:?}"
+    );
 
     // Class 2 has one image of 200.
     let images = Array4::from_shape_fn((200, 1, 8, 8), |(i, _, y, x)| ((7 * i + 3 * y + x) as f32).sin());
@@ -769,6 +823,28 @@ fn a_run_warns_of_settings_that_are_known_to_hurt() {
     let data: Vec<&str> = data.iter().flat_map(|setting| ["--set", setting]).collect();
     let alone = warned("alone", &[&data, &["--set", "coupling.class_wise=true"][..]].concat());
     assert!(alone.len() == 1 && alone[0].contains("class \"2\" has a single image"), "{alone:?}");
+}
+
+/// Where only the upper half of the digits counts, their noise comes nearer in that half, and less near on the whole.
+#[test]
+fn a_mask_says_what_counts_when_noise_is_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_npy(&folder.join("upper.npy"), "|b1", "(1, 8, 8)", (0..64).map(|i| u8::from(i < 32)));
+    for kind in ["assignment", "window", "knn", "priced_knn"] {
+        let drop = |run: &str, more: &[&str]| {
+            let run = format!("{kind}-{run}");
+            let batch = "train.batch_size=128";
+            let settings = ["--coupling", kind, "--run", &run, "--set", "train.steps=1", "--set", batch];
+            let output = train(folder, &[&settings, more].concat());
+            assert!(output.status.success(), "{}", text(&output.stderr));
+            let log = std::fs::read_to_string(folder.join("runs").join(&run).join("metrics.jsonl")).unwrap();
+            let record: serde_json::Value = serde_json::from_str(log.lines().next().unwrap()).unwrap();
+            record["distance_drop_percent"].as_f64().unwrap()
+        };
+        let (all, upper) = (drop("all", &[]), drop("upper", &["--set", "coupling.mask=upper.npy"]));
+        assert!(0.0 < upper && upper < all, "{kind}: {upper}, {all}");
+    }
 }
 
 #[test]

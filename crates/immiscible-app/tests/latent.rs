@@ -100,6 +100,14 @@ fn a_network_learns_from_texts_and_becomes_a_pipeline_that_is_trained_on() {
     let both = ["--set", "latent.vae=frozen", "--set", "latent.text_encoder=frozen"];
     let settings = ["--set", TEXT_UNET, "--set", "latent.prompt=a {}", "--set", "train.class_dropout=0.2"];
     trained(folder, "sd-class-scratch-256", "text", &[&both[..], &settings].concat());
+    // Texts of classes are classes: a coupling that the config leaves open keeps inside them.
+    let open = ["--set", "coupling={}", "--set", "train.steps=1"];
+    let open = train("sd-class-scratch-256", "open", &[&both[..], &settings, &open].concat());
+    let output = immiscible(folder, &open.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = text(&output.stderr);
+    assert!(output.status.success() && !said.contains("tells the class"), "{said}");
+    let config = fs::read_to_string(folder.join("runs/open/config.toml")).unwrap();
+    assert!(config.contains("kind = \"assignment\"") && config.contains("class_wise = true"), "{config}");
 
     let draw = |more: &[&str]| samples(folder, &[&["--checkpoint", "runs/text", "--n", "2"], more].concat());
     let three = draw(&["--class", "3"]);

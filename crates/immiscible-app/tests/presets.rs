@@ -31,6 +31,7 @@ fn presets() -> Vec<(String, String)> {
 const PUBLISHED: &[&str] = &[
     "celeba64-consistency",
     "cifar10-consistency",
+    "cifar10-consistency-knn",
     "cifar10-ddim",
     "cifar10-ddim-flip",
     "cifar10-ddim-knn",
@@ -162,9 +163,10 @@ fn every_published_experiment_passes_a_dry_run() {
     lpips(&folder.join("lpips.safetensors"));
     let (vae, text_encoder) = ("latent.vae=frozen/vae", "latent.text_encoder=frozen");
     let lpips = "method.lpips=lpips.safetensors";
-    for (preset, settings, words) in [
+    let experiments = [
         ("celeba64-consistency", &["data.path=images-64", lpips][..], ["unet with 295131267", "3×64×64"]),
-        ("cifar10-consistency", &["data.path=cifar", lpips], ["unet with 59013379", "3×32×32"]),
+        ("cifar10-consistency", &["data.path=cifar", lpips], ["unet with 59013379", "with assignment"]),
+        ("cifar10-consistency-knn", &["data.path=cifar", lpips], ["unet with 59013379", "with knn"]),
         ("cifar10-ddim", &["data.path=cifar"], ["unet with 35746307", "3×32×32"]),
         ("cifar10-ddim-flip", &["data.path=cifar"], ["unet with 35746307", "with assignment"]),
         ("cifar10-ddim-knn", &["data.path=cifar"], ["unet with 35746307", "with knn"]),
@@ -179,12 +181,24 @@ fn every_published_experiment_passes_a_dry_run() {
             ["unet-condition with 859520964", "\"{}\" from"],
         ),
         (
+            "sd-class-finetune-256-knn",
+            &["data.path=images-256", "latent.vae=frozen/vae", text_encoder],
+            ["unet-condition with 859520964", "with knn"],
+        ),
+        (
             "sd-class-scratch-256",
             &["data.path=images-256", "latent.vae=frozen/vae", text_encoder],
             ["unet-condition with 859520964", "\"{}\" from"],
         ),
+        (
+            "sd-class-scratch-256-knn",
+            &["data.path=images-256", "latent.vae=frozen/vae", text_encoder],
+            ["unet-condition with 859520964", "with knn"],
+        ),
         ("tiny-imagenet-consistency", &["data.path=images-64", lpips], ["unet with 295131267", "3×64×64"]),
-    ] {
+    ];
+    assert_eq!(experiments.map(|(preset, ..)| preset), PUBLISHED);
+    for (preset, settings, words) in experiments {
         let settings = settings.iter().flat_map(|setting| ["--set", setting]);
         let arguments = ["train", "--preset", preset, "--dry-run", "--set", "train.batch_size=2"];
         let arguments: Vec<&str> = arguments.into_iter().chain(settings).collect();

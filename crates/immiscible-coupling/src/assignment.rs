@@ -21,8 +21,8 @@ pub struct Assignment {
     pub cost: Cost,
     /// Whether noises move inside each label only, which keeps them independent of the label.
     pub class_wise: bool,
-    /// The precision of the distances.
-    pub precision: Precision,
+    /// The precision of the distances. If absent, `Int8` from 4,096 images on, and so no matrix of distances, and `F32` below.
+    pub precision: Option<Precision>,
     /// Noises that are drawn for each image, at least 1. With more than 1 the noise that is taken is nearer than a permutation
     /// brings it, but no longer normal: what is left over is not left over at random.
     pub pool: usize,
@@ -32,7 +32,12 @@ pub struct Assignment {
     /// The images are compared as if multiplied by this; what is trained on stays as it is. It matters to the distances that are
     /// no products, `l2` and `l1`: the larger it is, the less does the length of a noise count.
     pub image_scale: f32,
+    /// Consecutive images of a batch that exchange noise among themselves only, at least 1; all if absent.
+    pub micro_batch: Option<usize>,
 }
+
+/// Images from which on a matrix of their distances would be large.
+const LARGE: usize = 4096;
 
 impl Default for Assignment {
     /// The exact minimum of −⟨x, n⟩ over the batch.
@@ -41,10 +46,11 @@ impl Default for Assignment {
             assigner: Arc::new(Exact),
             cost: Cost::Dot,
             class_wise: false,
-            precision: Precision::F32,
+            precision: None,
             pool: 1,
             standardize: false,
             image_scale: 1.0,
+            micro_batch: None,
         }
     }
 }
@@ -59,14 +65,21 @@ impl Assignment {
     ) -> Result<Vec<u32>, CouplingError> {
         let groups = self.groups(x0.nrows(), pairing)?;
         let images = self.compared(x0);
+        let permutes = drawn.nrows() == x0.nrows() && pairing.mask.is_none();
         let problem = Problem {
-            cost: self.cost,
+            // ‖x‖² and ‖n‖² add up to the same for every permutation, and a product needs no matrix.
+            cost: if self.cost == Cost::SquaredL2 && permutes { Cost::Dot } else { self.cost },
             groups: groups.as_deref(),
             mask: pairing.mask,
-            precision: self.precision,
+            precision: self.precision_of(x0.nrows()),
             ..Problem::new(images.view(), Candidates::Shared(drawn))
         };
         Ok(self.assigner.assign(&problem)?.noise_of)
+    }
+
+    /// The precision of the distances of so many images.
+    fn precision_of(&self, images: usize) -> Precision {
+        self.precision.unwrap_or(if images < LARGE { Precision::F32 } else { Precision::Int8 })
     }
 
     /// The images as they are compared with the noises.
@@ -89,7 +102,7 @@ impl Assignment {
         images.into()
     }
 
-    /// Group number of every row, from the labels (if class-wise) and the context's own groups.
+    /// Group number of every row, from the labels (if class-wise), the context's own groups, and the micro-batches.
     fn groups(&self, rows: usize, pairing: &PairContext) -> Result<Option<Vec<u32>>, CouplingError> {
         let labels = match (self.class_wise, pairing.labels) {
             (true, None) => return Err(CouplingError::LabelsRequired),
@@ -101,24 +114,26 @@ impl Assignment {
                 return Err(CouplingError::ContextRows { what, rows, found });
             }
         }
-        Ok(match (labels, pairing.group) {
-            (None, None) => None,
-            (Some(only), None) | (None, Some(only)) => Some(only.to_vec()),
-            (Some(labels), Some(groups)) => {
-                let mut number = BTreeMap::new();
-                Some(
-                    labels
-                        .iter()
-                        .zip(groups)
-                        .map(|pair| {
-                            let next = number.len() as u32;
-                            *number.entry(pair).or_insert(next)
-                        })
-                        .collect(),
-                )
-            }
-        })
+        let micro_batch = |size: usize| (0..rows).map(|row| (row / size.max(1)) as u32).collect();
+        let parts: [Option<Vec<u32>>; 3] = [
+            labels.map(<[u32]>::to_vec),
+            pairing.group.map(<[u32]>::to_vec),
+            self.micro_batch.map(micro_batch),
+        ];
+        Ok(parts.into_iter().flatten().reduce(|a, b| intersections(&a, &b)))
     }
+}
+
+/// Groups of the rows that are together in both.
+fn intersections(a: &[u32], b: &[u32]) -> Vec<u32> {
+    let mut numbers = BTreeMap::new();
+    let pairs = a.iter().zip(b);
+    pairs
+        .map(|pair| {
+            let next = numbers.len() as u32;
+            *numbers.entry(pair).or_insert(next)
+        })
+        .collect()
 }
 
 impl Coupling for Assignment {
@@ -141,7 +156,7 @@ impl Coupling for Assignment {
         pairing: &PairContext,
         key: Key,
     ) -> Result<Option<(Compared, Costs)>, CouplingError> {
-        let products = self.cost != Cost::L1 && self.precision == Precision::F32;
+        let products = self.cost != Cost::L1 && self.precision_of(x0.dims()[0]) == Precision::F32;
         if !products || self.standardize || pairing.mask.is_some() {
             return Ok(None);
         }

@@ -22,9 +22,18 @@ pub struct CouplingConfig {
     /// data.
     pub class_wise: bool,
     /// Precision of the distances of `assignment` and `window`: `f32`; `int8`, which is faster and loses 0.01 to 0.03 % of
-    /// the gain; or `f16` with the cost `l2`, as in the paper's code. If absent, large windows have `int8`, and so no matrix of
-    /// distances, and all others `f32`.
+    /// the gain; or `f16` with the cost `l2`, as in the paper's code. If absent, batches and windows of 4,096 images or more have
+    /// `int8`, and so no matrix of distances, and smaller ones `f32`. Of `knn` by `l2`: `f32`, or `f16` as in its code.
     pub precision: Option<Precision>,
+    /// Which images of `assignment` exchange noise: those of a `batch`, or of a `micro_batch`, as in the papers' code.
+    #[serde(skip_serializing_if = "Scope::is_batch")]
+    pub scope: Scope,
+    /// Images of a micro-batch, for that scope: the trainer's, and no key of this table.
+    #[serde(skip)]
+    pub micro_batch: Option<usize>,
+    /// File of truth values, `[C, H, W]` or one such mask for each sample: the values that count when images and noises are compared.
+    /// The trainer reads it, and hands it over in [`PairContext::mask`](crate::PairContext::mask).
+    pub mask: Option<PathBuf>,
     /// Noises drawn for each image of `assignment`, at least 1. With more than 1 the marginal of the noise is no longer normal.
     pub pool: usize,
     /// Whether `assignment` and `window` compare images whose coordinates have mean 0 and variance 1 over the batch.
@@ -53,6 +62,25 @@ pub struct CouplingConfig {
     pub shuffled: bool,
 }
 
+/// Which images exchange noise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Those of a batch, whatever its gradient is computed in.
+    #[default]
+    Batch,
+    /// Those whose gradient is computed at once.
+    MicroBatch,
+    /// Those of all processes. Reserved: it is refused.
+    Global,
+}
+
+impl Scope {
+    fn is_batch(&self) -> bool {
+        *self == Self::Batch
+    }
+}
+
 impl Default for CouplingConfig {
     fn default() -> Self {
         Self {
@@ -62,6 +90,9 @@ impl Default for CouplingConfig {
             cost: Cost::Dot,
             class_wise: false,
             precision: None,
+            scope: Scope::Batch,
+            micro_batch: None,
+            mask: None,
             pool: 1,
             standardize: false,
             image_scale: 1.0,
@@ -97,6 +128,8 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
                 "cost",
                 "class_wise",
                 "precision",
+                "scope",
+                "mask",
                 "pool",
                 "standardize",
                 "image_scale",
@@ -105,14 +138,25 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
                 "flip",
                 "shuffled",
             ],
-            build: |config| Ok(Box::new(config.assignment(Precision::F32)?)),
+            build: |config| Ok(Box::new(config.assignment()?)),
         },
     ),
     ("independent", Entry { options: &[], build: |_| Ok(Box::new(Independent)) }),
     (
         "knn",
         Entry {
-            options: &["k", "select", "coarse", "image_scale", "probability", "warmup", "flip", "shuffled"],
+            options: &[
+                "k",
+                "select",
+                "coarse",
+                "precision",
+                "mask",
+                "image_scale",
+                "probability",
+                "warmup",
+                "flip",
+                "shuffled",
+            ],
             build: |config| Ok(Box::new(config.knn()?)),
         },
     ),
@@ -127,7 +171,7 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
     (
         "priced_knn",
         Entry {
-            options: &["k", "class_wise", "state", "probability", "warmup", "flip", "shuffled"],
+            options: &["k", "class_wise", "mask", "state", "probability", "warmup", "flip", "shuffled"],
             build: |config| {
                 let (k, state) = (config.k()?, config.state.clone());
                 Ok(Box::new(PricedKnn { k, class_wise: config.class_wise, state, prices: None }))
@@ -143,6 +187,7 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
                 "cost",
                 "class_wise",
                 "precision",
+                "mask",
                 "standardize",
                 "image_scale",
                 "window",
@@ -155,8 +200,8 @@ pub const COUPLINGS: &[(&str, Entry)] = &[
     ),
 ];
 
-/// Rows of a window from which on a matrix of its distances would be large.
-const LARGE: usize = 4096;
+/// Rows of a window up to which its distances may be a matrix: 1 GiB in single precision.
+const MATRIX: usize = 16_384;
 
 impl CouplingConfig {
     /// Builds the coupling that the config names. One that [needs data](Coupling::needs_data) must then be fitted to it.
@@ -170,6 +215,13 @@ impl CouplingConfig {
                 known: COUPLINGS.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", "),
             });
         };
+        if self.scope == Scope::Global {
+            return Err(option(
+                "scope",
+                "global",
+                "noise is not exchanged between processes yet; write \"batch\"",
+            ));
+        }
         if let Some(option) = self.given().find(|option| !entry.options.contains(option)) {
             let has = match entry.options {
                 [] => String::new(),
@@ -202,6 +254,8 @@ impl CouplingConfig {
             ("cost", self.cost != default.cost),
             ("class_wise", self.class_wise != default.class_wise),
             ("precision", self.precision != default.precision),
+            ("scope", self.scope != default.scope),
+            ("mask", self.mask != default.mask),
             ("pool", self.pool != default.pool),
             ("standardize", self.standardize != default.standardize),
             ("image_scale", self.image_scale != default.image_scale),
@@ -237,20 +291,51 @@ impl CouplingConfig {
         if self.coarse == Some(0) {
             return Err(option("coarse", 0, "write at least 1"));
         }
-        let image_scale = self.image_scale(self.select == Select::L2, "coupling.select = \"l2\"")?;
-        Ok(Knn { k: self.k()?, select: self.select, coarse: self.coarse, image_scale })
+        let distance = self.select == Select::L2;
+        let half = match self.precision {
+            None | Some(Precision::F32) => false,
+            Some(Precision::F16) if distance => true,
+            Some(Precision::F16) => {
+                return Err(option(
+                    "precision",
+                    "f16",
+                    "it is that of the paper's distance; set coupling.select = \"l2\"",
+                ));
+            }
+            Some(Precision::Int8) => {
+                return Err(option("precision", "int8", "knn has f32 and f16; write one of them"));
+            }
+        };
+        let image_scale = self.image_scale(distance, "coupling.select = \"l2\"")?;
+        Ok(Knn { k: self.k()?, select: self.select, coarse: self.coarse, image_scale, half })
     }
 
     fn window(&self) -> Result<Window, CouplingError> {
         if self.window == 0 {
             return Err(option("window", 0, "write a multiple of the batch size, such as 8192"));
         }
-        let precision = if self.window < LARGE { Precision::F32 } else { Precision::Int8 };
-        Ok(Window { assignment: self.assignment(precision)?, rows: self.window })
+        let assignment = self.assignment()?;
+        if self.window > MATRIX && self.needs_matrix() {
+            let remedy = "so many distances are kept in no matrix; write cost = \"dot\", precision = \"int8\" and assigner = \
+                          \"exact\" without a mask, or at most 16384";
+            return Err(option("window", self.window, remedy));
+        }
+        Ok(Window { assignment, rows: self.window })
     }
 
-    /// The assignment; in this precision if the config names none.
-    fn assignment(&self, precision: Precision) -> Result<Assignment, CouplingError> {
+    /// Whether the distances of a window are in a matrix when they are solved.
+    fn needs_matrix(&self) -> bool {
+        let products = matches!(self.cost, Cost::Dot | Cost::SquaredL2)
+            && matches!(self.precision, None | Some(Precision::Int8))
+            && self.mask.is_none();
+        match &*self.assigner {
+            "approximate" | "exact" => !products,
+            "blocks" => self.block > MATRIX && !products,
+            _ => true,
+        }
+    }
+
+    fn assignment(&self) -> Result<Assignment, CouplingError> {
         let blocks = Blocks { size: at_least_one("block", self.block)? };
         let assigner: Box<dyn Assigner> = match &*self.assigner {
             "blocks" => Box::new(blocks),
@@ -266,8 +351,7 @@ impl CouplingConfig {
             let remedy = "write one that pairs a batch, such as exact, or set coupling.kind = \"knn\"";
             return Err(option("assigner", &self.assigner, remedy));
         }
-        let precision = self.precision.unwrap_or(precision);
-        if precision == Precision::F16 && self.cost != Cost::L2 {
+        if self.precision == Some(Precision::F16) && self.cost != Cost::L2 {
             return Err(option(
                 "precision",
                 "f16",
@@ -275,11 +359,23 @@ impl CouplingConfig {
             ));
         }
         let distance = matches!(self.cost, Cost::L2 | Cost::L1);
+        let micro_batch = match (self.scope, self.micro_batch) {
+            (Scope::Batch | Scope::Global, _) => None,
+            (Scope::MicroBatch, Some(size)) => Some(size),
+            (Scope::MicroBatch, None) => {
+                return Err(option(
+                    "scope",
+                    "micro_batch",
+                    "set train.micro_batch, the images of one, or write \"batch\"",
+                ));
+            }
+        };
         Ok(Assignment {
             assigner: assigner.into(),
             cost: self.cost,
             class_wise: self.class_wise,
-            precision,
+            precision: self.precision,
+            micro_batch,
             pool: at_least_one("pool", self.pool)?,
             standardize: self.standardize,
             image_scale: self.image_scale(distance, "coupling.cost = \"l2\" or \"l1\"")?,

@@ -1,5 +1,5 @@
 use crate::{Coupling, CouplingError, Draw, PairContext, Statistics, fresh_noise, statistics::Sums, upload};
-use burn::tensor::{Distribution, Tensor, TensorData};
+use burn::tensor::{Distribution, FloatDType, Tensor, TensorData};
 use immiscible_random::{Key, Stream};
 use ndarray::ArrayView2;
 use serde::{Deserialize, Serialize};
@@ -40,17 +40,31 @@ pub struct Knn {
     /// The images are compared as if multiplied by this; what is trained on stays as it is. [`Select::L2`] comes the nearer to
     /// [`Select::Dot`] the larger it is.
     pub image_scale: f32,
+    /// Whether the distances of [`Select::L2`] are those of half precision throughout, as in the paper's code: ‖h(x) − h(n)‖,
+    /// where h and the difference round, and the norm does, whose sum does not. Of candidates that are then equally near the first
+    /// one is taken.
+    pub half: bool,
 }
 
 impl Knn {
     /// The nearest of `k` in L2, as in the paper.
     pub const fn new(k: usize) -> Self {
-        Self { k, select: Select::L2, coarse: None, image_scale: 1.0 }
+        Self { k, select: Select::L2, coarse: None, image_scale: 1.0, half: false }
+    }
+
+    /// The share of the energy that noise of so many dimensions loses to the choice by [`Select::L2`], at most: 2m_k/√(2D), where
+    /// m_k is the expected maximum of k standard normals; less the longer the images are.
+    pub fn energy_loss(&self, dimensions: usize) -> f64 {
+        2.0 * expected_maximum(self.k) / (2.0 * dimensions as f64).sqrt()
     }
 
     /// What is smallest for the nearest: `[1, B, D]` and `[k, B, D]` to `[k, B, 1]`.
     fn score(&self, x: &Tensor<3>, n: &Tensor<3>) -> Tensor<3> {
         match self.select {
+            Select::L2 if self.half => {
+                let difference = to_half(to_half(n.clone()) - to_half(x.clone()));
+                to_half(difference.powi_scalar(2).sum_dim(2).sqrt())
+            }
             Select::L2 => squared_distance(x, n),
             Select::Dot => -(n.clone() * x.clone()).sum_dim(2),
         }
@@ -176,6 +190,12 @@ fn squared_distance(x: &Tensor<3>, n: &Tensor<3>) -> Tensor<3> {
     (n.clone() - x.clone()).powi_scalar(2).sum_dim(2)
 }
 
+/// The nearest numbers of half precision, in single precision: an operation on two of them that is rounded so is that of half
+/// precision.
+fn to_half(values: Tensor<3>) -> Tensor<3> {
+    values.cast(FloatDType::F16).cast(FloatDType::F32)
+}
+
 /// 2m_k/s of every image, with s = √(2D + 4|x|²): the share of an image that its nearest of k noises carries, and by which the
 /// energy of that noise falls below 1; for D large.
 pub(crate) fn shares(x0: ArrayView2<f32>, k: usize) -> Vec<f64> {
@@ -212,5 +232,8 @@ mod tests {
             let found = expected_maximum(k);
             assert!((found - expected).abs() < 1e-4, "m_{k} = {found}");
         }
+        // √(2D) = 64 for D = 2,048.
+        assert!((Knn::new(4).energy_loss(2048) - 2.0 * 1.029_38 / 64.0).abs() < 1e-5);
+        assert!(Knn::new(1).energy_loss(64).abs() < 1e-5);
     }
 }

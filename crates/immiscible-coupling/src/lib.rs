@@ -21,7 +21,7 @@ mod window;
 
 pub use assignment::Assignment;
 pub use compared::{Chosen, Compared, Costs};
-pub use config::{COUPLINGS, CouplingConfig, Entry};
+pub use config::{COUPLINGS, CouplingConfig, Entry, Scope};
 pub use context::PairContext;
 pub use control::{After, Control};
 pub use error::CouplingError;

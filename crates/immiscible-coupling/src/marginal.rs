@@ -2,15 +2,15 @@ use crate::Moments;
 use ndarray::{Array1, Array2, ArrayView2, Axis};
 use std::collections::BTreeMap;
 
-/// The distribution of many noises, the images not looked at. All three are 1 for standard normal noise.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The distribution of many noises, the images not looked at. All numbers are 1 for standard normal noise.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Marginal {
     /// |ε̄|² N / D: the squared mean over what chance gives it, 1 ± √(2/D). It grows with N where the mean is not 0.
     pub mean_shift: f64,
     /// Σ|ε|² / (N·D).
     pub energy: f64,
-    /// Variance along the components of the data that [`Moments`] has, their mean. 1 if it has none.
-    pub leading: f64,
+    /// Variance along each of the components of the data that [`Moments`] has, 1 ± √(2/N).
+    pub leading: Vec<f64>,
 }
 
 impl Marginal {
@@ -31,15 +31,18 @@ impl Marginal {
             let values = column.mapv(f64::from);
             values.mapv(|z| z * z).sum() / n - (values.sum() / n).powi(2)
         };
-        let leading: Vec<f64> = along.columns().into_iter().map(variance).collect();
         Self {
             mean_shift: mean.dot(&mean) * n / d,
             energy: square / (n * d),
-            leading: if leading.is_empty() {
-                1.0
-            } else {
-                leading.iter().sum::<f64>() / leading.len() as f64
-            },
+            leading: along.columns().into_iter().map(variance).collect(),
+        }
+    }
+
+    /// The mean variance along the components, 1 if there are none.
+    pub fn mean_leading(&self) -> f64 {
+        match &self.leading[..] {
+            [] => 1.0,
+            variances => variances.iter().sum::<f64>() / variances.len() as f64,
         }
     }
 }
@@ -112,7 +115,8 @@ mod tests {
         let found = Marginal::of(noise.view(), &moments);
         assert!((found.mean_shift - 1.0).abs() < 4.0 * (2.0 / d as f64).sqrt(), "{found:?}");
         assert!((found.energy - 1.0).abs() < 4.0 * (2.0 / (rows * d) as f64).sqrt(), "{found:?}");
-        assert!((found.leading - 1.0).abs() < 4.0 * (1.0 / rows as f64).sqrt(), "{found:?}");
+        let standard = |variance: &f64| (variance - 1.0).abs() < 4.0 * (2.0 / rows as f64).sqrt();
+        assert!(found.leading.len() == 2 && found.leading.iter().all(standard), "{found:?}");
 
         // A mean of 0.1 everywhere adds N/100; twice the first coordinate is a variance of 4 and 3/D of the energy.
         let shifted = Marginal::of((&noise + 0.1).view(), &moments);
@@ -120,7 +124,8 @@ mod tests {
         let mut stretched = noise.clone();
         stretched.column_mut(0).mapv_inplace(|z| 2.0 * z);
         let stretched = Marginal::of(stretched.view(), &moments);
-        assert!((stretched.leading - 2.5).abs() < 0.2, "{stretched:?}");
+        assert!((stretched.leading[0] - 4.0).abs() < 0.4 && standard(&stretched.leading[1]), "{stretched:?}");
+        assert!((stretched.mean_leading() - 2.5).abs() < 0.2, "{stretched:?}");
         assert!((stretched.energy - found.energy - 3.0 / d as f64).abs() < 0.01, "{stretched:?}");
     }
 

@@ -3,10 +3,11 @@
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
-    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Select, Statistics,
+    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Scope, Select,
+    Statistics,
 };
 use immiscible_random::{Key, Stream};
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
 use std::sync::Mutex;
 
 /// Burn's generator belongs to the process, and KNN seeds it.
@@ -326,6 +327,54 @@ fn nearest_of_k_shrinks_the_noise_as_the_closed_form_says() {
     assert!((coefficient - 2.0 * M_8 / s).abs() < 4e-3, "coefficient {coefficient}");
 }
 
+/// The nearest number with 11 significant bits, the even one of two; for numbers that half precision holds as normal ones.
+fn to_half(x: f64) -> f64 {
+    if x == 0.0 {
+        return x;
+    }
+    let unit = 2_f64.powi(x.abs().log2().floor() as i32 - 10).max(2_f64.powi(-24));
+    (x / unit).round_ties_even() * unit
+}
+
+/// `((x.half() - n.half()).norm(dim=...)).argmin()` of the paper's code, number by number.
+#[test]
+fn half_precision_knn_takes_what_the_papers_code_takes() {
+    const ROWS: usize = 256;
+    const K: usize = 6;
+    const VALUES: usize = 3 * 32 * 32;
+    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let device = Device::flex();
+    let mut x0 = vec![0.0; ROWS * VALUES];
+    Key::new(3).fill_normals(0, VALUES, &mut x0);
+    x0.iter_mut().for_each(|x| *x = (0.5 * *x).clamp(-1.0, 1.0));
+    let of = |precision| {
+        let coupling = CouplingConfig { k: K, precision: Some(precision), ..config("knn") }.build().unwrap();
+        let x0 = Tensor::from_data(TensorData::new(x0.clone(), [ROWS, 3, 32, 32]), &device);
+        let noise = coupling.draw(&x0, &PairContext::default(), key(1)).unwrap().noise;
+        noise.into_data().try_into_vec_as::<f32>().unwrap()
+    };
+    let (half, single) = (of(Precision::F16), of(Precision::F32));
+
+    let mut first = vec![0.0; ROWS * VALUES];
+    key(1).fill_normals(0, VALUES, &mut first);
+    device.seed(key(1).stream(Stream::CANDIDATES).device_seed());
+    let others = Tensor::<3>::random([K - 1, ROWS, VALUES], Distribution::Normal(0.0, 1.0), &device);
+    let others = others.into_data().try_into_vec_as::<f32>().unwrap();
+    let candidates: Vec<f32> = first.into_iter().chain(others).collect();
+    for (row, x) in x0.chunks(VALUES).enumerate() {
+        let candidate = |j: usize| &candidates[(j * ROWS + row) * VALUES..][..VALUES];
+        let distance = |j: usize| {
+            let differences =
+                x.iter().zip(candidate(j)).map(|(&x, &n)| to_half(to_half(x.into()) - to_half(n.into())));
+            to_half(differences.map(|d| d * d).sum::<f64>().sqrt())
+        };
+        // The first of those that are equally near.
+        let nearest = (0..K).min_by(|&a, &b| distance(a).total_cmp(&distance(b))).unwrap();
+        assert_eq!(&half[row * VALUES..][..VALUES], candidate(nearest), "image {row}");
+    }
+    assert!(half != single, "no two of the distances were equal in half precision only");
+}
+
 #[test]
 fn bad_input_is_one_line_with_a_remedy() {
     let error = |config: CouplingConfig| config.build().err().unwrap().to_string();
@@ -360,6 +409,8 @@ fn options_are_refused_where_they_have_no_meaning() {
         ("assigner", |config| config.assigner = "greedy".into()),
         ("cost", |config| config.cost = "l1".parse().unwrap()),
         ("class_wise", |config| config.class_wise = true),
+        ("scope", |config| (config.scope, config.micro_batch) = (Scope::MicroBatch, Some(4))),
+        ("mask", |config| config.mask = Some("mask.npy".into())),
         ("pool", |config| config.pool = 2),
         ("standardize", |config| config.standardize = true),
         ("window", |config| config.window = 48),
@@ -398,11 +449,31 @@ fn options_are_refused_where_they_have_no_meaning() {
         (CouplingConfig { image_scale: -1.0, ..config("knn") }, "above 0"),
         (CouplingConfig { image_scale: 2.0, select: Select::Dot, ..config("knn") }, "coupling.select"),
         (CouplingConfig { coarse: Some(0), ..config("knn") }, "at least 1"),
+        (CouplingConfig { precision: Some(Precision::Int8), ..config("knn") }, "f32 and f16"),
+        (
+            CouplingConfig { precision: Some(Precision::F16), select: Select::Dot, ..config("knn") },
+            "set coupling.select",
+        ),
         (CouplingConfig { pool: 0, ..config("assignment") }, "at least 1"),
         (CouplingConfig { probability: f64::NAN, ..config("knn") }, "from 0 to 1"),
         (
             CouplingConfig { precision: Some(Precision::F16), ..config("assignment") },
             "set coupling.cost = \"l2\"",
+        ),
+        (
+            CouplingConfig { scope: Scope::Global, ..config("assignment") },
+            "coupling.scope = global: noise is not",
+        ),
+        (CouplingConfig { scope: Scope::MicroBatch, ..config("assignment") }, "set train.micro_batch"),
+        (CouplingConfig { window: 16_385, cost: Cost::L2, ..config("window") }, "at most 16384"),
+        (
+            CouplingConfig { window: 65_536, precision: Some(Precision::F32), ..config("window") },
+            "coupling.window = 65536",
+        ),
+        (CouplingConfig { window: 65_536, mask: Some("m.npy".into()), ..config("window") }, "without a mask"),
+        (
+            CouplingConfig { window: 65_536, assigner: "lapjv".into(), ..config("window") },
+            "assigner = \"exact\"",
         ),
     ] {
         let line = config.build().err().unwrap().to_string();
@@ -410,6 +481,72 @@ fn options_are_refused_where_they_have_no_meaning() {
     }
     let half = CouplingConfig { precision: Some(Precision::F16), cost: Cost::L2, ..config("assignment") };
     assert!(half.build().is_ok());
+    for large in [
+        CouplingConfig { window: 65_536, cost: Cost::SquaredL2, ..config("window") },
+        CouplingConfig { window: 65_536, cost: Cost::L1, assigner: "blocks".into(), ..config("window") },
+    ] {
+        assert!(large.build().is_ok());
+    }
+}
+
+/// As if every micro-batch were a batch of its own; class-wise inside each label as well.
+#[test]
+fn a_micro_batch_keeps_its_noise() {
+    const SIZE: usize = 7;
+    let x0 = images(4);
+    let labels: Vec<u32> = (0..SHAPE[0] as u32).map(|i| i % 3).collect();
+    let context = PairContext { labels: Some(&labels), ..PairContext::default() };
+    let scoped = |class_wise| CouplingConfig {
+        scope: Scope::MicroBatch,
+        micro_batch: Some(SIZE),
+        class_wise,
+        ..config("assignment")
+    };
+    let blocks = CouplingConfig { assigner: "blocks".into(), block: SIZE, ..config("assignment") };
+    assert_eq!(
+        draw_with(&scoped(false), &x0, &context, key(2)).0,
+        draw_with(&blocks, &x0, &context, key(2)).0
+    );
+
+    let (noise, _) = draw_with(&scoped(true), &x0, &context, key(2));
+    let mut drawn = vec![0.0; SHAPE[0] * D];
+    key(2).fill_normals(0, D, &mut drawn);
+    let (noise, drawn) = (rows(&noise), rows(&drawn));
+    let from: Vec<usize> =
+        noise.iter().map(|row| drawn.iter().position(|other| other == row).unwrap()).collect();
+    assert!(from.iter().enumerate().any(|(i, &j)| i != j));
+    for (i, j) in from.into_iter().enumerate() {
+        assert_eq!((i / SIZE, labels[i]), (j / SIZE, labels[j]), "image {i} has noise {j}");
+    }
+}
+
+/// From 4,096 images on both have costs of 8 bits.
+#[test]
+fn a_window_of_one_large_batch_is_the_assignment_of_the_batch() {
+    const ROWS: usize = 4096;
+    let (mut x0, mut drawn) = (Array2::zeros((ROWS, D)), Array2::zeros((ROWS, D)));
+    Key::new(1).fill_normals(0, D, x0.as_slice_mut().unwrap());
+    key(0).fill_normals(0, D, drawn.as_slice_mut().unwrap());
+    let pair = |config: CouplingConfig| {
+        let window = config.build().unwrap();
+        let ahead = window.host().unwrap().lookahead().unwrap();
+        let noise_of = ahead.pair(x0.view(), drawn.view(), &PairContext::default(), key(0)).unwrap();
+        drawn.select(Axis(0), &noise_of.iter().map(|&j| j as usize).collect::<Vec<_>>())
+    };
+    let window = CouplingConfig { window: ROWS, ..config("window") };
+    let assignment = config("assignment").build().unwrap();
+    let batch = assignment.host().unwrap().draw_host(x0.view(), &PairContext::default(), key(0)).unwrap();
+    assert_eq!(pair(window.clone()), batch.noise);
+    assert_eq!(pair(CouplingConfig { precision: Some(Precision::Int8), ..window }), batch.noise);
+}
+
+/// Both are the same permutation, whatever the norms are.
+#[test]
+fn squared_distances_are_paired_by_products() {
+    let x0 = images(5);
+    let squared = CouplingConfig { cost: Cost::SquaredL2, ..config("assignment") };
+    let draw = |config: &CouplingConfig| draw_with(config, &x0, &PairContext::default(), key(3)).0;
+    assert_eq!(draw(&squared), draw(&config("assignment")));
 }
 
 #[test]

@@ -159,6 +159,14 @@ pub enum DataError {
         /// What is needed.
         wanted: &'static str,
     },
+    /// Neither one mask for all samples nor one for each.
+    #[error("{found} masks for {samples} samples: give one for all, or one for each")]
+    Masks {
+        /// Number of masks.
+        found: usize,
+        /// Number of samples.
+        samples: usize,
+    },
     /// A value of an array cannot be taken over.
     #[error("{path} holds {value} at {index:?}, {outside}")]
     NpyValue {

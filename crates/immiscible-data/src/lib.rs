@@ -30,6 +30,6 @@ pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::{Prefetch, prefetch};
 pub use registry::{Build, DataOptions, LabelKind, Layout, SOURCES, Split, build};
-pub use source::{LatentInfo, Source};
+pub use source::{LatentInfo, Source, read_all};
 pub use tolerant::{BadSample, Tolerant};
 pub use unpack::{UnpackLimits, unpack};

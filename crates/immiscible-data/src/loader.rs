@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use immiscible_random::{Key, Stream};
-use ndarray::{Array4, ArrayViewMut1};
+use ndarray::{Array2, Array4, ArrayViewMut1, Axis};
 use rayon::prelude::*;
 
 use crate::{DataError, Order, Source};
@@ -15,6 +15,8 @@ pub struct Batch {
     pub labels: Option<Vec<u32>>,
     /// Index of each image in its [`Source`].
     pub index: Vec<u64>,
+    /// The values of each image that count when it is compared, `[B, D]`; all if absent.
+    pub mask: Option<Array2<bool>>,
 }
 
 impl Batch {
@@ -50,11 +52,11 @@ impl Batch {
             Some(_) => index.iter().map(|&index| source.label(to_usize(index))).collect(),
             None => None,
         };
-        Ok(Self { images, labels, index })
+        Ok(Self { images, labels, index, mask: None })
     }
 }
 
-fn mirror(mut row: ArrayViewMut1<f32>) {
+fn mirror<T>(mut row: ArrayViewMut1<T>) {
     let width = row.len();
     (0..width / 2).for_each(|x| row.swap(x, width - 1 - x));
 }
@@ -85,6 +87,7 @@ pub struct Loader {
     options: LoaderOptions,
     random_crops: bool,
     scale: f64,
+    masks: Option<Array4<bool>>,
 }
 
 impl Loader {
@@ -95,7 +98,7 @@ impl Loader {
     pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
         let source = source.into();
         let order = Order::new(options.seed, source.len(), options.batch_size)?;
-        Ok(Self { source, order, options, random_crops: false, scale: 1.0 })
+        Ok(Self { source, order, options, random_crops: false, scale: 1.0, masks: None })
     }
 
     /// Reads each image at a place drawn for each (seed, epoch, sample), where it is larger than what is read.
@@ -108,6 +111,23 @@ impl Loader {
     pub fn scaled(mut self, scale: f64) -> Self {
         self.scale = scale;
         self
+    }
+
+    /// Says which values of each sample count when it is compared, one mask for all samples or one for each. Masks are mirrored with
+    /// their images. They may have another shape than those, where it is not images that are compared.
+    ///
+    /// # Shapes
+    /// `[1, C, H, W]` or `[N, C, H, W]`
+    ///
+    /// # Errors
+    /// [`DataError::Masks`] for another number of masks.
+    pub fn masked(mut self, masks: Array4<bool>) -> Result<Self, DataError> {
+        let (found, samples) = (masks.dim().0, self.source.len());
+        if found != 1 && found != samples {
+            return Err(DataError::Masks { found, samples });
+        }
+        self.masks = Some(masks);
+        Ok(self)
     }
 
     /// The data set.
@@ -135,14 +155,27 @@ impl Loader {
                 source.read_crop(index, place, image)
             })?,
         };
-        if self.options.flip {
-            let key = key.stream(Stream::FLIP);
-            for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
-                if key.uniform(index) < 0.5 {
-                    image.rows_mut().into_iter().for_each(mirror);
-                }
+        let key = key.stream(Stream::FLIP);
+        let flipped = |index| self.options.flip && key.uniform(index) < 0.5;
+        for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
+            if flipped(index) {
+                image.rows_mut().into_iter().for_each(mirror);
             }
         }
+        batch.mask = self.masks.as_ref().map(|masks| {
+            let (count, values) = (masks.dim().0, masks.len() / masks.dim().0.max(1));
+            let mut counts = Vec::with_capacity(batch.index.len() * values);
+            for &index in &batch.index {
+                let mut mask =
+                    masks.index_axis(Axis(0), if count == 1 { 0 } else { to_usize(index) }).to_owned();
+                if flipped(index) {
+                    mask.rows_mut().into_iter().for_each(mirror);
+                }
+                counts.extend(mask);
+            }
+            Array2::from_shape_vec((batch.index.len(), values), counts)
+                .expect("as many values for each image")
+        });
         batch.scale(self.scale);
         Ok(batch)
     }
@@ -150,8 +183,6 @@ impl Loader {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::Axis;
-
     use super::*;
     use crate::InMemory;
 
@@ -175,6 +206,33 @@ mod tests {
             assert_eq!(batch.images[[row, 0, 0, 0]], index as f32 / 127.5 - 1.0);
             assert_eq!(batch.labels.as_ref().unwrap()[row], index as u32 % 2);
         }
+    }
+
+    #[test]
+    fn masks_are_those_of_the_samples_and_mirrored_with_them() {
+        // What is masked are the pixels of value 100, and those of the sample's own index in odd samples.
+        let mask = |i: u8| [i % 2 == 0, false, true, i % 2 == 0, true, true];
+        let masks = Array4::from_shape_vec((12, 1, 2, 3), (0..12).flat_map(mask).collect()).unwrap();
+        let level = |v: u8| f32::from(v) / 127.5 - 1.0;
+        let mut mirrored = 0;
+        for step in 0..20 {
+            let batch = loader(3, true).masked(masks.clone()).unwrap().batch_at(step).unwrap();
+            let counts = batch.mask.unwrap();
+            for ((image, counts), index) in batch.images.outer_iter().zip(counts.rows()).zip(&batch.index) {
+                mirrored += usize::from(image[[0, 0, 0]] == level(200));
+                for (&value, &counts) in image.iter().zip(counts) {
+                    let own = value == level(*index as u8);
+                    assert_eq!(counts, value != level(100) && !(own && index % 2 == 1), "{index}: {value}");
+                }
+            }
+        }
+        assert!((20..80).contains(&mirrored), "{mirrored}");
+        let one = masks.slice_axis(Axis(0), ndarray::Slice::from(1..2)).to_owned();
+        let batch = loader(3, false).masked(one).unwrap().batch_at(0).unwrap();
+        assert!(batch.mask.unwrap().rows().into_iter().all(|row| row.to_vec() == mask(1)));
+        let two = masks.slice_axis(Axis(0), ndarray::Slice::from(..2)).to_owned();
+        let error = loader(3, false).masked(two).err().unwrap().to_string();
+        assert!(error.contains("2 masks") && error.contains("12 samples"), "{error}");
     }
 
     #[test]

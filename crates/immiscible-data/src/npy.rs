@@ -115,13 +115,35 @@ pub fn decode<T: Real>(mut reader: impl Read, path: &Path) -> Result<Npy<T>, Dat
         "f8" => body.values(|bytes| real(f64::from_le_bytes(bytes))),
         _ => Err(header.type_error(path, "float16, float32 or float64")),
     }?;
-    let values = if header.fortran_order {
-        let view = ArrayView::from_shape(header.shape.as_slice().f(), &values);
-        view.map_err(|error| format_error(path, error.to_string()))?.iter().copied().collect()
-    } else {
-        values
-    };
-    Ok(Npy { path: path.into(), shape: header.shape, values })
+    Ok(Npy { path: path.into(), values: in_order(values, &header, path)?, shape: header.shape })
+}
+
+/// The values of a file with the last axis fastest.
+fn in_order<T: Copy>(values: Vec<T>, header: &Header, path: &Path) -> Result<Vec<T>, DataError> {
+    if !header.fortran_order {
+        return Ok(values);
+    }
+    let view = ArrayView::from_shape(header.shape.as_slice().f(), &values);
+    Ok(view.map_err(|error| format_error(path, error.to_string()))?.iter().copied().collect())
+}
+
+/// Reads a file of truth values, of either memory order.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_bools(path: &Path) -> Result<Npy<bool>, DataError> {
+    let mut reader = open(path)?;
+    let header = Header::read(&mut reader, path)?;
+    if header.code() != "b1" {
+        return Err(header.type_error(path, "bool"));
+    }
+    let body =
+        Body { reader: &mut reader, header: &header, path, outside: "no truth value; those are 0 and 1" };
+    let values = body.values(|[byte]| match byte {
+        0 | 1 => Ok(byte == 1),
+        other => Err(other),
+    })?;
+    Ok(Npy { path: path.into(), values: in_order(values, &header, path)?, shape: header.shape })
 }
 
 /// Reads a vector of labels from a file of integers.

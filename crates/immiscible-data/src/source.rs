@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::DataError;
@@ -56,10 +57,24 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// Whether samples lie on disk as real numbers, of which one may not be finite: only [reading](read_all) tells.
+    fn holds_real_numbers(&self) -> bool {
+        false
+    }
+
     /// What is known of the autoencoder, if the samples are latents and not images.
     fn latents(&self) -> Option<&LatentInfo> {
         None
     }
+}
+
+/// Reads every sample once, on all threads of the current rayon pool: what is wrong with one is then known before it is needed.
+///
+/// # Errors
+/// One of [`Source::read`]'s.
+pub fn read_all(source: &dyn Source) -> Result<(), DataError> {
+    let sample = || vec![0.0; source.shape().iter().product()];
+    (0..source.len()).into_par_iter().try_for_each_init(sample, |out, index| source.read(index, out))
 }
 
 /// What a file of latents says about the autoencoder that made them. Training and sampling must use the same numbers.

@@ -171,6 +171,10 @@ impl Source for Tolerant {
         self.source.place(index)
     }
 
+    fn holds_real_numbers(&self) -> bool {
+        self.source.holds_real_numbers()
+    }
+
     fn latents(&self) -> Option<&LatentInfo> {
         self.source.latents()
     }

@@ -8,8 +8,9 @@ use flate2::{Compression, write::GzEncoder};
 use image::{ImageFormat, Rgb, RgbImage};
 use immiscible_data::{
     Crop, DataError, DataOptions, LabelKind, Layout, Loader, LoaderOptions, Resize, SOURCES, Source, Split,
-    build,
+    Tolerant, build, npy, read_all,
 };
+use ndarray::Array3;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -496,6 +497,51 @@ fn arrays_of_every_layout_and_type_are_the_same_images() {
 
     let text = read(&npy("|u1", "(2, 5, 7)", &[0; 69]), plain()).unwrap_err().to_string();
     assert!(text.contains("has 69 bytes of values where its header promises 70"), "{text}");
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_found_by_reading_everything() {
+    let folder = tempfile::tempdir().unwrap();
+    let (array, archive) = (folder.path().join("x.npy"), folder.path().join("x.npz"));
+    let mut images = Array3::<f32>::zeros((9, 5, 7));
+    images[[8, 1, 2]] = f32::NAN;
+    npy::write(&array, images.view()).unwrap();
+    let mut zip = zip::ZipWriter::new(fs::File::create(&archive).unwrap());
+    zip.start_file("images.npy", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(&fs::read(&array).unwrap()).unwrap();
+    zip.finish().unwrap();
+    for (name, path) in [("npy", &array), ("npz", &archive)] {
+        let options = DataOptions { range: Some([-1.0, 1.0]), ..options(name, path) };
+        let source = build(&options).unwrap();
+        assert!(source.holds_real_numbers());
+        let error = read_all(&*source).unwrap_err().to_string();
+        assert!(error.contains("holds NaN at [8, 9]") && !error.contains('\n'), "{name}: {error}");
+        // Where some samples may be damaged this one is found and passed over.
+        let tolerant = Tolerant::new(std::sync::Arc::<dyn Source>::from(source), 1);
+        assert!(tolerant.holds_real_numbers());
+        read_all(&tolerant).unwrap();
+        assert_eq!(tolerant.bad().len(), 1);
+    }
+    assert!(!build(&DataOptions::new("digits")).unwrap().holds_real_numbers());
+}
+
+#[test]
+fn truth_values_are_read_and_nothing_else_for_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    let read = |descr: &str, order: &str, values: &[u8]| {
+        let header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': (2, 3), }}\n");
+        let length = (header.len() as u16).to_le_bytes();
+        let bytes = [&b"\x93NUMPY\x01\x00"[..], &length, header.as_bytes(), values].concat();
+        fs::write(&path, bytes).unwrap();
+        npy::read_bools(&path).map(|file| file.values).map_err(|error| error.to_string())
+    };
+    let [t, f] = [true, false];
+    assert_eq!(read("|b1", "False", &[1, 0, 0, 1, 1, 0]).unwrap(), [t, f, f, t, t, f]);
+    assert_eq!(read("|b1", "True", &[1, 0, 0, 1, 1, 0]).unwrap(), [t, f, t, f, t, f]);
+    assert!(read("|b1", "False", &[1, 0, 0, 3, 1, 0]).unwrap_err().contains("holds 3 at [1, 0]"));
+    assert!(read("|u1", "False", &[1, 0, 0, 1, 1, 0]).unwrap_err().contains("\"|u1\""));
+    assert!(read("|b1", "False", &[1, 0]).unwrap_err().contains("ends after 2 of the 6 bytes"));
 }
 
 #[test]

@@ -112,6 +112,12 @@ impl ObjectiveConfig {
         Self { name: name.into(), ..Self::default() }
     }
 
+    /// The same for data that are multiplied by `scale`, and so have `scale` times the standard deviation.
+    pub fn of_scaled_data(&self, scale: f64) -> Self {
+        let of_data = self.sigma_data.or((self.name == "edm").then_some(SIGMA_DATA));
+        Self { sigma_data: of_data.map(|sigma| sigma * scale), ..self.clone() }
+    }
+
     /// Builds the objective.
     ///
     /// # Errors
@@ -125,12 +131,15 @@ impl ObjectiveConfig {
     }
 }
 
+/// The standard deviation of images in [−1, 1] that the field reckons with.
+pub const SIGMA_DATA: f64 = 0.5;
+
 /// Builds an objective from its config.
 pub type BuildObjective = fn(&ObjectiveConfig) -> Result<Box<dyn Objective>, ScheduleError>;
 
 /// Every objective by name.
 pub const OBJECTIVES: &[(&str, BuildObjective)] = &[
-    ("edm", |config| Ok(Box::new(Edm::new(config.sigma_data.unwrap_or(0.5))?))),
+    ("edm", |config| Ok(Box::new(Edm::new(config.sigma_data.unwrap_or(SIGMA_DATA))?))),
     ("epsilon", |_| Ok(Box::new(Epsilon))),
     ("flow_velocity", |_| Ok(Box::new(FlowVelocity))),
     ("v", |_| Ok(Box::new(V))),

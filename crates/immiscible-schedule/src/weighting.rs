@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{NoiseSchedule, Objective, Point, ScheduleError, error::lookup};
+use crate::{NoiseSchedule, Objective, Point, ScheduleError, error::lookup, objective::SIGMA_DATA};
 
 mod cosmap;
 mod edm;
@@ -63,6 +63,12 @@ impl WeightingConfig {
         Self { name: name.into(), gamma: None, k: None, sigma_data: None }
     }
 
+    /// The same for data that are multiplied by `scale`, and so have `scale` times the standard deviation.
+    pub fn of_scaled_data(&self, scale: f64) -> Self {
+        let of_data = self.sigma_data.or(OF_SIGMA_DATA.contains(&&*self.name).then_some(SIGMA_DATA));
+        Self { sigma_data: of_data.map(|sigma| sigma * scale), ..self.clone() }
+    }
+
     /// Builds the weighting.
     ///
     /// # Errors
@@ -72,7 +78,7 @@ impl WeightingConfig {
         for (option, value, users) in [
             ("gamma", self.gamma, &["min_snr", "p2"][..]),
             ("k", self.k, &["p2"]),
-            ("sigma_data", self.sigma_data, &["edm", "soft_min_snr"]),
+            ("sigma_data", self.sigma_data, OF_SIGMA_DATA),
         ] {
             let (kind, name) = ("weighting", self.name.clone());
             match value {
@@ -116,6 +122,9 @@ impl WeightingConfig {
     }
 }
 
+/// The weightings that know the standard deviation of the data.
+const OF_SIGMA_DATA: &[&str] = &["edm", "soft_min_snr"];
+
 /// Far beyond any use; smaller than what overflows.
 const MAX_OPTION: f64 = 1e6;
 
@@ -125,12 +134,12 @@ pub type BuildWeighting = fn(&WeightingConfig) -> Box<dyn Weighting>;
 /// Every weighting by name.
 pub const WEIGHTINGS: &[(&str, BuildWeighting)] = &[
     ("cosmap", |_| Box::new(Cosmap)),
-    ("edm", |config| Box::new(Edm { sigma_data: config.sigma_data.unwrap_or(0.5) })),
+    ("edm", |config| Box::new(Edm { sigma_data: config.sigma_data.unwrap_or(SIGMA_DATA) })),
     ("min_snr", |config| Box::new(MinSnr { gamma: config.gamma.unwrap_or(5.0) })),
     ("p2", |config| Box::new(P2 { k: config.k.unwrap_or(1.0), gamma: config.gamma.unwrap_or(1.0) })),
     ("sigma_sqrt", |_| Box::new(SigmaSqrt)),
     ("simple", |_| Box::new(Simple)),
-    ("soft_min_snr", |config| Box::new(SoftMinSnr { sigma_data: config.sigma_data.unwrap_or(0.5) })),
+    ("soft_min_snr", |config| Box::new(SoftMinSnr { sigma_data: config.sigma_data.unwrap_or(SIGMA_DATA) })),
 ];
 
 /// The flow time with the signal-to-noise ratio of a point: t = sigma/(alpha + sigma).

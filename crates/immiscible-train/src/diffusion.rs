@@ -38,7 +38,8 @@ pub struct Diffusion {
 
 /// The coupling's view of a batch.
 pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
-    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), ..PairContext::default() }
+    let mask = batch.mask.as_ref().map(|mask| mask.view());
+    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), mask, ..PairContext::default() }
 }
 
 /// The images as vectors, `[B, C·H·W]`.

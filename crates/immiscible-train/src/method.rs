@@ -5,7 +5,10 @@ use crate::{
 use burn::tensor::Device;
 use immiscible_models::Network;
 use immiscible_random::Key;
-use immiscible_schedule::{Objective, ObjectiveConfig, ScheduleConfig, objective::Consistency};
+use immiscible_schedule::{
+    Objective, ObjectiveConfig, ScheduleConfig,
+    objective::{Consistency, SIGMA_DATA},
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -112,7 +115,13 @@ impl MethodConfig {
 
     /// The standard deviation of the data that a consistency function is made for.
     pub fn sigma_data(&self) -> f64 {
-        self.sigma_data.unwrap_or(0.5)
+        self.sigma_data.unwrap_or(SIGMA_DATA)
+    }
+
+    /// The same for data that are multiplied by `scale`, and so have `scale` times the standard deviation.
+    pub fn of_scaled_data(&self, scale: f64) -> Self {
+        let of_data = self.sigma_data.or(self.jumps().then_some(SIGMA_DATA));
+        Self { sigma_data: of_data.map(|sigma| sigma * scale), ..self.clone() }
     }
 
     /// s₀ and s₁ ≥ s₀ of a consistency method: the grid has s₀ + 1 noise levels at the beginning, or s₀ of `consistency`, and

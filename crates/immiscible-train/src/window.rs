@@ -94,7 +94,14 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
     let labels = labels.map(|labels| labels.concat());
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
-    let context = PairContext { labels: labels.as_deref(), index: Some(&index), ..PairContext::default() };
+    let masks = batches.iter().map(|batch| Some(batch.mask.as_ref()?.view())).collect::<Option<Vec<_>>>();
+    let mask = masks.map(|masks| concatenate(Axis(0), &masks).expect("masks of one data set have one shape"));
+    let context = PairContext {
+        labels: labels.as_deref(),
+        index: Some(&index),
+        mask: mask.as_ref().map(|mask| mask.view()),
+        ..PairContext::default()
+    };
 
     let mut pairing = Pairing {
         key,
@@ -167,6 +174,7 @@ mod tests {
     use crate::prepare;
     use immiscible_coupling::CouplingConfig;
     use immiscible_data::{DataOptions, LoaderOptions, build};
+    use ndarray::Array4;
     use std::collections::BTreeMap;
 
     const KEY: Key = Key::new(3);
@@ -270,6 +278,51 @@ mod tests {
         assert!(taken.iter().enumerate().any(|(i, &j)| i != j));
         for (i, j) in taken.into_iter().enumerate() {
             assert_eq!(labels[i], labels[j], "row {i} took noise {j}");
+        }
+    }
+
+    /// A window looks at the values that count, of each image its own, and at no others.
+    #[test]
+    fn a_masked_window_is_that_of_the_values_that_count() {
+        let values = loader().source().len() * 64;
+        let counts =
+            Array4::from_shape_vec((values / 64, 1, 8, 8), (0..values).map(|v| v * v % 3 > 0).collect());
+        let masks = counts.unwrap();
+        let config = config(4 * BATCH);
+        let batches = |masks: &Array4<bool>, window: usize| {
+            let config = CouplingConfig { window, ..config.clone() };
+            let loader = loader().masked(masks.clone()).unwrap();
+            let batches = batches(config.build().unwrap().into(), window, loader, KEY, 0, true).unwrap();
+            batches.take(4).collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        let masked = batches(&masks, 4 * BATCH);
+        let plain = noise(&prepared(&config, 0, 4));
+        assert_ne!(noise(&masked), plain);
+        assert_eq!(noise(&batches(&masks.mapv(|_| true), 4 * BATCH)), plain);
+        let total = |prepared: &[Prepared]| -> f32 {
+            let rows = prepared.iter().flat_map(|prepared| {
+                let (x0, mask) = (rows_of(&prepared.batch), prepared.batch.mask.clone().unwrap());
+                let products = &x0 * &prepared.drawn.as_ref().unwrap().noise;
+                products
+                    .into_iter()
+                    .zip(mask)
+                    .filter(|(_, counts)| *counts)
+                    .map(|(product, _)| product)
+                    .collect::<Vec<_>>()
+            });
+            rows.sum()
+        };
+        let mut unmasked = prepared(&config, 0, 4);
+        for (unmasked, masked) in unmasked.iter_mut().zip(&masked) {
+            unmasked.batch.mask = masked.batch.mask.clone();
+        }
+        assert!(total(&masked) > total(&unmasked), "{} {}", total(&masked), total(&unmasked));
+        // A window of one batch is the assignment of the batch, masked as well.
+        let loader = loader().masked(masks.clone()).unwrap();
+        let assignment = CouplingConfig::default().build().unwrap();
+        for (step, found) in (0..).zip(batches(&masks, BATCH)) {
+            let expected = prepare(&*assignment, loader.batch_at(step).unwrap(), KEY, step).unwrap();
+            assert_eq!(found.drawn.unwrap().noise, expected.drawn.unwrap().noise);
         }
     }
 

@@ -172,7 +172,8 @@ fn measure(
         x.rows().into_iter().zip(noise.rows()).map(|(x, n)| f64::from((&x - &mean).dot(&n))).collect();
     let alignment = terms.iter().sum::<f64>() / n;
     let variance = terms.iter().map(|term| (term - alignment).powi(2)).sum::<f64>() / (n - 1.0);
-    let Marginal { mean_shift, energy, leading } = Marginal::of(noise.view(), moments);
+    let marginal = Marginal::of(noise.view(), moments);
+    let (leading, Marginal { mean_shift, energy, .. }) = (marginal.mean_leading(), marginal);
     let d = x.ncols() as f64;
     let normal = (energy - 1.0).abs() < 0.005 + 4.0 * (2.0 / (paired as f64 * d)).sqrt()
         && mean_shift < 1.5 + 4.0 * (2.0 / d).sqrt();

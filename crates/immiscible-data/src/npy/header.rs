@@ -67,7 +67,7 @@ impl Header {
     pub(crate) fn code(&self) -> &str {
         match self.descr.split_at_checked(1) {
             Some(("<" | ">", code)) => code,
-            Some(("|", code @ ("i1" | "u1"))) => code,
+            Some(("|", code @ ("b1" | "i1" | "u1"))) => code,
             _ => "",
         }
     }

@@ -205,6 +205,10 @@ impl Source for Array {
         self.labels.as_ref().map(|(_, classes)| classes.as_slice())
     }
 
+    fn holds_real_numbers(&self) -> bool {
+        self.images.kind != Kind::U8
+    }
+
     fn label(&self, index: usize) -> Option<u32> {
         self.labels.as_ref()?.0.get(index).copied()
     }

@@ -172,6 +172,10 @@ impl Source for Latents {
         self.labels.as_ref()?.0.get(index).copied()
     }
 
+    fn holds_real_numbers(&self) -> bool {
+        true
+    }
+
     fn latents(&self) -> Option<&LatentInfo> {
         Some(&self.info)
     }
