@@ -14,6 +14,7 @@ use immiscible_train::{
     CheckpointConfig, EmaConfig, LossConfig, MethodConfig, OptimizerConfig, TrainConfig, TrainError,
 };
 use serde::{Deserialize, Serialize};
+use std::fmt::{Display, Formatter};
 use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
@@ -455,18 +456,38 @@ pub(crate) fn structure(config: &Config) -> Result<Table> {
     Ok(table)
 }
 
-/// The first key in which two tables differ, with both values.
-pub(crate) fn difference(before: &Table, now: &Table) -> Option<(String, String, String)> {
+/// A key in which two tables differ, with both values.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) key: String,
+    pub(crate) before: String,
+    pub(crate) now: String,
+}
+
+impl Display for Change {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {} -> {}", self.key, self.before, self.now)
+    }
+}
+
+/// Every key in which two tables differ, sorted.
+pub(crate) fn differences(before: &Table, now: &Table) -> Vec<Change> {
     let text = |value: Option<&Value>| value.map_or_else(|| "unset".into(), Value::to_string);
     let keys: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).collect();
-    keys.into_iter().find_map(|key| match (before.get(key), now.get(key)) {
-        (Some(Value::Table(before)), Some(Value::Table(now))) => {
-            let (inner, before, now) = difference(before, now)?;
-            Some((format!("{key}.{inner}"), before, now))
+    let mut changes = Vec::new();
+    for key in keys {
+        match (before.get(key), now.get(key)) {
+            (Some(Value::Table(before)), Some(Value::Table(now))) => {
+                let inner = differences(before, now).into_iter();
+                changes.extend(inner.map(|change| Change { key: format!("{key}.{}", change.key), ..change }));
+            }
+            (before, now) if before != now => {
+                changes.push(Change { key: key.clone(), before: text(before), now: text(now) });
+            }
+            _ => {}
         }
-        (before, now) if before != now => Some((key.clone(), text(before), text(now))),
-        _ => None,
-    })
+    }
+    changes
 }
 
 #[cfg(test)]
@@ -492,7 +513,11 @@ mod tests {
 
     #[test]
     fn a_scale_of_the_data_is_one_of_their_deviation() {
-        let point = immiscible_schedule::Point { alpha: 1.0, sigma: 1.5, time: 1.5 };
+        let point = immiscible_schedule::Point {
+            alpha: 1.0,
+            sigma: 1.5,
+            time: immiscible_schedule::Time::Continuous(1.5),
+        };
         let edm = ["schedule.name=ve", "objective.name=edm", "loss.weighting.name=edm"];
         let consistency = ["schedule.name=ve", "method.kind=consistency"];
         for (settings, keys) in [
@@ -581,7 +606,7 @@ mod tests {
         assert_eq!((config.time.mean, config.loss.vlb_weight), (Some(-0.4), Some(0.001)));
         assert_eq!(parse(toml::to_string(&config).unwrap().parse().unwrap()).unwrap(), config);
         let changed = structure(&config).unwrap();
-        assert!(difference(&plain, &changed).is_some());
+        assert!(!differences(&plain, &changed).is_empty());
     }
 
     #[test]
@@ -637,7 +662,9 @@ mod tests {
             assignments.iter().for_each(|assignment| set(&mut table, assignment).unwrap());
             structure(&parse(table).unwrap()).unwrap()
         };
-        let key = |before: &[&str], now: &[&str]| difference(&of(before), &of(now)).map(|(key, ..)| key);
+        let key = |before: &[&str], now: &[&str]| {
+            differences(&of(before), &of(now)).into_iter().next().map(|change| change.key)
+        };
         for (schedule, follows) in
             [("constant", false), ("cosine", true), ("linear", true), ("inverse_sqrt", false)]
         {
@@ -708,13 +735,16 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_names_the_key_and_both_values() {
+    fn all_differences_are_told_with_key_and_both_values() {
         let before = structure(&parse(preset("digits").unwrap()).unwrap()).unwrap();
         let mut table = preset("digits").unwrap();
         set(&mut table, "train.steps=9").unwrap();
-        assert_eq!(difference(&before, &structure(&parse(table.clone()).unwrap()).unwrap()), None);
+        assert_eq!(differences(&before, &structure(&parse(table.clone()).unwrap()).unwrap()), []);
+        set(&mut table, "train.batch_size=64").unwrap();
         set(&mut table, "coupling.k=9").unwrap();
-        let (key, was, is) = difference(&before, &structure(&parse(table).unwrap()).unwrap()).unwrap();
-        assert_eq!((key.as_str(), was.as_str(), is.as_str()), ("coupling.k", "4", "9"));
+        let changes = differences(&before, &structure(&parse(table).unwrap()).unwrap());
+        let changes: Vec<String> = changes.iter().map(ToString::to_string).collect();
+        assert!(changes.contains(&"coupling.k: 4 -> 9".into()), "{changes:?}");
+        assert!(changes.contains(&"train.batch_size: 128 -> 64".into()), "{changes:?}");
     }
 }

@@ -215,6 +215,16 @@ pub(crate) fn print() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Bytes of memory of the device of this name, where it is the CPU and the system tells.
+pub(crate) fn cpu_memory(name: &str) -> Option<u64> {
+    #[cfg(feature = "flex")]
+    if name == "flex" {
+        return system_memory();
+    }
+    let _ = name;
+    None
+}
+
 /// Bytes of memory that the system has, where it tells.
 #[cfg(feature = "flex")]
 fn system_memory() -> Option<u64> {

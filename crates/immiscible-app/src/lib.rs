@@ -44,14 +44,14 @@ pub fn immiscible() -> ExitCode {
     signals::outlive_the_file_limit();
     device::read_records_on_the_cpu();
     let outcome = match cli::Cli::parse().command {
-        cli::Command::Train(arguments) => train::run(&arguments),
-        cli::Command::Sample(arguments) => sample::run(&arguments),
-        cli::Command::Export(arguments) => export::run(&arguments),
+        cli::Command::Train(arguments) => on_device(|| train::run(&arguments)),
+        cli::Command::Sample(arguments) => on_device(|| sample::run(&arguments)),
+        cli::Command::Export(arguments) => on_device(|| export::run(&arguments)),
         cli::Command::Checkpoint(command) => checkpoint::run(&command),
         cli::Command::Report(arguments) => report::run(&arguments),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::Coupling(command) => coupling::run(&command),
-        cli::Command::Data(command) => data::run(&command),
+        cli::Command::Data(command) => on_device(|| data::run(&command)),
         cli::Command::Devices => device::print(),
         cli::Command::List => {
             list::print();
@@ -59,6 +59,19 @@ pub fn immiscible() -> ExitCode {
         }
     };
     outcome.map_or_else(ended, |()| ExitCode::SUCCESS)
+}
+
+/// Runs a command that works on a device: one that panics, as backends do where the device fails, ends it with its status.
+fn on_device(command: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    panics::caught(command).unwrap_or_else(|reason| {
+        // Who reads the output went away: that is no fault of the device.
+        if reason.starts_with("failed printing to") {
+            return Err(Failure::run(anyhow::anyhow!(reason)));
+        }
+        Err(Failure::device(anyhow::anyhow!(
+            "the device failed: {reason}; if its memory is used up, try fewer images at once, or another device"
+        )))
+    })
 }
 
 /// The `immiscible-device-suite` command: whether every check passes on a device.
@@ -125,4 +138,21 @@ fn one_line(error: &anyhow::Error) -> String {
         line if line.contains(&cause) => line.into(),
         line => format!("{line}: {cause}"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_panics_anywhere_has_its_exit_status() {
+        let failure = on_device(|| panic!("out of memory")).unwrap_err();
+        assert_eq!(failure.code, Failure::DEVICE);
+        let line = one_line(&failure.reason);
+        assert!(line.contains("out of memory") && line.contains("fewer images"), "{line}");
+        let failure = on_device(|| panic!("failed printing to stdout: Broken pipe")).unwrap_err();
+        assert_eq!(failure.code, 1);
+        let failure = on_device(|| Err(Failure::usage(anyhow::anyhow!("bad")))).unwrap_err();
+        assert_eq!(failure.code, 2);
+    }
 }

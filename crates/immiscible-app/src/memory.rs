@@ -55,9 +55,7 @@ impl Memory {
         let noise = BYTES * (channels * height * width) as f64;
         let batches = (train.prefetch + 2) as f64 * train.batch_size as f64 * (image + noise);
         all.push(("batches".into(), batches));
-        let encodes = parts.latent.is_some() && parts.data.latents.is_none();
-        let lookahead = parts.coupling.host().filter(|_| !encodes).and_then(|host| host.lookahead());
-        if let Some(rows) = lookahead.map(|lookahead| lookahead.rows()) {
+        if let Some(rows) = window(parts) {
             // The images that are handed out, those that wait, and those that are paired, once more as a whole and with noise.
             all.push((format!("coupling of {rows} images"), rows as f64 * (4.0 * image + noise)));
         }
@@ -80,6 +78,13 @@ impl Display for Memory {
         }
         write!(f, ")")
     }
+}
+
+/// Images that the coupling pairs together, where it looks ahead: not where the device encodes them batch by batch.
+pub(crate) fn window(parts: &Parts) -> Option<usize> {
+    let encodes = parts.latent.is_some() && parts.data.latents.is_none();
+    let lookahead = parts.coupling.host().filter(|_| !encodes).and_then(|host| host.lookahead());
+    lookahead.map(|lookahead| lookahead.rows())
 }
 
 /// Bytes for people.

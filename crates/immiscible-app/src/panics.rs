@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// device's own where it has one.
 pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     caught_and(work, |line| {
-        crate::say(format_args!("warning: a thread beside the training panicked: {line}"))
+        crate::say(format_args!("warning: a thread beside the main one panicked: {line}"))
     })
 }
 

@@ -569,7 +569,7 @@ mod tests {
         let classes: Vec<Option<u32>> = (0..10_000).map(|i| Some(class(i))).collect();
         let mut images = [0; 3];
         let indices = shown(&classes, 1_000);
-        indices.iter().for_each(|&i| images[class(i as usize)] += 1);
+        indices.iter().for_each(|&i| images[class(i as usize) as usize] += 1);
         assert_eq!(images, [990, 3, 34]);
         assert!(indices.is_sorted());
         // Classes that are not looked at: every tenth image; few images: all of them.

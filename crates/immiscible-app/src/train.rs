@@ -1,11 +1,11 @@
 //! `immiscible train`.
 
-use crate::config::{self, Config, difference, structure};
-use crate::memory::{Memory, size};
+use crate::config::{self, Change, Config, differences, structure};
+use crate::memory::{Memory, size, window};
 use crate::parts::Parts;
 use crate::progress::Progress;
 use crate::signals::Signals;
-use crate::{Failure, cli, panics, quality, tensorboard};
+use crate::{Failure, cli, device, panics, quality, tensorboard};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use immiscible_coupling::{COUPLINGS, Knn, Select};
 use immiscible_data::{Crop, Loader, LoaderOptions, Source, Split};
@@ -42,8 +42,12 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
     let run = arguments.runs.join(&name);
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
-    source.log_to(&run.join(BAD_FILES)).map_err(Failure::usage)?;
-    for warning in known_to_hurt(&parts, &*source) {
+    if let Err(error) = source.log_to(&run.join(BAD_FILES)) {
+        crate::say(format_args!("warning: {error}; damaged samples are counted and not listed"));
+    }
+    let has = device::cpu_memory(&parts.config.device);
+    let too_large = has.and_then(|has| too_large(&parts, &memory, has));
+    for warning in too_large.into_iter().chain(known_to_hurt(&parts, &*source)) {
         crate::say(format_args!("warning: {warning}"));
     }
 
@@ -107,27 +111,47 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What to try where a device failed, which most often is that its memory is used up.
+/// What to say where a device failed, which most often is that its memory is used up.
 fn device_failed(parts: &Parts, memory: &Memory, reason: &str) -> anyhow::Error {
-    let (config, train) = (&parts.config, &parts.config.train);
+    let (device, takes, less) = (&parts.config.device, takes(parts, memory), less(parts));
+    anyhow!(
+        "training broke off on device {device}: {reason}; {takes}; if that is too much, try {less}; the same command goes on \
+         from the newest checkpoint"
+    )
+}
+
+/// What to say before the first step where the CPU has less memory than a run takes: where that is used up, the system ends
+/// the process, and nobody can say why.
+fn too_large(parts: &Parts, memory: &Memory, has: u64) -> Option<String> {
+    (memory.total() > has as f64).then(|| {
+        let (has, takes, less) = (size(has as f64), takes(parts, memory), less(parts));
+        format!("this machine has {has} of memory, and {takes}; try {less}")
+    })
+}
+
+/// Model, images and memory.
+fn takes(parts: &Parts, memory: &Memory) -> String {
     let [channels, height, width] = parts.shape;
+    let train = &parts.config.train;
+    let (model, parameters) = (parts.config.model.name(), memory.parameters);
     let at_once = train.micro_batch.unwrap_or(train.batch_size);
+    format!(
+        "{model} with {parameters} parameters and {at_once} images of {channels}×{height}×{width} at once takes {memory}"
+    )
+}
+
+/// What takes less memory.
+fn less(parts: &Parts) -> String {
+    let train = &parts.config.train;
     let mut less = Vec::new();
     if !train.gradient_checkpointing {
         less.push("train.gradient_checkpointing = true".to_string());
     }
-    less.push(match at_once / 2 {
+    less.push(match train.micro_batch.unwrap_or(train.batch_size) / 2 {
         0 => "a smaller model".into(),
         half => format!("train.micro_batch = {half}, which changes only the memory and the time"),
     });
-    anyhow!(
-        "training broke off on device {}: {reason}; {} with {} parameters and {at_once} images of {channels}×{height}×{width} at \
-         once takes {memory}; if that is too much, try {}; the same command goes on from the newest checkpoint",
-        config.device,
-        config.model.name(),
-        memory.parameters,
-        less.join(", or ")
-    )
+    less.join(", or ")
 }
 
 /// Settings that are known to hurt, and what to take in their place.
@@ -223,6 +247,13 @@ fn describe(parts: &Parts, source: Arc<dyn Source>, memory: &Memory) -> Result<(
         "steps     {} of {} images; an epoch is {epoch} steps, the run {epochs:.2} epochs",
         train.steps, train.batch_size
     );
+    if let Some(part) = train.micro_batch.filter(|part| *part < train.batch_size) {
+        let together = match window(parts) {
+            Some(rows) => format!("a window of {rows} images"),
+            None => format!("the whole batch of {}", train.batch_size),
+        };
+        println!("parts     the gradient of {part} images at once; the noise is chosen for {together}");
+    }
     println!("memory    about {}, of which", size(memory.total()));
     for (name, bytes) in &memory.parts {
         println!("          {:>8}  {name}", size(*bytes));
@@ -398,30 +429,36 @@ fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
     };
     if let Some(before) = read(CONFIG) {
         let before = structure(&config::parse(before)?)?;
-        if let Some((key, before, now)) = difference(&before, now) {
+        let changes = differences(&before, now);
+        if !changes.is_empty() {
             // Both are train.steps where the config leaves them open.
-            let prolong = if ["method.curriculum_steps", "optimizer.schedule_steps"].contains(&&*key) {
-                format!("write --set {key}={before} to prolong it, ")
-            } else {
-                String::new()
-            };
+            let open = ["method.curriculum_steps", "optimizer.schedule_steps"];
+            let prolong = changes.iter().filter(|change| open.contains(&&*change.key));
+            let prolong: String = prolong
+                .map(|Change { key, before, .. }| format!("write --set {key}={before} to prolong it, "))
+                .collect();
             bail!(
-                "{} was trained with {key} = {before}, now {key} = {now}; {prolong}give it another name with --run, or \
-                 throw it away with --fresh",
-                run.display()
+                "{} was trained with another config: {}; {prolong}give it another name with --run, or throw it away with \
+                 --fresh",
+                run.display(),
+                listed(&changes)
             );
         }
     }
-    if let Some(before) = read(DATA)
-        && let Some((key, before, now)) = difference(&before, &Table::try_from(&parts.data)?)
-    {
-        bail!(
-            "{} was trained on other data: {key} = {before}, now {now}; give it another name with --run, or throw \
-             it away with --fresh",
-            run.display()
+    if let Some(before) = read(DATA) {
+        let changes = differences(&before, &Table::try_from(&parts.data)?);
+        ensure!(
+            changes.is_empty(),
+            "{} was trained on other data: {}; give it another name with --run, or throw it away with --fresh",
+            run.display(),
+            listed(&changes)
         );
     }
     Ok(())
+}
+
+fn listed(changes: &[Change]) -> String {
+    changes.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Writes a file under a temporary name first, so that it is whole or not there. One that is as it should be stays.
@@ -464,5 +501,13 @@ mod tests {
             assert!(message.contains(words), "no {words:?} in {message}");
         }
         assert!(!message.contains('\n'), "{message}");
+
+        // The same before the first step.
+        let bytes = memory.total() as u64;
+        assert_eq!(too_large(&parts, &memory, bytes + 1), None);
+        let message = too_large(&parts, &memory, bytes / 2).unwrap();
+        for words in [&*parameters, &total, "48 images of 1×8×8", "train.micro_batch = 24"] {
+            assert!(message.contains(words), "no {words:?} in {message}");
+        }
     }
 }

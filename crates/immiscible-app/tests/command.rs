@@ -272,10 +272,10 @@ fn a_run_keeps_its_config_goes_on_and_can_be_sampled() {
     assert!(text(&again.stderr).contains("going on from step 3"), "{}", text(&again.stderr));
     assert!(run.join("samples/step-00000005.png").exists());
 
-    let changed = train(folder, &["--set", "coupling.kind=knn"]);
+    let changed = train(folder, &["--set", "coupling.kind=knn", "--set", "seed=7"]);
     let message = text(&changed.stderr);
     assert_eq!(changed.status.code(), Some(2), "{message}");
-    for word in ["coupling.kind = \"window\"", "\"knn\"", "--run", "--fresh"] {
+    for word in ["coupling.kind: \"window\" -> \"knn\"; ", "seed: 0 -> 7; ", "--run", "--fresh"] {
         assert!(message.contains(word), "no {word:?} in {message}");
     }
 
@@ -484,7 +484,15 @@ fn a_dry_run_tells_what_a_run_takes() {
         assert!(said.contains(words), "no {words} in {said}");
     }
     assert!((line(&said, "adamw") / line(&said, "weights") - 2.0).abs() < 0.1, "{said}");
-    let lion = dry(&["optimizer.kind=lion", "ema.others.wide.decay=0.9", "train.micro_batch=32"]);
+    let lion = dry(&[
+        "optimizer.kind=lion",
+        "ema.others.wide.decay=0.9",
+        "train.micro_batch=32",
+        "coupling.kind=assignment",
+    ]);
+    let scope =
+        "parts     the gradient of 32 images at once; the noise is chosen for the whole batch of 128\n";
+    assert!(lion.contains(scope) && !said.contains("parts  "), "{lion}");
     assert_eq!(line(&lion, "lion"), line(&lion, "average wide"));
     let (whole, part) = (line(&said, "activations of 128 images"), line(&lion, "activations of 32 images"));
     assert!((whole / part / 4.0 - 1.0).abs() < 0.05, "{said} {lion}");
@@ -517,7 +525,7 @@ fn a_run_with_a_falling_rate_and_two_averages_goes_on_and_can_be_prolonged() {
         text(&output.stderr)
     };
     let message = refused(&[&settings[..], &["--set", "train.steps=6"]].concat());
-    for word in ["optimizer.schedule_steps = 4", "= 6", "--set optimizer.schedule_steps=4 to prolong it"] {
+    for word in ["optimizer.schedule_steps: 4 -> 6", "--set optimizer.schedule_steps=4 to prolong it"] {
         assert!(message.contains(word), "{message}");
     }
     let prolonged = ["--set", "train.steps=6", "--set", "optimizer.schedule_steps=4"];

@@ -121,6 +121,14 @@ fn a_run_passes_over_a_few_damaged_images_and_goes_on_as_it_would_have() {
     let bad: Vec<BadSample> = list.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(bad.len(), 1, "{list}");
     assert_eq!((bad[0].index, bad[0].path.as_deref()), (27, Some(Path::new("set/dog/007.png"))));
+
+    // The list is not worth a run.
+    fs::create_dir_all(folder.join("runs/unlisted/bad_files.jsonl")).unwrap();
+    let output = immiscible(folder, &train("unlisted", "train.steps=5", data, &[]));
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let warnings: Vec<&str> = said.lines().filter(|line| line.contains("bad_files.jsonl")).collect();
+    assert!(matches!(warnings[..], [line] if line.starts_with("warning: ")), "{said}");
 }
 
 /// The folder of a tiny autoencoder of random weights: 3×8×8 images, 4×4×4 latents.

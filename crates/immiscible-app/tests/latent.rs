@@ -269,5 +269,5 @@ fn a_consistency_run_is_sampled_in_one_step() {
     let longer = train("cifar10-consistency", "c", &[&settings[..], &["--set", "train.steps=30"]].concat());
     let output = immiscible(folder, &longer.iter().map(String::as_str).collect::<Vec<_>>());
     let message = text(&output.stderr);
-    assert!(message.contains("method.curriculum_steps = 20, now"), "{message}");
+    assert!(message.contains("method.curriculum_steps: 20 -> "), "{message}");
 }

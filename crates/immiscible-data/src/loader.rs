@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn masks_are_those_of_the_samples_and_mirrored_with_them() {
         // What is masked are the pixels of value 100, and those of the sample's own index in odd samples.
-        let mask = |i: u8| [i % 2 == 0, false, true, i % 2 == 0, true, true];
+        let mask = |i: u8| [i.is_multiple_of(2), false, true, i.is_multiple_of(2), true, true];
         let masks = Array4::from_shape_vec((12, 1, 2, 3), (0..12).flat_map(mask).collect()).unwrap();
         let level = |v: u8| f32::from(v) / 127.5 - 1.0;
         let mut mirrored = 0;

@@ -1,7 +1,8 @@
 use std::num::NonZeroUsize;
 use std::panic::resume_unwind;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crate::DataError;
 
@@ -63,37 +64,43 @@ where
     Ok(Prefetch { receiver: Some(receiver), thread: Some(thread) })
 }
 
-/// The items of [`prefetch`]. Dropping it ends the thread, after the item it is working on.
+/// The items of [`prefetch`]. Dropping it ends the thread after the item it is working on, which is not waited for: it can
+/// take minutes.
 ///
 /// # Panics
-/// [`next`](Iterator::next) passes on a panic of the background thread.
+/// [`next`](Iterator::next) and [`next_unless`](Self::next_unless) pass on a panic of the background thread.
 pub struct Prefetch<T, E> {
     receiver: Option<Receiver<Result<T, E>>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Time between two questions whether to stop.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+impl<T, E> Prefetch<T, E> {
+    /// The next item, or `None` where `stop` says so, which is asked again and again while there is none.
+    pub fn next_unless(&mut self, mut stop: impl FnMut() -> bool) -> Option<Result<T, E>> {
+        loop {
+            match self.receiver.as_ref()?.recv_timeout(PATIENCE) {
+                Ok(item) => return Some(item),
+                Err(RecvTimeoutError::Timeout) if stop() => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.receiver = None,
+            }
+            if self.receiver.is_none()
+                && let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
+            {
+                resume_unwind(panic);
+            }
+        }
+    }
 }
 
 impl<T, E> Iterator for Prefetch<T, E> {
     type Item = Result<T, E>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let item = self.receiver.as_ref()?.recv().ok();
-        if item.is_none() {
-            self.receiver = None;
-            if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join) {
-                resume_unwind(panic);
-            }
-        }
-        item
-    }
-}
-
-impl<T, E> Drop for Prefetch<T, E> {
-    fn drop(&mut self) {
-        // Without a receiver the thread's next send fails, so the join ends.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.next_unless(|| false)
     }
 }
 
@@ -102,6 +109,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::sync::mpsc::channel;
+    use std::time::Instant;
 
     use super::*;
     use crate::{DataOptions, Loader, LoaderOptions, build};
@@ -171,11 +179,52 @@ mod tests {
             .unwrap();
             assert_eq!(items.next(), Some(Ok(0)));
             drop(items);
+            // The thread holds the other one.
+            let begun = Instant::now();
+            while Arc::strong_count(&produced) > 1 {
+                assert!(begun.elapsed() < Duration::from_secs(60), "the thread goes on");
+                thread::yield_now();
+            }
             // One taken, `depth` finished, and one more that a send to the dropped receiver cut off.
             let after = produced.load(Ordering::SeqCst);
             assert!(after <= ahead as u64 + 2, "{after} at depth {ahead}");
-            assert_eq!(Arc::strong_count(&produced), 1, "the thread has ended");
         }
+    }
+
+    #[test]
+    fn neither_a_stop_nor_the_end_waits_for_the_item_that_is_made() {
+        let (finish, finished) = channel::<()>();
+        let mut items = prefetch(0.., depth(1), move |step| {
+            if step == 1 {
+                // Until the sender is dropped.
+                let _ = finished.recv();
+            }
+            square(step)
+        })
+        .unwrap();
+        assert_eq!(items.next(), Some(Ok(0)));
+        let mut asked = 0;
+        let stop = || {
+            asked += 1;
+            asked == 3
+        };
+        assert_eq!(items.next_unless(stop), None);
+        assert_eq!(asked, 3);
+        drop(items);
+        drop(finish);
+    }
+
+    #[test]
+    fn a_stop_loses_nothing() {
+        let (finish, finished) = channel::<()>();
+        let mut items = prefetch(0..2, depth(1), move |step| {
+            let _ = finished.recv();
+            square(step)
+        })
+        .unwrap();
+        assert_eq!(items.next_unless(|| true), None);
+        drop(finish);
+        assert_eq!(items.collect::<Result<Vec<_>, _>>(), Ok(vec![0, 1]));
     }
 
     #[test]

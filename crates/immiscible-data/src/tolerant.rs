@@ -72,20 +72,22 @@ impl Tolerant {
     }
 
     /// Lists damaged samples in a file, one JSON object a line, behind those of an earlier run that it holds: those met so
-    /// far, and from now on each when it is met. A line that cannot be written then is left out.
+    /// far, and from now on each when it is met. Bytes of it that are no such line are passed over.
     ///
     /// # Errors
-    /// If the file is there and cannot be read, or what was met so far cannot be written.
+    /// If the file is there and cannot be read, or what was met so far cannot be written: nothing that reading samples
+    /// depends on. A line that cannot be written later is left out.
     pub fn log_to(&self, path: &Path) -> Result<(), DataError> {
-        let text = match std::fs::read_to_string(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            text => text.map_err(|source| DataError::Io { path: path.into(), source })?,
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            bytes => bytes.map_err(|source| DataError::Io { path: path.into(), source })?,
         };
-        let before = text.lines().filter_map(|line| serde_json::from_str::<BadSample>(line).ok());
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let before = lines.filter_map(|line| serde_json::from_slice::<BadSample>(line).ok());
         let mut log = Log { path: path.into(), listed: before.map(|bad| bad.index).collect() };
         let mut found = self.found();
         let write = |error| DataError::Write { path: path.into(), source: error };
-        if !text.is_empty() && !text.ends_with('\n') {
+        if bytes.last().is_some_and(|byte| *byte != b'\n') {
             // The line on which the process was killed.
             append(path, "\n").map_err(write)?;
         }
@@ -305,5 +307,24 @@ mod tests {
         lines.sort_by_key(|bad| bad.index);
         assert_eq!(lines.iter().map(|bad| bad.index).collect::<Vec<_>>(), [3, 50, 51], "each once: {text}");
         assert_eq!(lines[0].path.as_deref(), Some(Path::new("3.png")));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_hide_the_lines_around_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("bad_files.jsonl");
+        let source = numbers([3, 50], 3);
+        source.log_to(&log).unwrap();
+        source.read(3, &mut [0.0]).unwrap();
+        let torn = [std::fs::read(&log).unwrap(), b"\xff\xfe\0{".to_vec()].concat();
+        std::fs::write(&log, torn).unwrap();
+
+        let again = numbers([3, 50], 3);
+        again.log_to(&log).unwrap();
+        all(&again).unwrap();
+        let bytes = std::fs::read(&log).unwrap();
+        let lines = bytes.split(|byte| *byte == b'\n');
+        let lines = lines.filter_map(|line| serde_json::from_slice::<BadSample>(line).ok());
+        assert_eq!(lines.map(|bad| bad.index).collect::<Vec<_>>(), [3, 50], "each once");
     }
 }

@@ -282,7 +282,7 @@ impl CheckpointStore {
         file_system.rename(staged, &path).map_err(TrainError::io(&path))
     }
 
-    /// Whether there is room for another checkpoint like the newest.
+    /// Whether there is room for another checkpoint like the newest, and a fifth more: the disk is not this run's alone.
     fn check_space(&self) -> Result<(), TrainError> {
         let Some(newest) = self.steps()?.last().map(|step| self.path_of(*step)) else {
             return Ok(());
@@ -291,6 +291,7 @@ impl CheckpointStore {
             return Ok(());
         };
         let wanted = manifest.files.iter().fold(0, |sum: u64, entry| sum.saturating_add(entry.bytes));
+        let wanted = wanted.saturating_add(wanted / 5);
         if free >= wanted {
             return Ok(());
         }

@@ -111,9 +111,8 @@ pub enum TrainError {
     /// Too many steps in a row had a loss or gradient that is not finite. The checkpoints are from before the first of them.
     #[error(
         "{skipped} steps in a row, up to step {step}, had to be skipped (train.max_skipped): the loss is {loss}, the gradient \
-         norm {gradient_norm}; {}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run \
-         again",
-        kept_words(*kept)
+         norm {gradient_norm}; {}",
+        mend_words(*kept)
     )]
     Diverged {
         /// The last step.
@@ -124,6 +123,12 @@ pub enum TrainError {
         loss: f32,
         /// The norm of its gradient.
         gradient_norm: f32,
+        /// The step of the newest checkpoint.
+        kept: Option<u64>,
+    },
+    /// A weight is not a finite number, or so large that its square is none: such weights are not saved.
+    #[error("the weights are no longer finite, and are not saved; {}", mend_words(*kept))]
+    NonFiniteWeights {
         /// The step of the newest checkpoint.
         kept: Option<u64>,
     },
@@ -223,6 +228,21 @@ fn kept_words(kept: Option<u64>) -> String {
         Some(step) => format!("the checkpoint of step {step} is unharmed"),
         None => "there is no checkpoint yet".into(),
     }
+}
+
+/// What to do about a run that diverged, which goes on from its newest checkpoint.
+fn mend_words(kept: Option<u64>) -> String {
+    let back = match kept {
+        Some(step) => format!(
+            "; if it diverges again, remove checkpoints/step-{step:08} from the run directory, and it goes on from the one \
+             before"
+        ),
+        None => String::new(),
+    };
+    format!(
+        "{}: lower optimizer.learning_rate, raise optimizer.warmup_steps or set optimizer.clip_norm, and run again{back}",
+        kept_words(kept)
+    )
 }
 
 impl TrainError {

@@ -160,9 +160,16 @@ struct Begun {
 
 enum Coupled {
     /// Latents and noises stay on the device.
-    OnDevice { x0: Tensor<4>, compared: Compared, chosen: Work<Result<Chosen, CouplingError>> },
+    OnDevice(Box<OnDevice>),
     /// The latents were read back, for a coupling that works on the host, or draws on the device when the step is taken.
-    OnHost(Work<Result<Prepared, TrainError>>),
+    OnHost(Box<Work<Result<Prepared, TrainError>>>),
+}
+
+/// What is on the device, and which noises were chosen for it.
+struct OnDevice {
+    x0: Tensor<4>,
+    compared: Compared,
+    chosen: Work<Result<Chosen, CouplingError>>,
 }
 
 /// A method that learns from the latents of images: encodes a batch, couples its noise to the scaled latents, and hands both
@@ -200,10 +207,13 @@ impl LatentStep {
                 ..Parts::default()
             };
             let chosen = Work::of(move || costs.solve(), beside)?;
-            return Ok(Begun { parts, coupling: Coupled::OnDevice { x0, compared, chosen } });
+            return Ok(Begun {
+                parts,
+                coupling: Coupled::OnDevice(Box::new(OnDevice { x0, compared, chosen })),
+            });
         }
-        let (labels, index) = (batch.labels.clone(), batch.index.clone());
-        let batch = Batch { images: read(x0)?, labels, index };
+        let (labels, index, mask) = (batch.labels.clone(), batch.index.clone(), batch.mask.clone());
+        let batch = Batch { images: read(x0)?, labels, index, mask };
         let parts = Parts {
             encode_ms: elapsed_ms(),
             bytes_to_host: latents as f64,
@@ -214,14 +224,15 @@ impl LatentStep {
         all_finite(&batch, step, true)?;
         let (coupling, key) = (Arc::clone(&self.coupling), self.key);
         let coupled = Work::of(move || couple(&*coupling, batch, key, step), beside)?;
-        Ok(Begun { parts, coupling: Coupled::OnHost(coupled) })
+        Ok(Begun { parts, coupling: Coupled::OnHost(Box::new(coupled)) })
     }
 
     /// Waits for the noise.
     fn finish(&self, begun: Begun, batch: Batch, step: u64) -> Result<(Prepared, Parts), TrainError> {
         let Begun { mut parts, coupling } = begun;
         match coupling {
-            Coupled::OnDevice { x0, compared, chosen } => {
+            Coupled::OnDevice(on_device) => {
+                let OnDevice { x0, compared, chosen } = *on_device;
                 let (chosen, waited_ms) = chosen.wait();
                 let chosen = match chosen {
                     Ok(chosen) => chosen,

@@ -1,6 +1,6 @@
 use crate::{
     Ema, EmaConfig, Files, OptimizerConfig, TrainError,
-    parameters::{clip_global_norm, number_parameters},
+    parameters::{clip_global_norm, number_parameters, sum_of_squares},
 };
 use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
@@ -125,9 +125,21 @@ impl Learner {
         Ok((loss, gradient_norm))
     }
 
+    /// # Errors
+    /// [`TrainError::NonFiniteWeights`] before anything is written, or when a file cannot be.
     pub(crate) fn save(&self, files: &mut Files) -> Result<(), TrainError> {
+        let network = self.network.valid();
+        // A finite gradient can still take a weight beyond what a number holds, and not every loss shows it.
+        if let Some(sum) = sum_of_squares(&network) {
+            let what = "the weights";
+            let sum = sum.try_into_scalar::<f32>();
+            let sum = sum.map_err(|reason| TrainError::Device { what, reason: reason.to_string() })?;
+            if !sum.is_finite() {
+                return Err(TrainError::NonFiniteWeights { kept: None });
+            }
+        }
         // One after the other: each is in memory a second time while it is written.
-        files.write(WEIGHTS, &self.network.valid().to_bytes()?)?;
+        files.write(WEIGHTS, &network.to_bytes()?)?;
         files.write(EMA_WEIGHTS, &self.ema.network().to_bytes()?)?;
         for (name, ema) in &self.other_emas {
             files.write(&ema_weights_of(name), &ema.network().to_bytes()?)?;

@@ -97,6 +97,24 @@ pub(crate) fn clip_global_norm<M: Module>(
     (scale.to, Some(norm))
 }
 
+/// The sum of the squares of all parameters, `[1]`: not finite where one of them is not.
+pub(crate) fn sum_of_squares<M: Module>(module: &M) -> Option<Tensor<1>> {
+    #[derive(Default)]
+    struct Squares(Option<Tensor<1>>);
+    impl ModuleVisitor for Squares {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let square = param.val().powi_scalar(2).sum();
+            self.0 = Some(match self.0.take() {
+                Some(sum) => sum + square,
+                None => square,
+            });
+        }
+    }
+    let mut squares = Squares::default();
+    module.visit(&mut squares);
+    squares.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

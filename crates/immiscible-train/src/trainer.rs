@@ -1,11 +1,11 @@
 use crate::{
-    Average, Checkpoint, CheckpointConfig, CheckpointStore, Record, RunLock, StepReport, TrainConfig,
-    TrainError, TrainStep, prepare,
+    Average, Checkpoint, CheckpointConfig, CheckpointStore, Prepared, Record, RunLock, StepReport,
+    TrainConfig, TrainError, TrainStep, prepare,
     record::{MetricsLog, Waited},
     window,
 };
 use immiscible_coupling::{Coupling, Lookahead};
-use immiscible_data::{Loader, prefetch};
+use immiscible_data::{Loader, Prefetch, prefetch};
 use immiscible_models::Network;
 use immiscible_random::Key;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,13 @@ struct State {
     window: Average,
     /// Since the first step.
     total: Average,
+}
+
+impl State {
+    /// Weights that no batch can be learned with must not displace those from before.
+    fn sound(&self) -> bool {
+        self.skipped_in_a_row == 0
+    }
 }
 
 /// What the loop tells while it runs. Every method has an empty default.
@@ -65,7 +72,8 @@ pub trait Observer {
         let _ = warning;
     }
 
-    /// Asked after every step, and while a checkpoint that cannot be saved is waited for: true saves and ends training.
+    /// Asked after every step, and while a batch, or a checkpoint that cannot be saved, is waited for: true saves and ends
+    /// training.
     fn stop(&mut self) -> bool {
         false
     }
@@ -160,8 +168,9 @@ impl Trainer {
     ///
     /// # Errors
     /// When a batch or a step fails; with [`TrainError::Diverged`] when `max_skipped` steps in a row were not finite, with
-    /// [`TrainError::Unsaved`] when `max_failures` times in a row no checkpoint could be saved, and with
-    /// [`TrainError::Stopped`] when the observer asked for it. What was saved before stays.
+    /// [`TrainError::NonFiniteWeights`] when the weights that are to be saved are not, with [`TrainError::Unsaved`] when
+    /// `max_failures` times in a row no checkpoint could be saved, and with [`TrainError::Stopped`] when the observer asked
+    /// for it. What was saved before stays.
     pub fn run_from(
         &self,
         start: Start,
@@ -192,23 +201,35 @@ impl Trainer {
         let key = self.key;
         let depth = NonZeroUsize::new(self.train.prefetch);
         let steps = state.step..self.train.steps;
-        let batches = match window::lookahead(&*coupling).map(Lookahead::rows) {
+        let mut batches = match window::lookahead(&*coupling).map(Lookahead::rows) {
             Some(rows) => {
-                let mut batches = window::batches(coupling, rows, loader, key, state.step, depth.is_some())?;
-                ahead(steps, depth, move |_| batches.next().expect("windows do not end"))?
+                let overlap = depth.is_some();
+                let mut batches = window::batches(coupling, rows, loader, key, steps.clone(), overlap)?;
+                Batches::new(steps, depth, move |_| batches.next().expect("a batch for every step"))?
             }
-            None => ahead(steps, depth, move |step| prepare(&*coupling, loader.batch_at(step)?, key, step))?,
+            None => Batches::new(steps, depth, move |step| {
+                prepare(&*coupling, loader.batch_at(step)?, key, step)
+            })?,
         };
-        let mut batches = batches.peekable();
         let looks_ahead = depth.is_some() && method.looks_ahead();
+        let mut coming = None;
         let mut begin = Instant::now();
-        while let Some(prepared) = batches.next() {
+        while state.step < self.train.steps {
+            let Some(prepared) = coming.take().or_else(|| batches.next_unless(|| observer.stop())) else {
+                if state.sound() && saving.kept.unwrap_or(0) < state.step {
+                    log.tell(observer, |log| log.sync());
+                    saving.save(&*method, &state, false, observer)?;
+                }
+                return Err(TrainError::Stopped { step: state.step, kept: saving.kept });
+            };
             let prepared = prepared?;
-            let next = if looks_ahead { batches.peek() } else { None };
+            if looks_ahead && state.step + 1 < self.train.steps {
+                coming = batches.next_unless(|| observer.stop());
+            }
             let waited_ms = begin.elapsed().as_secs_f64() * 1e3;
             let waited = Waited { ms: waited_ms, for_the_coupling: prepared.drawn.is_some() };
             // What is wrong with the next batch is told in its turn.
-            if let Some(Ok(next)) = next {
+            if let Some(Ok(next)) = &coming {
                 method.look_ahead(next, state.step + 1);
             }
             let taken = method.step(prepared, state.step);
@@ -246,9 +267,7 @@ impl Trainer {
                 state.window = Average::default();
             }
             let stop = !done && observer.stop();
-            // Weights that no batch can be learned with must not displace those from before.
-            let sound = state.skipped_in_a_row == 0;
-            if done || (sound && (stop || saving.due(state.step))) {
+            if done || (state.sound() && (stop || saving.due(state.step))) {
                 log.tell(observer, |log| log.sync());
                 saving.save(&*method, &state, done, observer)?;
             }
@@ -263,16 +282,34 @@ impl Trainer {
     }
 }
 
-/// What `produce` makes of each of `steps`: up to `depth` items ahead, on a thread of its own, or in its turn.
-fn ahead<T: Send + 'static>(
-    steps: Range<u64>,
-    depth: Option<NonZeroUsize>,
-    produce: impl FnMut(u64) -> Result<T, TrainError> + Send + 'static,
-) -> Result<Box<dyn Iterator<Item = Result<T, TrainError>>>, TrainError> {
-    Ok(match depth {
-        Some(depth) => Box::new(prefetch(steps, depth, produce)?),
-        None => Box::new(steps.map(produce)),
-    })
+/// The batches of the coming steps, with their noise.
+enum Batches {
+    /// Made on a thread of their own.
+    Ahead(Prefetch<Prepared, TrainError>),
+    /// Each made when it is asked for.
+    InTurn(Box<dyn Iterator<Item = Result<Prepared, TrainError>>>),
+}
+
+impl Batches {
+    /// What `produce` makes of each of `steps`, up to `depth` of them ahead.
+    fn new(
+        steps: Range<u64>,
+        depth: Option<NonZeroUsize>,
+        produce: impl FnMut(u64) -> Result<Prepared, TrainError> + Send + 'static,
+    ) -> Result<Self, TrainError> {
+        Ok(match depth {
+            Some(depth) => Self::Ahead(prefetch(steps, depth, produce)?),
+            None => Self::InTurn(Box::new(steps.map(produce))),
+        })
+    }
+
+    /// The next, or `None` where `stop` says so while it is waited for: a window can take minutes to pair.
+    fn next_unless(&mut self, stop: impl FnMut() -> bool) -> Option<Result<Prepared, TrainError>> {
+        match self {
+            Self::Ahead(batches) => batches.next_unless(stop),
+            Self::InTurn(batches) => batches.next(),
+        }
+    }
 }
 
 /// The log, whose first failure is told.
@@ -321,7 +358,8 @@ impl<'a> Saving<'a> {
     /// Saves. A failure is told and left for a later step, or, after the last one, waited for.
     ///
     /// # Errors
-    /// [`TrainError::Unsaved`] after the last failure that is allowed, and when training is to stop.
+    /// [`TrainError::Unsaved`] after the last failure that is allowed, and when training is to stop;
+    /// [`TrainError::NonFiniteWeights`] at once, as these do not mend.
     fn save(
         &mut self,
         method: &dyn TrainStep,
@@ -331,8 +369,12 @@ impl<'a> Saving<'a> {
     ) -> Result<(), TrainError> {
         let step = state.step;
         loop {
-            let Err(source) = self.try_to_save(method, state, observer) else {
-                return Ok(());
+            let source = match self.try_to_save(method, state, observer) {
+                Ok(()) => return Ok(()),
+                Err(TrainError::NonFiniteWeights { .. }) => {
+                    return Err(TrainError::NonFiniteWeights { kept: self.kept });
+                }
+                Err(source) => source,
             };
             let (source, failures, most) =
                 (source.into(), self.failures, self.trainer.checkpoint.max_failures);

@@ -17,10 +17,10 @@ pub(crate) fn lookahead(coupling: &dyn Coupling) -> Option<&dyn Lookahead> {
     coupling.host()?.lookahead()
 }
 
-/// The batches from `start` on, with their noise, for a coupling that pairs `rows` of them together: each window while the
+/// The batches of `steps`, with their noise, for a coupling that pairs `rows` of them together: each window while the
 /// batches of the one before are handed out, or in its turn without `overlap`.
 ///
-/// Windows begin at multiples of their length, whatever `start` is: the noise of a step does not depend on where training
+/// Windows begin at multiples of their length, whatever the first step is: the noise of a step does not depend on where training
 /// starts from.
 ///
 /// # Errors
@@ -30,7 +30,7 @@ pub(crate) fn batches(
     rows: usize,
     loader: Loader,
     key: Key,
-    start: u64,
+    steps: Range<u64>,
     overlap: bool,
 ) -> Result<impl Iterator<Item = Result<Prepared, TrainError>> + Send, TrainError> {
     let batch_size = loader.order().batch_size();
@@ -43,9 +43,10 @@ pub(crate) fn batches(
     }
     let length = (rows / batch_size) as u64;
     let pair = move |number| pair(&*coupling, &loader, key, number * length..(number + 1) * length);
+    let numbers = steps.start / length..steps.end.div_ceil(length);
     let windows: Box<dyn Iterator<Item = _> + Send> = match overlap {
-        true => Box::new(prefetch(start / length.., NonZeroUsize::MIN, pair)?),
-        false => Box::new((start / length..).map(pair)),
+        true => Box::new(prefetch(numbers, NonZeroUsize::MIN, pair)?),
+        false => Box::new(numbers.map(pair)),
     };
     let batches = windows.flat_map(|window: Result<Window, TrainError>| match window {
         Ok(Window { batches, pairing }) => {
@@ -54,7 +55,7 @@ pub(crate) fn batches(
         }
         Err(error) => vec![Err(error)],
     });
-    Ok(batches.skip((start % length) as usize).map(|batch| {
+    Ok(batches.skip((steps.start % length) as usize).map(|batch| {
         let (batch, number, pairing) = batch?;
         pairing.hand_out(batch, number)
     }))
@@ -191,8 +192,9 @@ mod tests {
 
     fn prepared(config: &CouplingConfig, start: u64, steps: usize) -> Vec<Prepared> {
         let coupling = config.build().unwrap().into();
-        let batches =
-            batches(coupling, config.window, loader(), KEY, start, start.is_multiple_of(2)).unwrap();
+        let overlap = start.is_multiple_of(2);
+        let range = start..start + steps as u64;
+        let batches = batches(coupling, config.window, loader(), KEY, range, overlap).unwrap();
         batches.take(steps).collect::<Result<_, _>>().unwrap()
     }
 
@@ -292,7 +294,7 @@ mod tests {
         let batches = |masks: &Array4<bool>, window: usize| {
             let config = CouplingConfig { window, ..config.clone() };
             let loader = loader().masked(masks.clone()).unwrap();
-            let batches = batches(config.build().unwrap().into(), window, loader, KEY, 0, true).unwrap();
+            let batches = batches(config.build().unwrap().into(), window, loader, KEY, 0..4, true).unwrap();
             batches.take(4).collect::<Result<Vec<_>, _>>().unwrap()
         };
         let masked = batches(&masks, 4 * BATCH);
@@ -329,7 +331,7 @@ mod tests {
     #[test]
     fn a_window_is_a_whole_number_of_batches() {
         let coupling = config(40).build().unwrap().into();
-        let error = batches(coupling, 40, loader(), KEY, 0, true).err().unwrap().to_string();
+        let error = batches(coupling, 40, loader(), KEY, 0..9, true).err().unwrap().to_string();
         assert!(error.contains("coupling.window = 40") && error.contains("train.batch_size"), "{error}");
     }
 }

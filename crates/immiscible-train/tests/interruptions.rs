@@ -5,7 +5,9 @@ mod generator;
 
 use burn::tensor::Device;
 use generator::alone;
-use immiscible_coupling::{Coupling, CouplingConfig};
+use immiscible_coupling::{
+    Coupling, CouplingConfig, CouplingError, Draw, HostCoupling, Lookahead, PairContext,
+};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
 use immiscible_random::{Key, Stream};
@@ -14,10 +16,13 @@ use immiscible_train::{
     Average, Checkpoint, CheckpointConfig, ClassCondition, Diffusion, DiffusionStep, EmaConfig, LossConfig,
     Observer, OptimizerConfig, RunLock, StepReport, TrainConfig, TrainError, Trainer,
 };
+use ndarray::{Array2, ArrayView2};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 
 const KEY: Key = Key::new(5);
 const STEPS: u64 = 200;
@@ -193,6 +198,91 @@ fn a_run_that_was_stopped_four_times_is_the_uninterrupted_one_bit_for_bit() {
         STOPS.iter().chain([&STEPS]).for_each(|until| train(&way, &parts, *until));
         same(&way, &whole, &parts, "four stops");
     }
+}
+
+/// Windows of one batch; pairing the second takes as long as the other end of its channel is kept.
+struct Slow {
+    pairs: AtomicUsize,
+    until: Mutex<Receiver<()>>,
+}
+
+impl Coupling for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn host(&self) -> Option<&dyn HostCoupling> {
+        Some(self)
+    }
+}
+
+impl HostCoupling for Slow {
+    fn draw_host(
+        &self,
+        _x0: ArrayView2<f32>,
+        _pairing: &PairContext,
+        _key: Key,
+    ) -> Result<Draw<Array2<f32>>, CouplingError> {
+        unreachable!("it looks ahead")
+    }
+
+    fn lookahead(&self) -> Option<&dyn Lookahead> {
+        Some(self)
+    }
+}
+
+impl Lookahead for Slow {
+    fn rows(&self) -> usize {
+        BATCH
+    }
+
+    fn pair(
+        &self,
+        x0: ArrayView2<f32>,
+        _drawn: ArrayView2<f32>,
+        _pairing: &PairContext,
+        _key: Key,
+    ) -> Result<Vec<u32>, CouplingError> {
+        if self.pairs.fetch_add(1, Ordering::SeqCst) == 1 {
+            let _ = self.until.lock().unwrap().recv();
+        }
+        Ok((0..x0.nrows() as u32).collect())
+    }
+}
+
+/// Wants to stop, but not yet when it is asked right after the first step.
+#[derive(Default)]
+struct AskedTwice(u64);
+
+impl Observer for AskedTwice {
+    fn step(&mut self, _step: u64, _report: &StepReport, _total: &Average) {
+        self.0 = 1;
+    }
+
+    fn stop(&mut self) -> bool {
+        self.0 += u64::from(self.0 > 0);
+        self.0 > 2
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_window_that_is_being_paired() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let (trainer, mut method, loader, _) = set_up(&ways()[0], &run);
+    let (go_on, until) = channel();
+    let slow = Arc::new(Slow { pairs: AtomicUsize::new(0), until: Mutex::new(until) });
+    // Whoever waited for the window would wait for ever.
+    let ended = trainer.run(&mut method, loader, slow.clone(), &mut AskedTwice::default());
+    assert!(matches!(ended, Err(TrainError::Stopped { step: 1, kept: Some(1) })), "{ended:?}");
+    assert_eq!(slow.pairs.load(Ordering::SeqCst), 2, "the second window was being paired");
+    drop(go_on);
+
+    // What was saved then is what the run goes on from.
+    let (mut trainer, mut method, loader, coupling) = set_up(&ways()[0], &run);
+    trainer.train.steps = 3;
+    assert_eq!(trainer.run(&mut method, loader, coupling, &mut Until(9, 0)).unwrap().steps, 3);
 }
 
 /// Takes the folder of the checkpoints away after some step, and gives it back after some number of warnings.

@@ -965,6 +965,7 @@ fn a_run_that_is_never_finite_again_stops_and_keeps_its_checkpoints() {
         "train.max_skipped",
         "checkpoint of step 4",
         "optimizer.learning_rate",
+        "remove checkpoints/step-00000004",
     ] {
         assert!(message.contains(words), "no {words:?} in {message}");
     }
@@ -975,6 +976,41 @@ fn a_run_that_is_never_finite_again_stops_and_keeps_its_checkpoints() {
     let (stopped, _) = train_poisoned(nothing.path(), 50, 1, 0..u64::MAX);
     let message = stopped.unwrap_err().to_string();
     assert!(message.contains("step 0") && message.contains("no checkpoint yet"), "{message}");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_not_saved() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let train = |steps, learning_rate| {
+        let trainer = Trainer {
+            train: TrainConfig { steps, batch_size: 8, ..TrainConfig::default() },
+            checkpoint: CheckpointConfig { every: 1, ..CheckpointConfig::default() },
+            run: folder.path().into(),
+            config_sha256: "c0ffee".into(),
+            key: KEY,
+        };
+        let coupling = coupling("independent", 1);
+        let optimizer = OptimizerConfig { learning_rate, ..OptimizerConfig::default() };
+        let diffusion = diffusion("flow", "flow_velocity", coupling.clone());
+        let (network, device) = (tiny_network(None), Device::flex());
+        let mut method =
+            DiffusionStep::new(diffusion, network, &optimizer, &EmaConfig::default(), KEY, &device).unwrap();
+        trainer.run(&mut method, loader(8), coupling, &mut Skips::default())
+    };
+    train(2, 1e-3).unwrap();
+    // The third step's loss and gradient are finite; the weights after it are not.
+    let error = train(9, 3e38).unwrap_err();
+    assert!(matches!(error, TrainError::NonFiniteWeights { kept: Some(2) }), "{error}");
+    let message = error.to_string();
+    for words in
+        ["not saved", "checkpoint of step 2", "optimizer.learning_rate", "remove checkpoints/step-00000002"]
+    {
+        assert!(message.contains(words), "no {words:?} in {message}");
+    }
+    let store = CheckpointStore::new(folder.path().join("checkpoints"));
+    assert_eq!(store.newest().unwrap().0.unwrap().step, 2);
+    assert_eq!(train(4, 1e-3).unwrap().steps, 4, "it goes on from the good one");
 }
 
 #[test]

@@ -12,7 +12,7 @@ const UNTIL: u64 = BEFORE + 7;
 /// One system call after the other fails, up to `most` of each kind; `strace` makes them fail.
 pub(super) fn run(subject: &Subject, most: u64) -> Result<Vec<Line>, String> {
     if Command::new("strace").arg("-V").stdout(Stdio::null()).status().is_err() {
-        return Ok(vec![Line::count("system calls that fail: not tried, there is no strace".into(), 0, 0)]);
+        return Ok(vec![Line::not_tried("system calls that fail", "there is no strace")]);
     }
     full::first_half(subject)?;
     let (mut failed, mut bad, mut notes) = (0, 0, Vec::new());

@@ -38,7 +38,7 @@ pub(super) fn run(subject: &Subject, points: u64) -> Result<Vec<Line>, String> {
     let pages = sizes.iter().map(|size| size.div_ceil(4096)).sum::<u64>() + 8;
     match small_disk(subject, 1_000) {
         Ok(_) => lines.push(stage(subject, "a full disk", points / 2, pages, small_disk)?),
-        Err(reason) => lines.push(Line::count(format!("a full disk: not tried, {reason}"), 0, 0)),
+        Err(reason) => lines.push(Line::not_tried("a full disk", &reason)),
     }
     Ok(lines)
 }

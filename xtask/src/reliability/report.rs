@@ -24,6 +24,12 @@ impl Line {
         Self { what, found, target, notes: Vec::new() }
     }
 
+    /// What this machine has no means for: it must not pass for a success, so it is said on the terminal as well.
+    pub(super) fn not_tried(what: &str, reason: &str) -> Self {
+        eprintln!("warning: {what}: NOT TRIED, {reason}");
+        Self::count(format!("{what}: not tried, {reason}"), 0, 0)
+    }
+
     /// With something that is good to know; nothing if it is empty.
     pub(super) fn with(mut self, note: String) -> Self {
         self.notes.extend(Some(note).filter(|note| !note.is_empty()));

@@ -4,7 +4,7 @@
 //!
 //! ```console
 //! $ mkdir -p fuzz/corpus/config && cp presets/*.toml fuzz/seeds/config/* fuzz/corpus/config
-//! $ RUSTC_BOOTSTRAP=1 cargo fuzz run config -- -max_total_time=120
+//! $ RUSTC_BOOTSTRAP=1 cargo fuzz run config -- -runs=1000000 -timeout=1 -malloc_limit_mb=1024
 //! ```
 
 #![no_main]

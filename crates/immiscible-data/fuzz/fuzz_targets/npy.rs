@@ -4,8 +4,10 @@
 //!
 //! ```console
 //! $ mkdir -p fuzz/corpus/npy && cp tests/golden/*.npy fuzz/corpus/npy  # the others: fuzz/seeds/NAME
-//! $ RUSTC_BOOTSTRAP=1 cargo fuzz run npy -- -max_total_time=120
+//! $ RUSTC_BOOTSTRAP=1 cargo fuzz run npy -- -runs=1000000 -timeout=1 -malloc_limit_mb=1024
 //! ```
+//!
+//! An input that takes longer than a second, or an allocation over 1 GiB, is a finding as a panic is.
 
 #![no_main]
 
