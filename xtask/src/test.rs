@@ -26,12 +26,6 @@ const STAGES: &[Stage] = &[
         let clippy = ["clippy", "--workspace", "--all-targets"];
         crate::run(cargo().args(clippy).args(NO_PYTHON).args(["--", "-D", "warnings"]))
     }),
-    // What needs a GPU to run. The variable keeps the build of LLVM's bindings from fetching LLVM, which only linking needs.
-    ("gpus", || {
-        let check = ["check", "--workspace", "--features", "immiscible-app/cuda,immiscible-app/vulkan"];
-        let not = ["--exclude", "immiscible-benches"];
-        crate::run(cargo().args(check).args(not).args(NO_PYTHON).env("DOCS_RS", "1"))
-    }),
     ("docs", || {
         let doc = ["doc", "--workspace", "--no-deps"];
         crate::run(cargo().args(doc).args(NO_PYTHON).env("RUSTDOCFLAGS", "-D warnings"))
