@@ -1,5 +1,5 @@
-//! Products of images and noises that are rounded to 8 bits or less: two to three times as many a second as in single
-//! precision, where vectors are long.
+//! Products of images and noises that are rounded to 8 bits or less: with AVX2 about twice, with VNNI more than three times as
+//! many a second as in single precision, where vectors are long.
 
 use std::ops::Range;
 

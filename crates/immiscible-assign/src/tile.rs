@@ -38,7 +38,7 @@ impl Bytes {
     }
 
     /// Σ x n, where x is from 0 to 127 and n from −63 to 63, in two's complement.
-    #[expect(unsafe_code, reason = "pulp has no instructions of VNNI")]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "pulp has no instructions of VNNI"))]
     pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<i32> {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -68,7 +68,7 @@ impl Floats {
     }
 
     /// Σ x n.
-    #[expect(unsafe_code, reason = "sums returned from pulp's closures go through memory")]
+    #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "it is called like the kernel of bytes"))]
     pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<f32> {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `new` has found what `avx512` asks of the processor.
