@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::{
     auction::{Costs, twins},
     int16::Int16,
-    panels::{IMAGES, NOISES, Panels, Word},
+    panels::{IMAGES, NOISES, PART, Panels, Word},
     tile::{self, Bytes, SHORT},
 };
 
@@ -36,10 +36,9 @@ pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32
     for (images, noise) in images.axis_chunks_iter(Axis(1), DEPTH).zip(noise.axis_chunks_iter(Axis(1), DEPTH))
     {
         let products = Products::part(scale, images, noise);
-        let part = products.x.panels.part();
         if let Some(costs) = cost.as_slice_mut() {
-            costs.par_chunks_mut((part * noise.nrows()).max(1)).enumerate().for_each(|(p, costs)| {
-                let rows = p * part..p * part + costs.len() / noise.nrows();
+            costs.par_chunks_mut((PART * noise.nrows()).max(1)).enumerate().for_each(|(part, costs)| {
+                let rows = part * PART..part * PART + costs.len() / noise.nrows();
                 products.add(&products.x, rows, costs);
             });
         }
@@ -108,16 +107,14 @@ impl Products {
         x.panels.tiles(
             &self.n.panels,
             rows.clone(),
-            |x, n| self.bytes.multiply(x, n),
-            |images, columns, products| {
+            |x, n, sums| self.bytes.multiply(x, n, sums),
+            |i, columns, products| {
                 self.arch.dispatch(Worth {
-                    scale: self.scale,
-                    images: &x.units[images.clone()],
+                    scale: self.scale * x.units[i],
                     units: &self.n.units[columns.clone()],
                     sums: &self.n.sums[columns.clone()],
                     products,
-                    costs: &mut costs[(images.start - rows.start) * noises + columns.start..],
-                    noises,
+                    costs: &mut costs[(i - rows.start) * noises..][columns],
                 });
             },
         );
@@ -184,8 +181,11 @@ impl<const N: usize> Rounded<N> {
     /// Rounds each row to its own scale.
     fn of(arch: Arch, rows: ArrayView2<f32>, range: Integers) -> Self {
         let depth = rows.ncols().div_ceil(4).next_multiple_of(SHORT);
-        let (panels, units) =
-            Panels::of(rows, depth, |row, words| arch.dispatch(Round { row, words, range: &range }));
+        let mut panels = Panels::new(rows.nrows(), depth);
+        let units = panels.pack(rows, |row, words| {
+            let of_row = arch.dispatch(Round { row, words, range: &range });
+            (words, of_row)
+        });
         let (units, sums) = units.into_iter().unzip();
         Self { panels, units, sums }
     }
@@ -235,17 +235,14 @@ impl NullaryFnOnce for Round<'_> {
     }
 }
 
-/// Adds what the products of a tile stand for to the costs, of which an image has `noises`.
+/// Adds what the products of an image stand for to its costs.
 struct Worth<'a> {
     scale: f32,
-    /// The units of the images …
-    images: &'a [f32],
-    /// … and of the noises.
+    /// The units of the noises.
     units: &'a [f32],
     sums: &'a [i32],
-    products: &'a [[i32; NOISES]],
+    products: &'a [i32],
     costs: &'a mut [f32],
-    noises: usize,
 }
 
 impl NullaryFnOnce for Worth<'_> {
@@ -253,13 +250,9 @@ impl NullaryFnOnce for Worth<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for ((image, products), costs) in
-            self.images.iter().zip(self.products).zip(self.costs.chunks_mut(self.noises))
-        {
-            let noises = self.units.iter().zip(self.sums).zip(products);
-            for (cost, ((&unit, &sum), &product)) in costs.iter_mut().zip(noises) {
-                *cost += worth(self.scale * image, unit, sum, product);
-            }
+        let noises = self.units.iter().zip(self.sums).zip(self.products);
+        for (cost, ((&unit, &sum), &product)) in self.costs.iter_mut().zip(noises) {
+            *cost += worth(self.scale, unit, sum, product);
         }
     }
 }

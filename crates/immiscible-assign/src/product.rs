@@ -1,19 +1,20 @@
 //! Products of images and noises in single precision.
 
 use ndarray::{Array2, ArrayView2, Axis, linalg::general_mat_mul};
+use pulp::bytemuck::cast_slice;
 use rayon::prelude::*;
 
 use crate::{
     cost::by_blocks,
-    panels::{IMAGES, NOISES, Panels, Word},
+    panels::{IMAGES, NOISES, PART, Panels, Word},
     tile::Floats,
 };
 
 /// Images of one product by the library: enough of them to be worth the noises' repacking. It does not depend on the number
 /// of threads, so neither do the results.
 const BLOCK: usize = 256;
-/// Coordinates that are packed at a time: a part of the images and a panel of the noises stay in a core's second cache.
-const DEPTH: usize = 768;
+/// Coordinates that are packed at a time: a thousand noises of so many stay near to the cores.
+const DEPTH: usize = 1024;
 
 /// `scale` · ⟨x, n⟩ of every image and noise.
 pub(crate) fn product(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Array2<f32> {
@@ -29,26 +30,28 @@ fn packed(floats: Floats, scale: f32, images: ArrayView2<f32>, noise: ArrayView2
     let (rows, noises) = (images.nrows(), noise.nrows());
     let mut cost = vec![0.0; rows * noises];
     let depth = images.ncols().div_ceil(images.ncols().div_ceil(DEPTH).max(1)).max(1);
+    let (mut x, mut n) = (Panels::<IMAGES>::new(rows, depth), Panels::<NOISES>::new(noises, depth));
     let chunks = images.axis_chunks_iter(Axis(1), depth).zip(noise.axis_chunks_iter(Axis(1), depth));
     for (images, noise) in chunks {
-        let copy = |row: &[f32], words: &mut [Word]| {
-            words.iter_mut().zip(row).for_each(|(word, x)| *word = x.to_le_bytes());
-        };
-        let (x, _) = Panels::<IMAGES>::of(images, images.ncols(), copy);
-        let (n, _) = Panels::<NOISES>::of(noise, noise.ncols(), copy);
-        let part = x.part();
-        cost.par_chunks_mut((part * noises).max(1)).enumerate().for_each(|(p, cost)| {
-            let rows = p * part..p * part + cost.len() / noises;
-            let multiply = |x: &[_], n: &[_]| floats.multiply(x, n);
-            x.tiles(&n, rows.clone(), multiply, |images, columns, sums| {
-                for (i, sums) in images.zip(sums) {
-                    let cost = &mut cost[(i - rows.start) * noises..][columns.clone()];
-                    cost.iter_mut().zip(sums).for_each(|(cost, sum)| *cost += scale * sum);
-                }
+        x.pack(images, copied);
+        n.pack(noise, copied);
+        cost.par_chunks_mut((PART * noises).max(1)).enumerate().for_each(|(part, cost)| {
+            let rows = part * PART..part * PART + cost.len() / noises;
+            let multiply = |x: &[_], n: &[_], sums: &mut _| floats.multiply(x, n, sums);
+            x.tiles(&n, rows.clone(), multiply, |i, columns, sums| {
+                let cost = &mut cost[(i - rows.start) * noises..][columns];
+                cost.iter_mut().zip(sums).for_each(|(cost, sum)| *cost += scale * sum);
             });
         });
     }
     Array2::from_shape_vec((rows, noises), cost).unwrap_or_default()
+}
+
+/// A row is read from memory in one go; its numbers are put in their places from there.
+fn copied<'a>(row: &'a [f32], words: &'a mut [Word]) -> (&'a [Word], ()) {
+    let words = &mut words[..row.len()];
+    words.copy_from_slice(cast_slice(row));
+    (words, ())
 }
 
 #[cfg(test)]

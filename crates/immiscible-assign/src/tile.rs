@@ -5,7 +5,7 @@ use std::arch::{is_x86_feature_detected, x86_64::*};
 
 use pulp::{Arch, NullaryFnOnce};
 
-use crate::panels::{IMAGES, NOISES, Word};
+use crate::panels::{IMAGES, NOISES, Sums, Word};
 
 /// Words whose products are summed in 16 bits, where there are no wider sums. Rows of bytes have a multiple of them.
 pub(crate) const SHORT: usize = 2;
@@ -15,7 +15,6 @@ const LANES: usize = 16;
 
 type Images<'a> = &'a [[Word; IMAGES]];
 type Noises<'a> = &'a [[Word; NOISES]];
-type Sums<T> = [[T; NOISES]; IMAGES];
 
 /// What this processor multiplies bytes with.
 #[derive(Clone, Copy)]
@@ -37,18 +36,18 @@ impl Bytes {
         Self::Other(Arch::new())
     }
 
-    /// Σ x n, where x is from 0 to 127 and n from −63 to 63, in two's complement.
+    /// Adds Σ x n, where x is from 0 to 127 and n from −63 to 63, in two's complement.
     #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "pulp has no instructions of VNNI"))]
-    pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<i32> {
+    pub(crate) fn multiply(self, x: Images, n: Noises, sums: &mut Sums<i32>) {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `new` has found what `vnni` asks of the processor.
-            Self::Vnni => unsafe { vnni(x, n) },
+            Self::Vnni => unsafe { vnni(x, n, sums) },
             #[cfg(target_arch = "x86_64")]
-            Self::Other(Arch::V3(v3)) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n }),
+            Self::Other(Arch::V3(v3)) => v3.vectorize(Avx2 { avx2: v3.avx2, x, n, sums }),
             #[cfg(target_arch = "x86_64")]
-            Self::Other(Arch::V4(v4)) => v4.vectorize(Avx2 { avx2: v4.avx2, x, n }),
-            Self::Other(arch) => arch.dispatch(Portable { x, n }),
+            Self::Other(Arch::V4(v4)) => v4.vectorize(Avx2 { avx2: v4.avx2, x, n, sums }),
+            Self::Other(arch) => arch.dispatch(Portable { x, n, sums }),
         }
     }
 }
@@ -67,17 +66,16 @@ impl Floats {
         None
     }
 
-    /// Σ x n.
+    /// Adds Σ x n.
     #[cfg_attr(target_arch = "x86_64", expect(unsafe_code, reason = "it is called like the kernel of bytes"))]
-    pub(crate) fn multiply(self, x: Images, n: Noises) -> Sums<f32> {
+    pub(crate) fn multiply(self, x: Images, n: Noises, sums: &mut Sums<f32>) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `new` has found what `avx512` asks of the processor.
-        return unsafe { avx512(x, n) };
+        unsafe {
+            avx512(x, n, sums)
+        };
         #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = (x, n);
-            [[0.0; NOISES]; IMAGES]
-        }
+        let _ = (x, n, sums);
     }
 }
 
@@ -90,28 +88,27 @@ pub(crate) fn dot(x: Word, n: Word) -> i32 {
 struct Portable<'a> {
     x: Images<'a>,
     n: Noises<'a>,
+    sums: &'a mut Sums<i32>,
 }
 
 impl NullaryFnOnce for Portable<'_> {
-    type Output = Sums<i32>;
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> Sums<i32> {
-        let mut sums = [[0; NOISES]; IMAGES];
+    fn call(self) {
         for (x, n) in self.x.iter().zip(self.n) {
-            for (sums, &x) in sums.iter_mut().zip(x) {
+            for (sums, &x) in self.sums.iter_mut().zip(x) {
                 for (sum, &n) in sums.iter_mut().zip(n) {
                     *sum += dot(x, n);
                 }
             }
         }
-        sums
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn vnni(x: Images, n: Noises) -> Sums<i32> {
+fn vnni(x: Images, n: Noises, total: &mut Sums<i32>) {
     let mut sums = [[_mm512_setzero_si512(); NOISES / LANES]; IMAGES];
     for (x, n) in x.iter().zip(n) {
         let n: [__m512i; NOISES / LANES] = pulp::cast(*n);
@@ -122,12 +119,15 @@ fn vnni(x: Images, n: Noises) -> Sums<i32> {
             }
         }
     }
-    sums.map(pulp::cast)
+    for (total, sums) in total.iter_mut().zip(sums) {
+        let before: [__m512i; NOISES / LANES] = pulp::cast(*total);
+        *total = pulp::cast([0, 1].map(|c| _mm512_add_epi32(before[c], sums[c])));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
-fn avx512(x: Images, n: Noises) -> Sums<f32> {
+fn avx512(x: Images, n: Noises, total: &mut Sums<f32>) {
     let mut sums = [[_mm512_setzero_ps(); NOISES / LANES]; IMAGES];
     for (x, n) in x.iter().zip(n) {
         let n: [__m512; NOISES / LANES] = pulp::cast(*n);
@@ -138,7 +138,10 @@ fn avx512(x: Images, n: Noises) -> Sums<f32> {
             }
         }
     }
-    sums.map(pulp::cast)
+    for (total, sums) in total.iter_mut().zip(sums) {
+        let before: [__m512; NOISES / LANES] = pulp::cast(*total);
+        *total = pulp::cast([0, 1].map(|c| _mm512_add_ps(before[c], sums[c])));
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -146,29 +149,28 @@ struct Avx2<'a> {
     avx2: pulp::core_arch::x86::Avx2,
     x: Images<'a>,
     n: Noises<'a>,
+    sums: &'a mut Sums<i32>,
 }
 
 #[cfg(target_arch = "x86_64")]
 impl NullaryFnOnce for Avx2<'_> {
-    type Output = Sums<i32>;
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> Sums<i32> {
-        let mut sums = [[0; NOISES]; IMAGES];
-        self.part::<0, 0>(&mut sums);
-        self.part::<0, 1>(&mut sums);
-        self.part::<1, 0>(&mut sums);
-        self.part::<1, 1>(&mut sums);
-        self.part::<2, 0>(&mut sums);
-        self.part::<2, 1>(&mut sums);
-        sums
+    fn call(mut self) {
+        self.part::<0, 0>();
+        self.part::<0, 1>();
+        self.part::<1, 0>();
+        self.part::<1, 1>();
+        self.part::<2, 0>();
+        self.part::<2, 1>();
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 impl Avx2<'_> {
     #[inline(always)]
-    fn part<const P: usize, const Q: usize>(&self, sums: &mut Sums<i32>) {
+    fn part<const P: usize, const Q: usize>(&mut self) {
         /// Images and vectors of noises whose sums stay in the 16 registers.
         const ROWS: usize = 4;
         const VECTORS: usize = 2;
@@ -198,7 +200,8 @@ impl Avx2<'_> {
             for (c, part) in part.into_iter().enumerate() {
                 let part: [i32; WIDTH] = pulp::cast(part);
                 let column = (Q * VECTORS + c) * WIDTH;
-                sums[P * ROWS + r][column..][..WIDTH].copy_from_slice(&part);
+                let sums = &mut self.sums[P * ROWS + r][column..][..WIDTH];
+                sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
             }
         }
     }
@@ -226,7 +229,10 @@ mod tests {
                 }
             }
             for kernel in [Bytes::new(), Bytes::Other(Arch::new()), Bytes::Other(Arch::Scalar)] {
-                assert_eq!(kernel.multiply(&x, &n), exact);
+                let mut sums = [[0; NOISES]; IMAGES];
+                kernel.multiply(&x[..depth / 4 * 2], &n[..depth / 4 * 2], &mut sums);
+                kernel.multiply(&x[depth / 4 * 2..], &n[depth / 4 * 2..], &mut sums);
+                assert_eq!(sums, exact);
             }
         }
     }
