@@ -41,6 +41,9 @@ pub(crate) mod sealed {
 
         fn narrow(self) -> f32;
 
+        /// A slice of numbers in single precision.
+        fn singles(slice: &[Self]) -> Option<&[f32]>;
+
         /// A slice as vectors, and what is left over.
         fn lanes<S: Simd>(slice: &[Self]) -> (&[Self::Lanes<S>], &[Self]);
 
@@ -137,6 +140,11 @@ pub(crate) mod sealed {
         fn narrow(self) -> f32 {
             self
         }
+
+        #[inline(always)]
+        fn singles(slice: &[Self]) -> Option<&[f32]> {
+            Some(slice)
+        }
     }
 
     impl Real for f64 {
@@ -160,6 +168,11 @@ pub(crate) mod sealed {
         #[inline(always)]
         fn narrow(self) -> f32 {
             self as f32
+        }
+
+        #[inline(always)]
+        fn singles(_: &[Self]) -> Option<&[f32]> {
+            None
         }
     }
 }

@@ -106,7 +106,11 @@ impl<T: Real> Lists<T> {
     /// Empty lists, to be made anew when someone asks.
     pub(super) fn empty(rows: usize, columns: usize, with_stock: bool) -> Self {
         // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
-        let (capacity, rank) = if columns <= 2048 { (32, 8) } else { (64, 15) };
+        let (capacity, rank) = match columns {
+            ..=768 => (32, 8),
+            ..=2048 => (32, 12),
+            _ => (64, 15),
+        };
         Self {
             columns: vec![0; rows * capacity],
             costs: vec![T::default(); rows * capacity],

@@ -14,6 +14,8 @@
 
 mod augment;
 mod bidding;
+#[cfg(target_arch = "x86_64")]
+mod compress;
 mod costs;
 mod entry;
 mod lists;

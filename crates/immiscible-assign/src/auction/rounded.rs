@@ -1,6 +1,11 @@
 //! Bids over whole rows of integers: for matrices so small that this is less work than making lists.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512i;
+
 use pulp::{Arch, Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
+use pulp::{NullaryFnOnce, x86::V4};
 
 use super::{FREE, NotFinite, SPARE, costs::Costs, entry::sealed::Real, lists::Prices, scan};
 
@@ -90,12 +95,12 @@ impl Rounded {
         row_of: &mut [u32],
     ) -> bool {
         let epsilon = (epsilon * UNITS).ceil() as u32;
-        arch.dispatch(Bidding { rounded: self, epsilon, bids, column_of, row_of })
+        dispatch(arch, Bidding { rounded: self, epsilon, bids, column_of, row_of })
     }
 
     /// [`super::Auction::reduce`], after freeing the rows whose column is not their best. Pairs that come of it are tight.
     pub(super) fn reduce(&mut self, arch: Arch, hops: usize, column_of: &mut [u32], row_of: &mut [u32]) {
-        arch.dispatch(Reduction { rounded: self, hops, column_of, row_of });
+        dispatch(arch, Reduction { rounded: self, hops, column_of, row_of });
     }
 
     /// Lowers the prices to what bids have made of them.
@@ -114,9 +119,26 @@ impl Rounded {
 
     /// The least key of a row, and the second least.
     #[inline(always)]
-    fn best<S: Simd>(&self, simd: S, row: usize) -> (u32, u32) {
-        let (keys, _) = S::as_simd_u32s(&self.keys[row * self.stride..(row + 1) * self.stride]);
-        let (fallen, _) = S::as_simd_u32s(&self.fallen);
+    fn best(&self, least: impl Least, row: usize) -> (u32, u32) {
+        least.two_of_sums(&self.keys[row * self.stride..(row + 1) * self.stride], &self.fallen)
+    }
+}
+
+/// How a processor finds the best of a row.
+trait Least: Copy {
+    /// The least of the sums of keys and what prices have fallen by, and the second least. There are a multiple of [`WIDTH`].
+    fn two_of_sums(self, keys: &[u32], fallen: &[u32]) -> (u32, u32);
+}
+
+/// As floating-point numbers, of which every processor with vectors can find the least.
+#[derive(Clone, Copy)]
+struct Floats<S>(S);
+
+impl<S: Simd> Least for Floats<S> {
+    #[inline(always)]
+    fn two_of_sums(self, keys: &[u32], fallen: &[u32]) -> (u32, u32) {
+        let Self(simd) = self;
+        let (keys, fallen) = (S::as_simd_u32s(keys).0, S::as_simd_u32s(fallen).0);
         let mut least = simd.splat_f32s(f32::MAX);
         let mut second = least;
         for (&keys, &fallen) in keys.iter().zip(fallen) {
@@ -127,6 +149,84 @@ impl Rounded {
         let best = simd.reduce_min_f32s(least);
         let others = simd.select_f32s(simd.equal_f32s(least, simd.splat_f32s(best)), second, least);
         (best.to_bits(), simd.reduce_min_f32s(others).to_bits())
+    }
+}
+
+/// As integers, whose comparison takes a quarter of the time.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+struct Integers(V4);
+
+#[cfg(target_arch = "x86_64")]
+impl Least for Integers {
+    #[inline(always)]
+    fn two_of_sums(self, keys: &[u32], fallen: &[u32]) -> (u32, u32) {
+        let Self(v4) = self;
+        let simd = v4.avx512f;
+        let mut least = simd._mm512_set1_epi32(-1);
+        let mut second = least;
+        for (&keys, &fallen) in keys.as_chunks::<WIDTH>().0.iter().zip(fallen.as_chunks::<WIDTH>().0) {
+            let keys = simd._mm512_add_epi32(pulp::cast(keys), pulp::cast(fallen));
+            second = simd._mm512_min_epu32(second, simd._mm512_max_epu32(least, keys));
+            least = simd._mm512_min_epu32(least, keys);
+        }
+        let fold = |(least, second): (__m512i, __m512i), (other_least, other_second)| {
+            let seconds = simd._mm512_min_epu32(second, other_second);
+            let second = simd._mm512_min_epu32(seconds, simd._mm512_max_epu32(least, other_least));
+            (simd._mm512_min_epu32(least, other_least), second)
+        };
+        // Halves, quarters, eighths and sixteenths of the vectors change places.
+        let halves = |x| simd._mm512_shuffle_i64x2::<0b01_00_11_10>(x, x);
+        let quarters = |x| simd._mm512_shuffle_i64x2::<0b10_11_00_01>(x, x);
+        let eighths = |x| simd._mm512_shuffle_epi32::<0b01_00_11_10>(x);
+        let sixteenths = |x| simd._mm512_shuffle_epi32::<0b10_11_00_01>(x);
+        let mut both = (least, second);
+        both = fold(both, (halves(both.0), halves(both.1)));
+        both = fold(both, (quarters(both.0), quarters(both.1)));
+        both = fold(both, (eighths(both.0), eighths(both.1)));
+        both = fold(both, (sixteenths(both.0), sixteenths(both.1)));
+        let first = |x| pulp::cast::<__m512i, [u32; WIDTH]>(x)[0];
+        (first(both.0), first(both.1))
+    }
+}
+
+/// Work on the rows, which is inlined for each kind of processor.
+trait Pass {
+    type Output;
+
+    fn run(self, least: impl Least) -> Self::Output;
+}
+
+/// Does the work with the instruction set that this processor has.
+fn dispatch<P: Pass>(arch: Arch, pass: P) -> P::Output {
+    match arch {
+        #[cfg(target_arch = "x86_64")]
+        Arch::V4(v4) => v4.vectorize(OfIntegers(v4, pass)),
+        _ => arch.dispatch(OfFloats(pass)),
+    }
+}
+
+struct OfFloats<P>(P);
+
+impl<P: Pass> WithSimd for OfFloats<P> {
+    type Output = P::Output;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> P::Output {
+        self.0.run(Floats(simd))
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+struct OfIntegers<P>(V4, P);
+
+#[cfg(target_arch = "x86_64")]
+impl<P: Pass> NullaryFnOnce for OfIntegers<P> {
+    type Output = P::Output;
+
+    #[inline(always)]
+    fn call(self) -> P::Output {
+        self.1.run(Integers(self.0))
     }
 }
 
@@ -182,11 +282,11 @@ struct Bidding<'a> {
     row_of: &'a mut [u32],
 }
 
-impl WithSimd for Bidding<'_> {
+impl Pass for Bidding<'_> {
     type Output = bool;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> bool {
+    fn run(self, least: impl Least) -> bool {
         let Self { rounded, epsilon, mut bids, column_of, row_of } = self;
         for first in 0..column_of.len() {
             let mut row = first;
@@ -195,9 +295,9 @@ impl WithSimd for Bidding<'_> {
                     return false;
                 }
                 bids -= 1;
-                let (least, second) = rounded.best(simd, row);
-                let column = column(least);
-                rounded.fall(column, cost(second) - cost(least) + epsilon);
+                let (first, second) = rounded.best(least, row);
+                let column = column(first);
+                rounded.fall(column, cost(second) - cost(first) + epsilon);
                 match give(row, column, column_of, row_of) {
                     Some(held) => row = held,
                     None => break,
@@ -216,14 +316,14 @@ struct Reduction<'a> {
     row_of: &'a mut [u32],
 }
 
-impl WithSimd for Reduction<'_> {
+impl Pass for Reduction<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
+    fn run(self, least: impl Least) {
         let Self { rounded, hops, column_of, row_of } = self;
         for (row, held) in column_of.iter_mut().enumerate() {
-            if *held != FREE && column(rounded.best(simd, row).0) != *held as usize {
+            if *held != FREE && column(rounded.best(least, row).0) != *held as usize {
                 row_of[*held as usize] = FREE;
                 *held = FREE;
             }
@@ -234,8 +334,8 @@ impl WithSimd for Reduction<'_> {
                 if column_of[row] != FREE {
                     break;
                 }
-                let (least, second) = rounded.best(simd, row);
-                let (column, ahead) = (column(least), cost(second) - cost(least));
+                let (first, second) = rounded.best(least, row);
+                let (column, ahead) = (column(first), cost(second) - cost(first));
                 let taken = row_of[column] != FREE;
                 if taken && (row_of[column] == SPARE || ahead <= UNCERTAIN) {
                     break;

@@ -2,16 +2,18 @@
 
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
+#[cfg(target_arch = "x86_64")]
+use super::compress::Compress;
 use super::entry::sealed::Real;
 
 /// Columns whose reduced costs are compared at a time.
-const BLOCK: usize = 32;
+pub(super) const BLOCK: usize = 32;
 /// Columns of one vector; a block is four of them, folded into their element-wise minimum.
 const WIDTH: usize = 8;
 /// Vectors of a block.
 const VECTORS: usize = BLOCK / WIDTH;
 /// Running minima from which the threshold is chosen.
-const LANES: usize = 2 * WIDTH;
+pub(super) const LANES: usize = 2 * WIDTH;
 
 /// The columns of a row whose reduced cost c − v is low, in the order of the columns.
 pub(super) struct Shortlist<T> {
@@ -29,7 +31,7 @@ impl<T: Real> Shortlist<T> {
         // Two blocks, or 64 hits: what one turn of the loops takes.
         let blocks = columns.div_ceil(BLOCK).next_multiple_of(2);
         Self {
-            columns: vec![0; columns + VECTORS],
+            columns: vec![0; columns + LANES],
             costs: vec![T::default(); columns + VECTORS],
             len: 0,
             folded: vec![[T::INFINITY; WIDTH]; blocks],
@@ -41,6 +43,17 @@ impl<T: Real> Shortlist<T> {
     /// `rank`-th of 16 minima over interleaved columns, so that about 16 (1/16 + 1/15 + … ) entries, `rank` terms,
     /// are below it, whatever the row's distribution; without ties never fewer than `rank`.
     pub(super) fn fill(&mut self, arch: Arch, row: &[T], v: &[T], shift: T, rank: usize) -> T {
+        #[cfg(target_arch = "x86_64")]
+        if let (Arch::V4(v4), Some(singles), Some(v)) = (arch, T::singles(row), T::singles(v)) {
+            let columns = &mut self.columns[..];
+            let compress = Compress { v4, row: singles, v, shift: shift.narrow(), rank, columns };
+            let (threshold, len) = v4.vectorize(compress);
+            for (cost, &column) in self.costs.iter_mut().zip(&self.columns[..len]) {
+                *cost = row[column as usize];
+            }
+            self.len = len;
+            return T::of(threshold.into());
+        }
         arch.dispatch(Fill { row, v, shift, rank, list: self })
     }
 }
