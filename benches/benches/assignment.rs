@@ -59,7 +59,8 @@ fn main() {
 
 /// The cost matrix alone.
 fn costs(criterion: &mut Criterion) {
-    let (images, noise) = (fields::smooth(COST_BATCH, CHANNELS, SIDE), fields::noise(COST_BATCH, DIMENSION));
+    let (images, noise) =
+        (fields::smooth(0, COST_BATCH, CHANNELS, SIDE), fields::noise(0, COST_BATCH, DIMENSION));
     let mut group = criterion.benchmark_group("cost");
     group.sampling_mode(SamplingMode::Flat);
     for cost in Cost::ALL {
@@ -83,7 +84,7 @@ fn assigners(criterion: &mut Criterion) -> Vec<Measured> {
     let mut group = criterion.benchmark_group("assignment");
     group.sampling_mode(SamplingMode::Flat);
     for batch in BATCH_SIZES {
-        let images = fields::smooth(batch, CHANNELS, SIDE);
+        let images = fields::smooth(0, batch, CHANNELS, SIDE);
         // Candidate 0 of every image is its noise in the shared set, so that all assigners start from one pairing.
         let own = fields::candidates(batch, K, DIMENSION);
         let shared = own.index_axis(Axis(1), 0).to_owned();

@@ -3,7 +3,7 @@
 Reads one JSON job per line from standard input and answers each with one JSON line; the first line says what could be
 imported. `cargo xtask bench assignment` starts it; to run it by hand:
 
-    echo '{"matrix": "cost.npy", "rounds": 9, "budget_ms": 60000, "solvers": ["scipy"]}' | python peers.py
+    echo '{"matrices": ["cost.npy"], "rounds": 9, "budget_ms": 60000, "solvers": ["scipy"]}' | python peers.py
 
 CPU time is that of the whole process. Copies into a solver's own type are made before its clock starts.
 """
@@ -120,23 +120,24 @@ def total(cost, columns):
 
 def race(job, solvers):
     """Every solver in every round, ours right before it, until its share of time is used up."""
-    cost = np.load(job["matrix"])
+    costs = [np.load(matrix) for matrix in job["matrices"]]
     ours = solvers.get("ours")
     results, running = {}, []
     for name in job["solvers"]:
         solve, prepare, columns = solvers[name]
-        results[name] = {"cpu_ms": [], "wall_ms": [], "ours_cpu_ms": [], "total": None, "error": None}
-        running.append((name, solve, prepare(cost), columns))
-    for _ in range(job["rounds"]):
+        results[name] = {"cpu_ms": [], "wall_ms": [], "ours_cpu_ms": [], "totals": [], "error": None}
+        running.append((name, solve, [prepare(cost) for cost in costs], columns))
+    for turn in range(job["rounds"]):
+        turn %= len(costs)
         for name, solve, prepared, columns in list(running):
             result = results[name]
             try:
                 if ours:
-                    result["ours_cpu_ms"].append(timed(ours[0], cost)[1])
-                answer, cpu_ms, wall_ms = timed(solve, prepared)
+                    result["ours_cpu_ms"].append(timed(ours[0], costs[turn])[1])
+                answer, cpu_ms, wall_ms = timed(solve, prepared[turn])
                 result["cpu_ms"].append(cpu_ms)
                 result["wall_ms"].append(wall_ms)
-                result["total"] = total(cost, columns(answer))
+                result["totals"].append(total(costs[turn], columns(answer)))
             except Exception as error:  # a peer may raise whatever it likes: it is reported, the others go on
                 result["error"] = f"{type(error).__name__}: {error}"
             if result["error"] or sum(result["cpu_ms"]) >= job["budget_ms"]:

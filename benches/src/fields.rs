@@ -1,4 +1,4 @@
-//! Synthetic images and their noise, the same in every run: random mixtures of cosines.
+//! Synthetic images and their noise, the same in every run for a seed: random mixtures of cosines.
 
 use std::f32::consts::PI;
 
@@ -20,10 +20,10 @@ struct Fields {
 ///
 /// # Shapes
 /// [`batch`, `channels` · `side`²].
-pub fn smooth(batch: usize, channels: usize, side: usize) -> Array2<f32> {
+pub fn smooth(seed: u64, batch: usize, channels: usize, side: usize) -> Array2<f32> {
     let deviation = |u, v| 0.3 / frequency(u, v).max(0.7);
     let fields = Fields { channels, side, cutoff: 6.min(side), deviation };
-    fields.draw(batch).mapv_into(|x| x.clamp(-1.0, 1.0))
+    fields.draw(seed, batch).mapv_into(|x| x.clamp(-1.0, 1.0))
 }
 
 /// Stand-ins for the latents of an autoencoder: every frequency, weaker as 1/f, standardised to unit variance. Some 880
@@ -31,19 +31,19 @@ pub fn smooth(batch: usize, channels: usize, side: usize) -> Array2<f32> {
 ///
 /// # Shapes
 /// [`batch`, 4 · 32²].
-pub fn latents(batch: usize) -> Array2<f32> {
+pub fn latents(seed: u64, batch: usize) -> Array2<f32> {
     let deviation = |u, v| 1.0 / (frequency(u, v).max(0.46) * mean_square(u, v).sqrt());
     let fields = Fields { channels: 4, side: 32, cutoff: 32, deviation };
     let variance: f32 = fields.modes().map(|(u, v)| deviation(u, v).powi(2) * mean_square(u, v)).sum();
-    fields.draw(batch).mapv_into(|x| x / variance.sqrt())
+    fields.draw(seed, batch).mapv_into(|x| x / variance.sqrt())
 }
 
 /// Standard normal noise.
 ///
 /// # Shapes
 /// [`batch`, `dimension`].
-pub fn noise(batch: usize, dimension: usize) -> Array2<f32> {
-    normals(Key::new(0).stream(Stream::NOISE), batch, dimension)
+pub fn noise(seed: u64, batch: usize, dimension: usize) -> Array2<f32> {
+    normals(Key::new(seed).stream(Stream::NOISE), batch, dimension)
 }
 
 /// `k` standard normal noises for each image of a batch.
@@ -64,7 +64,7 @@ impl Fields {
         (0..cutoff * cutoff).map(move |mode| (mode / cutoff, mode % cutoff))
     }
 
-    fn draw(&self, batch: usize) -> Array2<f32> {
+    fn draw(&self, seed: u64, batch: usize) -> Array2<f32> {
         let (side, modes) = (self.side, self.cutoff * self.cutoff);
         let wave = |pixel: usize, frequency: usize| {
             ((pixel as f32 + 0.5) * frequency as f32 * PI / side as f32).cos()
@@ -76,7 +76,7 @@ impl Fields {
                 *value = deviation * wave(pixel / side, u) * wave(pixel % side, v);
             }
         }
-        let weights = normals(Key::new(0).stream(Stream::custom(0)), batch, self.channels * modes);
+        let weights = normals(Key::new(seed).stream(Stream::custom(0)), batch, self.channels * modes);
         let weights = weights.into_shape_with_order((batch * self.channels, modes)).expect("the same size");
         let channels = weights.dot(&basis);
         channels.into_shape_with_order((batch, self.channels * side * side)).expect("the same size")
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn latents_are_standardised() {
-        let latents = latents(300);
+        let latents = latents(0, 300);
         assert_eq!(latents.dim(), (300, 4_096));
         let variance = latents.mapv(|x| x * x).mean().expect("not empty");
         assert!((variance - 1.0).abs() < 0.03, "{variance}");
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn neighbours_in_a_smooth_field_are_alike() {
-        let images = smooth(20, 3, 16);
+        let images = smooth(0, 20, 3, 16);
         assert_eq!(images.dim(), (20, 3 * 16 * 16));
         assert!(images.iter().all(|x| (-1.0..=1.0).contains(x)));
         let (mut steps, mut squares) = (0.0, 0.0);
@@ -129,6 +129,6 @@ mod tests {
     #[test]
     fn the_first_candidate_is_not_the_plain_noise_but_of_the_same_stream() {
         let candidates = candidates(3, 4, 10);
-        assert_eq!(candidates.as_slice(), noise(12, 10).as_slice());
+        assert_eq!(candidates.as_slice(), noise(0, 12, 10).as_slice());
     }
 }

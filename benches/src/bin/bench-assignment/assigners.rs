@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn every_assigner_has_a_row() {
-        let (images, noise) = (fields::smooth(32, 3, 8), fields::noise(32, 192));
+        let (images, noise) = (fields::smooth(0, 32, 3, 8), fields::noise(0, 32, 192));
         let batch = Batch { data: "smooth", images: images.view(), noise: noise.view() };
         let folder = tempfile::tempdir().expect("a folder");
         let mut budget = Budget::new(1.0);

@@ -57,16 +57,16 @@ impl Images {
         Ok(Self { label, dimension, origin })
     }
 
-    /// `batch` different images, [`batch`, D], or why there are none.
-    pub(crate) fn draw(&self, batch: usize) -> anyhow::Result<Array2<f32>> {
+    /// `batch` different images, [`batch`, D], others for every seed, or why there are none.
+    pub(crate) fn draw(&self, seed: u64, batch: usize) -> anyhow::Result<Array2<f32>> {
         let len = match &self.origin {
-            Origin::Smooth { channels, side } => return Ok(fields::smooth(batch, *channels, *side)),
-            Origin::Latents => return Ok(fields::latents(batch)),
+            Origin::Smooth { channels, side } => return Ok(fields::smooth(seed, batch, *channels, *side)),
+            Origin::Latents => return Ok(fields::latents(seed, batch)),
             Origin::Source(source) => source.len(),
             Origin::Table(table) => table.nrows(),
         };
         ensure!(batch <= len, "{} has {len} images", self.label);
-        let order = Key::new(0).stream(Stream::SHUFFLE).permutation(len);
+        let order = Key::new(seed).stream(Stream::SHUFFLE).permutation(len);
         let mut images = Array2::zeros((batch, self.dimension));
         for (mut row, &index) in images.rows_mut().into_iter().zip(&order) {
             match &self.origin {
@@ -123,10 +123,10 @@ mod tests {
     fn the_images_of_a_batch_differ_and_begin_the_next_larger_one() {
         let digits = Images::open("digits", 3_072).expect("built in");
         assert_eq!((digits.label.as_str(), digits.dimension), ("digits", 64));
-        let [few, many] = [8, 32].map(|batch| digits.draw(batch).expect("there are 1,797"));
+        let [few, many] = [8, 32].map(|batch| digits.draw(0, batch).expect("there are 1,797"));
         assert_eq!(few, many.select(ndarray::Axis(0), &[0, 1, 2, 3, 4, 5, 6, 7]));
         assert_ne!(few.row(0), few.row(1));
-        let error = digits.draw(4_096).expect_err("too many");
+        let error = digits.draw(0, 4_096).expect_err("too many");
         assert_eq!(error.to_string(), "digits has 1797 images");
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn labels_and_sizes() {
         let smooth = Images::open("Smooth fields=smooth", 192).expect("3 × 8 × 8");
         assert_eq!((smooth.label.as_str(), smooth.dimension), ("Smooth fields", 192));
-        assert_eq!(smooth.draw(5).expect("synthetic").dim(), (5, 192));
+        assert_eq!(smooth.draw(0, 5).expect("synthetic").dim(), (5, 192));
         assert_eq!(Images::open("latents", 3_072).expect("built in").dimension, 4_096);
         assert!(Images::open("smooth", 1_000).is_err());
         assert!(Images::open("/nowhere/at/all", 3_072).is_err());

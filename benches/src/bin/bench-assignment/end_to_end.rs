@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn eight_bits_lose_little() {
-        let (images, noise) = (fields::smooth(64, 3, 8), fields::noise(64, 192));
+        let (images, noise) = (fields::smooth(0, 64, 3, 8), fields::noise(0, 64, 192));
         let batch = Batch { data: "smooth", images: images.view(), noise: noise.view() };
         let folder = tempfile::tempdir().expect("a folder");
         let rows = measure(&batch, &mut Budget::new(1.0), folder.path()).expect("finite");

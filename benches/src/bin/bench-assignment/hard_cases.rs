@@ -63,11 +63,11 @@ pub(crate) fn is_permutation(columns: &[u32]) -> bool {
 }
 
 fn images(n: usize) -> Array2<f32> {
-    fields::smooth(n, 3, 32)
+    fields::smooth(0, n, 3, 32)
 }
 
 fn dot(images: Array2<f32>) -> Array2<f32> {
-    let noise = fields::noise(images.nrows(), images.ncols());
+    let noise = fields::noise(0, images.nrows(), images.ncols());
     -images.dot(&noise.t())
 }
 

@@ -64,7 +64,7 @@ mod tests {
 
     #[test]
     fn peers_agree() {
-        let cost = fields::noise(40, 40);
+        let cost = fields::noise(0, 40, 40);
         let total = |columns: &[usize]| -> f64 {
             columns.iter().enumerate().map(|(i, &j)| f64::from(cost[(i, j)])).sum()
         };

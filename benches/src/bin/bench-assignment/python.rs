@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -45,7 +45,8 @@ impl Hello {
 
 #[derive(Serialize)]
 pub(crate) struct Job<'a> {
-    pub(crate) matrix: &'a Path,
+    /// Which solvers meet in turn.
+    pub(crate) matrices: &'a [PathBuf],
     pub(crate) rounds: usize,
     pub(crate) budget_ms: f64,
     pub(crate) solvers: Vec<&'a str>,
@@ -58,8 +59,8 @@ pub(crate) struct Answer {
     pub(crate) wall_ms: Vec<f64>,
     /// Of ours, right before each; empty where our wheel is missing.
     pub(crate) ours_cpu_ms: Vec<f64>,
-    /// `None` for an answer that is no permutation.
-    pub(crate) total: Option<f64>,
+    /// What its answers cost, round by round; `None` for one that is no permutation.
+    pub(crate) totals: Vec<Option<f64>>,
     pub(crate) error: Option<String>,
 }
 
@@ -108,7 +109,7 @@ mod tests {
             br#"{"solvers": ["ours", "SciPy"], "versions": {"scipy": "1.17.1"}, "missing": {"lapjv": "no"}}"#;
         let hello: Hello = read(&mut &hello[..]).expect("a greeting");
         assert_eq!(hello.peers().collect::<Vec<_>>(), ["SciPy"]);
-        let answer = br#"{"SciPy": {"cpu_ms": [1.5], "wall_ms": [2.0], "ours_cpu_ms": [], "total": 3.0, "error": null}}"#;
+        let answer = br#"{"SciPy": {"cpu_ms": [1.5], "wall_ms": [2.0], "ours_cpu_ms": [], "totals": [3.0], "error": null}}"#;
         let answer: BTreeMap<String, Answer> = read(&mut &answer[..]).expect("an answer");
         assert_eq!(answer["SciPy"].cpu_ms, [1.5]);
         assert!(read::<Hello>(&mut &b""[..]).is_err());

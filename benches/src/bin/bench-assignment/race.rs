@@ -7,11 +7,21 @@ use crate::clock::{Sample, time};
 /// Rounds at a batch size: enough for a median where runs are short. Slow solvers leave earlier.
 pub(crate) fn rounds(batch: usize) -> usize {
     match batch {
-        0..=128 => 31,
+        0..=128 => 35,
         129..=256 => 21,
-        257..=1_024 => 9,
-        1_025..=2_048 => 5,
+        257..=1_024 => 14,
+        1_025..=2_048 => 6,
         _ => 3,
+    }
+}
+
+/// Batches of images and noises at a batch size, which solvers meet in turn: how long a solver takes differs by a factor of four
+/// from one to the next, where few rows are hard.
+pub(crate) fn batches(batch: usize) -> usize {
+    match batch {
+        0..=1_024 => 7,
+        1_025..=2_048 => 3,
+        _ => 1,
     }
 }
 
@@ -62,29 +72,33 @@ pub(crate) fn repeat<T>(rounds: usize, budget_ms: f64, mut call: impl FnMut() ->
 
 /// The times of a peer, and of ours right before each of its runs.
 pub(crate) struct Alternated<T> {
-    pub(crate) answer: Option<T>,
+    /// The peer's, round by round.
+    pub(crate) answers: Vec<T>,
     pub(crate) peer: Vec<Sample>,
     pub(crate) ours: Vec<Sample>,
 }
 
-/// In every round each peer runs once, ours right before it; a peer leaves when its budget is used up.
+/// In every round, whose number they are given, each peer runs once, ours right before it; a peer leaves when its budget is used
+/// up.
 pub(crate) fn alternate<T>(
     rounds: usize,
     budget_ms: f64,
-    ours: impl Fn(),
-    peers: &[Box<dyn Fn() -> T + '_>],
+    ours: impl Fn(usize),
+    peers: &[Box<dyn Fn(usize) -> T + '_>],
 ) -> Vec<Alternated<T>> {
-    let mut raced: Vec<_> =
-        peers.iter().map(|_| Alternated { answer: None, peer: Vec::new(), ours: Vec::new() }).collect();
-    for _ in 0..rounds {
+    let mut raced: Vec<_> = peers
+        .iter()
+        .map(|_| Alternated { answers: Vec::new(), peer: Vec::new(), ours: Vec::new() })
+        .collect();
+    for round in 0..rounds {
         for (peer, raced) in peers.iter().zip(&mut raced) {
             if raced.peer.iter().map(|sample| sample.cpu_ms).sum::<f64>() >= budget_ms {
                 continue;
             }
-            raced.ours.push(time(&ours).1);
-            let (answer, sample) = time(peer);
+            raced.ours.push(time(|| ours(round)).1);
+            let (answer, sample) = time(|| peer(round));
             raced.peer.push(sample);
-            raced.answer = Some(answer);
+            raced.answers.push(answer);
         }
     }
     raced
@@ -112,13 +126,14 @@ mod tests {
         let order = RefCell::new(Vec::new());
         let run = |name| {
             let order = &order;
-            Box::new(move || order.borrow_mut().push(name)) as Box<dyn Fn()>
+            Box::new(move |round: usize| order.borrow_mut().push((name, round))) as Box<dyn Fn(usize)>
         };
         let raced = alternate(2, f64::INFINITY, run("ours"), &[run("a"), run("b")]);
-        assert_eq!(order.take(), ["ours", "a", "ours", "b", "ours", "a", "ours", "b"]);
+        let rounds = [0, 1].map(|round| ["ours", "a", "ours", "b"].map(|name| (name, round)));
+        assert_eq!(order.take(), rounds.concat());
         assert!(raced.iter().all(|raced| raced.peer.len() == 2 && raced.ours.len() == 2));
         let raced = alternate(2, -1.0, run("ours"), &[run("a")]);
-        assert_eq!((raced[0].peer.len(), raced[0].answer), (0, None));
+        assert_eq!((raced[0].peer.len(), raced[0].answers.len()), (0, 0));
     }
 
     #[test]

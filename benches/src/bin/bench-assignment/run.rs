@@ -1,9 +1,12 @@
 //! The order of the measurements.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::Cell,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, ensure};
-use immiscible_assign::{Cost, by_name};
+use immiscible_assign::{Assignment, Cost, by_name};
 use immiscible_benches::fields;
 use immiscible_data::npy;
 use ndarray::{Array2, ArrayView2};
@@ -17,7 +20,7 @@ use crate::{
     peers::PEERS,
     provenance,
     python::{Job, Python},
-    race::{Budget, alternate, rounds},
+    race::{Budget, alternate, batches, rounds},
     report::{Matrix, Race, Report, gap_percent},
 };
 
@@ -53,8 +56,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<Report> {
     }
     for images in &data {
         for &batch in &options.batches {
-            match images.draw(batch) {
-                Ok(drawn) => run.batch(images, &drawn, options)?,
+            let draws = (0..batches(batch) as u64).map(|seed| images.draw(seed, batch));
+            match draws.collect::<anyhow::Result<Vec<_>>>() {
+                Ok(draws) => run.batch(images, &draws, options)?,
                 Err(error) => run.note(&format!("{} at {batch} left out: {error:#}", images.label)),
             }
         }
@@ -94,15 +98,19 @@ impl Run {
         }
     }
 
-    fn batch(&mut self, images: &Images, drawn: &Array2<f32>, options: &Options) -> anyhow::Result<()> {
-        let size = drawn.nrows();
+    /// Solvers of matrices meet all the batches, the rest is measured on the first one.
+    fn batch(&mut self, images: &Images, draws: &[Array2<f32>], options: &Options) -> anyhow::Result<()> {
+        let Some(first) = draws.first() else { return Ok(()) };
+        let size = first.nrows();
         eprintln!("{} at {size}", images.label);
-        let noise = fields::noise(size, images.dimension);
         for &cost in &options.costs {
-            let matrix = cost.matrix(drawn.view(), noise.view())?;
-            self.matrix(images, cost, matrix.view())?;
+            let matrices = draws.iter().zip(0..).map(|(drawn, seed)| {
+                cost.matrix(drawn.view(), fields::noise(seed, size, images.dimension).view())
+            });
+            self.matrices(images, cost, &matrices.collect::<Result<Vec<_>, _>>()?)?;
         }
-        let batch = Batch { data: &images.label, images: drawn.view(), noise: noise.view() };
+        let noise = fields::noise(0, size, images.dimension);
+        let batch = Batch { data: &images.label, images: first.view(), noise: noise.view() };
         let rows = assigners::measure(&batch, &mut self.budget, &self.folder, options.threads)?;
         self.report.assigners.extend(rows);
         let rows = end_to_end::measure(&batch, &mut self.budget, &self.folder)?;
@@ -111,29 +119,35 @@ impl Run {
     }
 
     /// Ours alone, then beside the peers of both languages.
-    fn matrix(&mut self, images: &Images, cost: Cost, matrix: ArrayView2<f32>) -> anyhow::Result<()> {
-        let size = matrix.nrows();
+    fn matrices(&mut self, images: &Images, cost: Cost, matrices: &[Array2<f32>]) -> anyhow::Result<()> {
+        let size = matrices.first().map_or(0, |matrix| matrix.nrows());
         let solver = by_name(OURS)?;
         let who = format!("{}, {cost}, ours", images.label);
-        let call = || solver.solve(matrix, None);
+        let turn = Cell::new(0);
+        let call = || {
+            turn.set(turn.get() + 1);
+            solver.solve(matrices[turn.get() % matrices.len()].view(), None)
+        };
         let (ours, answer) = within(&mut self.budget, &who, size, rounds(size), &call);
+        let answers = answer.map(|_| matrices.iter().map(|matrix| solver.solve(matrix.view(), None)));
+        let answers: Option<Vec<Assignment>> = answers.map(Iterator::collect::<Result<_, _>>).transpose()?;
+        let gaps = answers.iter().flatten().map(|answer| answer.gap_percent());
         self.report.matrices.push(Matrix {
             data: images.label.clone(),
             dimension: images.dimension,
             cost: cost.to_string(),
             batch: size,
             ours,
-            gap_percent: answer.as_ref().and_then(|answer| answer.gap_percent()),
+            gap_percent: gaps.fold(None, |largest, gap| if gap > largest { gap } else { largest }),
         });
-        let Some(answer) = answer else { return Ok(()) };
-        let table =
-            Table { data: &images.label, cost, size, best: answer.cost, identity: answer.identity_cost };
-        self.race_python(&table, matrix)?;
-        self.race_rust(&table, matrix);
+        let Some(answers) = answers else { return Ok(()) };
+        let table = Table { data: &images.label, cost, size, matrices, answers };
+        self.race_python(&table)?;
+        self.race_rust(&table);
         Ok(())
     }
 
-    fn race_python(&mut self, table: &Table, matrix: ArrayView2<f32>) -> anyhow::Result<()> {
+    fn race_python(&mut self, table: &Table) -> anyhow::Result<()> {
         let Some(python) = &mut self.python else { return Ok(()) };
         let mut solvers = Vec::new();
         for peer in python.hello.peers() {
@@ -142,10 +156,13 @@ impl Run {
                 None => solvers.push(peer.to_owned()),
             }
         }
-        let file = self.folder.join("cost.npy");
-        npy::write(&file, matrix)?;
+        let mut files = Vec::new();
+        for (number, matrix) in table.matrices.iter().enumerate() {
+            files.push(self.folder.join(format!("cost-{number}.npy")));
+            npy::write(&files[number], matrix.view())?;
+        }
         let job = Job {
-            matrix: &file,
+            matrices: &files,
             rounds: rounds(table.size),
             budget_ms: self.budget.repeat_ms(),
             solvers: solvers.iter().map(String::as_str).collect(),
@@ -173,31 +190,38 @@ impl Run {
                 Some(error) => Measured::Skipped(error.clone()),
                 None => Measured::of(&samples),
             };
-            self.finish(table, &peer, measured, median(answer.ours_cpu_ms.iter().copied()), answer.total);
+            self.finish(table, &peer, measured, median(answer.ours_cpu_ms.iter().copied()), &answer.totals);
         }
         Ok(())
     }
 
-    fn race_rust(&mut self, table: &Table, matrix: ArrayView2<f32>) {
+    fn race_rust(&mut self, table: &Table) {
         let Ok(solver) = by_name(OURS) else { return };
+        let matrices = table.matrices;
         let mut running = Vec::new();
         for (peer, prepare) in PEERS {
             match self.budget.refuse(&table.who(peer), table.size) {
                 Some(reason) => self.report.races.push(table.race(peer, Measured::Skipped(reason))),
-                None => running.push((*peer, prepare(matrix))),
+                None => {
+                    let prepared: Vec<_> = matrices.iter().map(|matrix| prepare(matrix.view())).collect();
+                    let solve = move |round: usize| prepared[round % prepared.len()]();
+                    running.push((*peer, Box::new(solve) as Box<dyn Fn(usize) -> Vec<usize>>));
+                }
             }
         }
         let (names, solvers): (Vec<_>, Vec<_>) = running.into_iter().unzip();
-        let ours = || drop(std::hint::black_box(solver.solve(matrix, None)));
+        let matrix = |round: usize| matrices[round % matrices.len()].view();
+        let ours = |round| drop(std::hint::black_box(solver.solve(matrix(round), None)));
         let raced = alternate(rounds(table.size), self.budget.repeat_ms(), ours, &solvers);
         for (peer, raced) in names.into_iter().zip(raced) {
-            let total = raced.answer.and_then(|columns| table.total(&columns, matrix));
+            let rounds = raced.answers.iter().enumerate();
+            let totals: Vec<_> = rounds.map(|(round, columns)| table.total(columns, matrix(round))).collect();
             self.finish(
                 table,
                 peer,
                 Measured::of(&raced.peer),
                 median(raced.ours.iter().map(|sample| sample.cpu_ms)),
-                total,
+                &totals,
             );
         }
     }
@@ -208,29 +232,29 @@ impl Run {
         peer: &str,
         measured: Measured,
         ours: Option<f64>,
-        total: Option<f64>,
+        totals: &[Option<f64>],
     ) {
         if let Some(ms) = measured.cpu_ms() {
             self.budget.record(&table.who(peer), table.size, ms);
-            if total.is_none() {
+            if totals.contains(&None) {
                 self.note(&format!("{}: no permutation from {peer} at {}", table.data, table.size));
             }
         }
         self.report.races.push(Race {
             ours_cpu_ms: ours,
-            gap_percent: total.map(|total| gap_percent(total, table.best, table.identity)),
+            gap_percent: table.gap_percent(totals),
             ..table.race(peer, measured)
         });
     }
 }
 
-/// A cost matrix, and what our solver found on it.
+/// Cost matrices of one size, and what our solver found on them.
 struct Table<'a> {
     data: &'a str,
     cost: Cost,
     size: usize,
-    best: f64,
-    identity: f64,
+    matrices: &'a [Array2<f32>],
+    answers: Vec<Assignment>,
 }
 
 impl Table<'_> {
@@ -248,6 +272,17 @@ impl Table<'_> {
             ours_cpu_ms: None,
             gap_percent: None,
         }
+    }
+
+    /// The largest distance of what a peer's answers cost from ours, in per cent of the gain; `None` if there is no answer, or
+    /// one is no permutation.
+    fn gap_percent(&self, totals: &[Option<f64>]) -> Option<f64> {
+        let ours = self.answers.iter().cycle();
+        let gaps = totals
+            .iter()
+            .zip(ours)
+            .map(|(total, ours)| Some(gap_percent((*total)?, ours.cost, ours.identity_cost)));
+        gaps.reduce(|a, b| Some(if a?.abs() < b?.abs() { b? } else { a? })).flatten()
     }
 
     /// The cost of an answer, `None` if it is no permutation.
