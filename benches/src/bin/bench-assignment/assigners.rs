@@ -54,7 +54,7 @@ pub(crate) fn measure(
         let own_costs = own.as_ref().map(|_| Costs::measure(&problem, budget)).transpose()?;
         let costs = own_costs.as_ref().unwrap_or(&shared_costs);
         let mut measured = |what: &str, call: &dyn Fn() -> Result<Assignment, AssignError>| {
-            within(budget, &format!("{}, {name}, {what}", batch.data), size, rounds, call)
+            within(budget, &format!("{}, {name}, {what}", batch.data), size, (rounds, 1), call)
         };
         let (solve, solved) = measured("solve", &|| solver.solve(costs.matrix.view(), None));
         let (assign_f32, assigned) = measured("assign", &|| solver.assign(&problem));
@@ -87,12 +87,12 @@ pub(crate) fn measure(
     Ok(rows)
 }
 
-/// Repeats a call that may fail, unless it would take longer than the budget.
+/// Repeats a call that may fail and that meets `batches` in turn, unless it would take longer than the budget.
 pub(crate) fn within<T>(
     budget: &mut Budget,
     who: &str,
     size: usize,
-    rounds: usize,
+    (rounds, batches): (usize, usize),
     call: &dyn Fn() -> Result<T, AssignError>,
 ) -> (Measured, Option<T>) {
     if let Some(reason) = budget.refuse(who, size) {
@@ -101,7 +101,7 @@ pub(crate) fn within<T>(
     let (answer, samples) = repeat(rounds, budget.repeat_ms(), call);
     match answer {
         Ok(answer) => {
-            let measured = Measured::of(&samples);
+            let measured = Measured::of(&samples, batches);
             if let Some(timing) = measured.timing() {
                 budget.record(who, size, timing.wall_ms);
             }
@@ -125,7 +125,7 @@ impl Costs {
             let problem = Problem { precision, ..*problem };
             repeat(rounds, budget.repeat_ms(), || problem.cost_matrix())
         });
-        Ok(Self { matrix: matrix?, f32: Measured::of(&f32), int8: Measured::of(&int8) })
+        Ok(Self { matrix: matrix?, f32: Measured::of(&f32, 1), int8: Measured::of(&int8, 1) })
     }
 }
 
@@ -152,7 +152,7 @@ mod tests {
     fn what_fails_says_why() {
         let mut budget = Budget::new(1e3);
         let failing = || Err::<(), _>(AssignError::UnknownCost { name: "x".into() });
-        let (measured, answer) = within(&mut budget, "who", 8, 3, &failing);
+        let (measured, answer) = within(&mut budget, "who", 8, (3, 1), &failing);
         assert!(matches!(measured, Measured::Skipped(reason) if reason.contains("no cost")));
         assert!(answer.is_none());
         assert_eq!(budget.refuse("who", 1 << 20), None);

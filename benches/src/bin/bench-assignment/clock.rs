@@ -12,7 +12,7 @@ pub(crate) struct Sample {
     pub(crate) wall_ms: f64,
 }
 
-/// The medians of several calls.
+/// What several calls took: [`typical`] times.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     pub(crate) cpu_ms: f64,
@@ -29,8 +29,9 @@ pub(crate) enum Measured {
 }
 
 impl Measured {
-    pub(crate) fn of(samples: &[Sample]) -> Self {
-        timing(samples).map_or_else(|| Self::Skipped("not run".into()), Self::Timed)
+    /// Of calls that met `batches` in turn.
+    pub(crate) fn of(samples: &[Sample], batches: usize) -> Self {
+        timing(samples, batches).map_or_else(|| Self::Skipped("not run".into()), Self::Timed)
     }
 
     pub(crate) fn cpu_ms(&self) -> Option<f64> {
@@ -54,16 +55,24 @@ pub(crate) fn time<T>(call: impl FnOnce() -> T) -> (T, Sample) {
 }
 
 /// `None` without samples.
-fn timing(samples: &[Sample]) -> Option<Timing> {
+fn timing(samples: &[Sample], batches: usize) -> Option<Timing> {
+    let of = |time: fn(&Sample) -> f64| typical(&samples.iter().map(time).collect::<Vec<_>>(), batches);
     Some(Timing {
-        cpu_ms: median(samples.iter().map(|sample| sample.cpu_ms))?,
-        wall_ms: median(samples.iter().map(|sample| sample.wall_ms))?,
+        cpu_ms: of(|sample| sample.cpu_ms)?,
+        wall_ms: of(|sample| sample.wall_ms)?,
         repetitions: samples.len(),
     })
 }
 
+/// The mean over the batches, which values meet in turn, of the medians of each; `None` without values.
+pub(crate) fn typical(values: &[f64], batches: usize) -> Option<f64> {
+    let of_batch = |first| median(values.iter().skip(first).step_by(batches).copied());
+    let medians: Vec<f64> = (0..batches).filter_map(of_batch).collect();
+    (!medians.is_empty()).then(|| medians.iter().sum::<f64>() / medians.len() as f64)
+}
+
 /// The middle value, or the mean of the two in the middle; `None` without values.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -98,6 +107,13 @@ mod tests {
         assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median([9.0, 1.0, 2.0, 4.0]), Some(3.0));
         let samples = [1.0, 2.0, 7.0].map(|cpu_ms| Sample { cpu_ms, wall_ms: 10.0 - cpu_ms });
-        assert_eq!(timing(&samples), Some(Timing { cpu_ms: 2.0, wall_ms: 8.0, repetitions: 3 }));
+        assert_eq!(timing(&samples, 1), Some(Timing { cpu_ms: 2.0, wall_ms: 8.0, repetitions: 3 }));
+    }
+
+    #[test]
+    fn batches_count_alike() {
+        assert_eq!(typical(&[1.0, 20.0, 3.0, 40.0, 2.0], 2), Some((2.0 + 30.0) / 2.0));
+        assert_eq!(typical(&[1.0], 7), Some(1.0));
+        assert_eq!(typical(&[], 7), None);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn measure(batch: &Batch, budget: &mut Budget, folder: &Path) -> anyh
             let pool = ThreadPoolBuilder::new().num_threads(threads).build()?;
             let who = format!("{}, {name}, {threads} threads", batch.data);
             let call = || pool.install(|| solver.assign(&problem));
-            let (timing, answer) = within(budget, &who, size, rounds(size), &call);
+            let (timing, answer) = within(budget, &who, size, (rounds(size), 1), &call);
             let cost = answer.map(|answer| plain_cost(batch, &answer));
             exact = exact.or(cost);
             let identity = plain_cost(

@@ -46,7 +46,7 @@ pub(crate) fn measure(budget: &mut Budget) -> anyhow::Result<Vec<HardCase>> {
 fn solve(case: &str, cost: &Array2<f32>, budget: &mut Budget) -> anyhow::Result<HardCase> {
     let solver = by_name(OURS)?;
     let call = || solver.solve(cost.view(), None);
-    let (timing, answer) = within(budget, case, cost.nrows(), ROUNDS, &call);
+    let (timing, answer) = within(budget, case, cost.nrows(), (ROUNDS, 1), &call);
     Ok(HardCase {
         case: case.to_owned(),
         batch: cost.nrows(),

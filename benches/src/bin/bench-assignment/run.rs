@@ -14,7 +14,7 @@ use ndarray::{Array2, ArrayView2};
 use crate::{
     OURS, Options,
     assigners::{self, Batch, within},
-    clock::{Measured, Sample, median},
+    clock::{Measured, Sample, typical},
     data::Images,
     end_to_end, hard_cases,
     peers::PEERS,
@@ -128,7 +128,7 @@ impl Run {
             turn.set(turn.get() + 1);
             solver.solve(matrices[turn.get() % matrices.len()].view(), None)
         };
-        let (ours, answer) = within(&mut self.budget, &who, size, rounds(size), &call);
+        let (ours, answer) = within(&mut self.budget, &who, size, (rounds(size), matrices.len()), &call);
         let answers = answer.map(|_| matrices.iter().map(|matrix| solver.solve(matrix.view(), None)));
         let answers: Option<Vec<Assignment>> = answers.map(Iterator::collect::<Result<_, _>>).transpose()?;
         let gaps = answers.iter().flatten().map(|answer| answer.gap_percent());
@@ -188,9 +188,10 @@ impl Run {
                 .collect();
             let measured = match &answer.error {
                 Some(error) => Measured::Skipped(error.clone()),
-                None => Measured::of(&samples),
+                None => Measured::of(&samples, table.matrices.len()),
             };
-            self.finish(table, &peer, measured, median(answer.ours_cpu_ms.iter().copied()), &answer.totals);
+            let ours = typical(&answer.ours_cpu_ms, table.matrices.len());
+            self.finish(table, &peer, measured, ours, &answer.totals);
         }
         Ok(())
     }
@@ -219,8 +220,8 @@ impl Run {
             self.finish(
                 table,
                 peer,
-                Measured::of(&raced.peer),
-                median(raced.ours.iter().map(|sample| sample.cpu_ms)),
+                Measured::of(&raced.peer, matrices.len()),
+                typical(&raced.ours.iter().map(|sample| sample.cpu_ms).collect::<Vec<_>>(), matrices.len()),
                 &totals,
             );
         }
