@@ -179,9 +179,13 @@ pub(crate) struct CouplingBench {
     /// Images that are drawn for; 8192, or all if there are fewer, and at least the largest pool.
     #[arg(long)]
     pub(crate) rows: Option<usize>,
-    /// Prices that `immiscible coupling fit` wrote for the same data; fitted to the drawn images if absent.
+    /// Prices that `immiscible coupling fit` wrote for the same data; fitted to the drawn images if absent, which takes minutes
+    /// where they are many.
     #[arg(long)]
     pub(crate) prices: Option<PathBuf>,
+    /// Fit no prices, and leave out the share of the full alignment, which they tell.
+    #[arg(long, conflicts_with = "prices")]
+    pub(crate) no_prices: bool,
     /// Seed of the noise and of the choice of images.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,

@@ -6,7 +6,7 @@ use std::fs;
 
 mod common;
 
-use common::{refused, succeed};
+use common::{immiscible, refused, succeed, text};
 
 #[test]
 fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
@@ -39,6 +39,30 @@ fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
         let text = fs::read_to_string(folder.join("table").with_extension(extension)).unwrap();
         assert!(text.contains("assignment 1024") && !text.contains("NaN"), "{text}");
     }
+}
+
+/// Prices take longer than everything else; what needs them is then left out.
+#[test]
+fn a_table_without_prices_has_no_share_of_the_full_alignment() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let bench = ["coupling", "bench", "digits", "--pools", "64", "--candidates", "2", "--rows", "512"];
+    let said = succeed(folder, &[&bench[..], &["--no-prices", "--out", "table"]].concat());
+    assert!(!said.contains("full") && said.contains("| assignment 64 | 64 |"), "{said}");
+    let columns: Vec<usize> =
+        said.lines().filter(|line| line.starts_with('|')).map(|line| line.matches('|').count()).collect();
+    assert!(columns.len() > 4 && columns.iter().all(|count| *count == columns[0]), "{said}");
+    let table = fs::read_to_string(folder.join("table.json")).unwrap();
+    assert!(!table.contains("full_") && !table.contains("chi_squared"), "{table}");
+    let plot = fs::read_to_string(folder.join("table.svg")).unwrap();
+    assert!(plot.contains("assignment 64") && !plot.contains('%') && !plot.contains("NaN"), "{plot}");
+
+    let both = immiscible(folder, &[&bench[..], &["--no-prices", "--prices", "p.bin"]].concat());
+    let message = text(&both.stderr);
+    assert!(
+        both.status.code() == Some(2) && message.contains("'--no-prices' cannot be used with"),
+        "{message}"
+    );
 }
 
 #[test]

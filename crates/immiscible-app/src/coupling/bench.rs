@@ -1,8 +1,8 @@
 //! `immiscible coupling bench`.
 
 use super::images::Images;
-use super::plot::plot;
-use super::report::{Report, Row};
+use super::plot::{plot, title};
+use super::report::{Full, Report, Row};
 use super::writable;
 use crate::{Failure, cli, device};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -53,25 +53,29 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         let alike = anyhow!("{}: all images are alike, and nothing can be coupled", images.what);
         return Err(Failure::usage(alike));
     }
-    let (full_of, prices) = match prices {
-        Some(prices) => (whole, prices),
-        None => {
-            eprintln!("fitting semidiscrete prices to {rows} images");
-            let fitted = Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
-            ("these images".into(), fitted.map_err(Failure::usage)?)
-        }
+    let full = if arguments.no_prices {
+        None
+    } else {
+        let (of, prices) = match prices {
+            Some(prices) => (whole, prices),
+            None => {
+                eprintln!("fitting semidiscrete prices to {rows} images; --no-prices leaves them out");
+                let fitted = Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
+                ("these images".into(), fitted.map_err(Failure::usage)?)
+            }
+        };
+        prices.of.into_values().next().map(|potential| Full {
+            alignment: [potential.alignment, potential.alignment_error],
+            chi_squared: [potential.chi_squared, potential.chi_squared_error],
+            of,
+        })
     };
-    let full = prices.of.values().next().map_or([0.0; 4], |potential| {
-        [potential.alignment, potential.alignment_error, potential.chi_squared, potential.chi_squared_error]
-    });
     let mut report = Report {
         data: images.what.clone(),
         note: arguments.note.clone(),
         dimensions: images.rows.ncols(),
         threads: rayon::current_num_threads(),
-        full_alignment: [full[0], full[1]],
-        chi_squared: [full[2], full[3]],
-        full_of,
+        full,
         couplings: Vec::new(),
     };
     for (name, pool, config) in couplings(arguments, rows, images.labels.is_some()) {
@@ -244,10 +248,7 @@ impl Memory {
 fn write(report: &Report, out: &Path) -> Result<()> {
     let name = out.file_name().context("--out: write the name of the report, without an ending")?;
     let picture = name.display().to_string().replace(' ', "%20");
-    let title = format!(
-        "# Couplings on {}\n\n![Share of the full alignment against the time for an image]({picture}.svg)\n\n",
-        report.data
-    );
+    let title = format!("# Couplings on {}\n\n![{}]({picture}.svg)\n\n", report.data, title(report));
     for (extension, text) in [
         ("md", format!("{title}{report}")),
         ("json", format!("{}\n", serde_json::to_string_pretty(report)?)),
