@@ -189,7 +189,10 @@ pub(crate) struct CouplingBench {
     /// Seed of the noise and of the choice of images.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// A line for the report, such as the machine and the commit.
+    /// What the report calls the data set; if absent by the name of its kind, or of its file where that tells nothing.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A line for the report, which names the machine, the commit, the day and the command by itself.
     #[arg(long)]
     pub(crate) note: Option<String>,
     /// Also write the table, its numbers and a plot to this name with .md, .json and .svg.

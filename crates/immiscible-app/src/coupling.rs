@@ -28,7 +28,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
             "--chi-squared {}: write a value > 0; 0.05 is usual",
             arguments.chi_squared
         );
-        let images = Images::read(&arguments.data)?;
+        let images = Images::read(&arguments.data, None)?;
         ensure!(
             !arguments.class_wise || images.labels.is_some(),
             "--class-wise: {} has no labels; leave it out, or give --labels",

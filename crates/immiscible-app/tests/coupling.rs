@@ -54,6 +54,10 @@ fn a_table_without_prices_has_no_share_of_the_full_alignment() {
     assert!(columns.len() > 4 && columns.iter().all(|count| *count == columns[0]), "{said}");
     let table = fs::read_to_string(folder.join("table.json")).unwrap();
     assert!(!table.contains("full_") && !table.contains("chi_squared"), "{table}");
+    let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+    for key in ["date", "commit", "cpu", "cores", "load", "command"] {
+        assert!(table["provenance"][key] != "" && !table["provenance"][key].is_null(), "{key}: {table}");
+    }
     let plot = fs::read_to_string(folder.join("table.svg")).unwrap();
     assert!(plot.contains("assignment 64") && !plot.contains('%') && !plot.contains("NaN"), "{plot}");
 
@@ -82,6 +86,15 @@ fn images_of_an_array_have_the_labels_that_are_given() {
     let bench = ["coupling", "bench", "x.npy", "--labels", "y.npy", "--pools", "32", "--candidates", "2"];
     let said = succeed(folder, &[&bench[..], &["--note", "on a test"]].concat());
     assert!(said.contains("assignment 32, class-wise") && said.contains("on a test"), "{said}");
+    let command = "`immiscible coupling bench x.npy --labels y.npy --pools 32 --candidates 2`";
+    assert!(said.starts_with("x.npy: 64 of 12 values; ") && said.contains(command), "{said}");
+    let whole = folder.join("x.npy");
+    let bench = ["coupling", "bench", whole.to_str().unwrap(), "--pools", "32", "--no-prices"];
+    let said = succeed(folder, &[&bench[..], &["--candidates", "2", "--name", "stripes"]].concat());
+    assert!(
+        said.starts_with("stripes: 64 of 12 values; ") && !said.contains(folder.to_str().unwrap()),
+        "{said}"
+    );
 
     npy::write(&folder.join("values.npy"), Array2::<f32>::ones((8, 12)).view()).unwrap();
     for (arguments, words) in [

@@ -4,7 +4,7 @@ use super::images::Images;
 use super::plot::{plot, title};
 use super::report::{Full, Report, Row};
 use super::writable;
-use crate::{Failure, cli, device};
+use crate::{Failure, cli, device, provenance::Provenance};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::{Tensor, TensorData};
 use immiscible_coupling::{
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
                 bail!("--{flag} {value}: write at least 2");
             }
         }
-        let images = Images::read(&arguments.data)?;
+        let images = Images::read(&arguments.data, arguments.name.as_deref())?;
         let n = images.rows.nrows();
         let largest = arguments.pools.iter().copied().max().unwrap_or(BATCH);
         ensure!(largest <= n, "--pools {largest}: the data has {n} images; write at most {n}");
@@ -44,6 +44,8 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         let prices = prices.transpose()?;
         anyhow::Ok((images, rows, prices))
     };
+    // Before the machine is busy with this.
+    let provenance = Provenance::of_this();
     let (images, rows, prices) = prepare().map_err(Failure::usage)?;
     let key = Key::new(arguments.seed);
     let whole = images.what.clone();
@@ -60,7 +62,8 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
             Some(prices) => (whole, prices),
             None => {
                 eprintln!("fitting semidiscrete prices to {rows} images; --no-prices leaves them out");
-                let fitted = Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
+                let fitted =
+                    Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
                 ("these images".into(), fitted.map_err(Failure::usage)?)
             }
         };
@@ -72,6 +75,7 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
     };
     let mut report = Report {
         data: images.what.clone(),
+        provenance,
         note: arguments.note.clone(),
         dimensions: images.rows.ncols(),
         threads: rayon::current_num_threads(),

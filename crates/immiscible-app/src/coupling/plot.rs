@@ -85,10 +85,8 @@ pub(crate) fn plot(report: &Report) -> String {
             at + 10.0
         );
     }
-    let points: Vec<_> = aligned
-        .iter()
-        .map(|row| (x(row.microseconds), y(share(row).clamp(0.0, 100.0)), *row))
-        .collect();
+    let points: Vec<_> =
+        aligned.iter().map(|row| (x(row.microseconds), y(share(row).clamp(0.0, 100.0)), *row)).collect();
     let mut taken: Vec<Area> = points.iter().map(|&(x, y, _)| Area::around(x, y)).collect();
     for (x, y, row) in points {
         let (name, area) = Area::of_name(x, y, &row.coupling, &taken);

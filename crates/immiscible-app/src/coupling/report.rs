@@ -1,5 +1,6 @@
 //! The table of `immiscible coupling bench`.
 
+use crate::provenance::Provenance;
 use serde::Serialize;
 use std::fmt::{self, Display, Write};
 
@@ -7,6 +8,7 @@ use std::fmt::{self, Display, Write};
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) data: String,
+    pub(crate) provenance: Provenance,
     /// What the user said about the measurement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
@@ -70,7 +72,7 @@ pub(crate) struct Row {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let threads = if self.threads == 1 { "1 thread".into() } else { format!("{} threads", self.threads) };
-        writeln!(f, "{}; {threads}.", self.data)?;
+        writeln!(f, "{}; {threads}.\n\n{}.", self.data, self.provenance)?;
         if let Some(note) = &self.note {
             writeln!(f, "{note}")?;
         }
