@@ -35,7 +35,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
             images.what
         );
         ensure!(
-            !arguments.flip || images.width.is_some(),
+            !arguments.flip || images.shape.is_some(),
             "--flip: the rows of {} are no images; give an array [N, ..., H, W], or leave it out",
             images.what
         );
@@ -45,7 +45,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
     let images = images().map_err(Failure::usage)?;
     let options = SemidiscreteOptions {
         class_wise: arguments.class_wise,
-        mirrored_width: images.width.filter(|_| arguments.flip),
+        mirrored_width: images.shape.map(|[_, _, width]| width).filter(|_| arguments.flip),
         chi_squared: arguments.chi_squared,
         most_steps: arguments.steps,
     };

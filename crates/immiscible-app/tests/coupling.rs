@@ -35,6 +35,21 @@ fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
     assert!(share("priced_knn 4") > share("knn 4"));
     assert!(number("knn 4", "energy") < 0.92 && (number("priced_knn 4", "energy") - 1.0).abs() < 0.01);
     assert!(number("knn 4", "mean_shift") > 5.0);
+
+    // What can be set is in the table as well: nearly as good, worse, without effect, or the other way round.
+    for same in ["squared_l2", "l2", "l2 in f16", "l1", "int8", "standardised"] {
+        let share = share(&format!("assignment 1024, {same}"));
+        assert!(0.6 * large < share && share < 1.01 * large, "{same}: {share} of {large}");
+    }
+    assert!(share("assignment 1024, blocks of 128") < large);
+    assert!(share("assignment 1024, 2 noises an image") > large);
+    let uncoupled = number("assignment 1024, shuffled", "alignment");
+    assert!(uncoupled.abs() < 4.0 * number("assignment 1024, shuffled", "alignment_error"), "{uncoupled}");
+    assert!((share("assignment 1024, flip") + large).abs() < 1e-3);
+    assert!((share("knn 4, l2 in f16") - share("knn 4")).abs() < 0.05);
+    assert!((share("knn 4, flip") + share("knn 4")).abs() < 1e-3);
+    let coarse = share("knn 4, 4×4 cells");
+    assert!(0.1 * share("knn 4") < coarse && coarse < share("knn 4"), "{coarse}");
     for extension in ["md", "svg"] {
         let text = fs::read_to_string(folder.join("table").with_extension(extension)).unwrap();
         assert!(text.contains("assignment 1024") && !text.contains("NaN"), "{text}");

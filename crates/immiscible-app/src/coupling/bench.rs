@@ -7,6 +7,7 @@ use super::writable;
 use crate::{Failure, cli, device, provenance::Provenance};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::{Tensor, TensorData};
+use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
     Coupling, CouplingConfig, Draw, Marginal, Moments, PairContext, Probe, Select, Semidiscrete,
     SemidiscreteOptions,
@@ -22,6 +23,8 @@ const BATCH: usize = 256;
 const COMPONENTS: usize = 8;
 /// Pools above this are paired by `window`.
 const MATRIX: usize = 1024;
+/// Images of variants: distances that are no products take long.
+const VARIANT: usize = 4096;
 
 /// Tries couplings on a data set and tells what each reaches and costs.
 pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
@@ -82,9 +85,9 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         full,
         couplings: Vec::new(),
     };
-    for (name, pool, config) in couplings(arguments, rows, images.labels.is_some()) {
-        eprintln!("{name}");
-        report.couplings.push(measure(name, pool, &config, &images, &moments, key).map_err(Failure::run)?);
+    for trial in trials(arguments, rows, &images) {
+        eprintln!("{}", trial.name);
+        report.couplings.push(measure(trial, &images, &moments, key).map_err(Failure::run)?);
     }
     print!("{report}");
     if let Some(out) = &arguments.out {
@@ -103,56 +106,102 @@ fn prices_of(path: &Path, images: &Images) -> Result<Semidiscrete> {
     Ok(prices)
 }
 
-/// What is tried: a name, how many images are paired together, and the config.
-fn couplings(
-    arguments: &cli::CouplingBench,
+/// What is tried.
+struct Trial {
+    name: String,
+    /// How many images are paired together.
+    pool: usize,
+    config: CouplingConfig,
+    /// Images that noise is drawn for.
     rows: usize,
-    labelled: bool,
-) -> Vec<(String, usize, CouplingConfig)> {
+}
+
+/// Every coupling of every size that was asked for, and on fewer images the variants that no other size changes much: those of
+/// assignment with the largest pool that it pairs, those of KNN with the fewest candidates.
+fn trials(arguments: &cli::CouplingBench, rows: usize, images: &Images) -> Vec<Trial> {
     let batch = BATCH.min(rows);
+    let labelled = images.labels.is_some();
     let config = |kind: &str| CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
-    let mut all = vec![("independent".to_owned(), batch, config("independent"))];
+    let mut all = Vec::new();
+    let mut add = |name: String, pool, config| all.push(Trial { name, pool, config, rows });
+    add("independent".into(), batch, config("independent"));
     for &pool in &arguments.pools {
         let (kind, paired) = match pool {
             ..=MATRIX => ("assignment", config("assignment")),
             _ => ("window", CouplingConfig { window: pool, ..config("window") }),
         };
-        all.push((format!("{kind} {pool}"), pool, paired.clone()));
+        add(format!("{kind} {pool}"), pool, paired.clone());
         if labelled {
             let class_wise = CouplingConfig { class_wise: true, ..paired };
-            all.push((format!("{kind} {pool}, class-wise"), pool, class_wise));
+            add(format!("{kind} {pool}, class-wise"), pool, class_wise);
         }
     }
     for &k in &arguments.candidates {
         let knn = CouplingConfig { k, ..config("knn") };
-        all.push((format!("knn {k}"), batch, knn.clone()));
-        all.push((format!("knn {k}, dot"), batch, CouplingConfig { select: Select::Dot, ..knn }));
+        add(format!("knn {k}"), batch, knn.clone());
+        add(format!("knn {k}, dot"), batch, CouplingConfig { select: Select::Dot, ..knn });
         let priced = CouplingConfig { k, ..config("priced_knn") };
-        all.push((format!("priced_knn {k}"), batch, priced.clone()));
+        add(format!("priced_knn {k}"), batch, priced.clone());
         if labelled {
-            all.push((
-                format!("priced_knn {k}, class-wise"),
-                batch,
-                CouplingConfig { class_wise: true, ..priced },
-            ));
+            add(format!("priced_knn {k}, class-wise"), batch, CouplingConfig { class_wise: true, ..priced });
         }
         for control in ["norm_shrink", "mean_shift"] {
-            all.push((format!("{control} {k}"), batch, CouplingConfig { k, ..config(control) }));
+            add(format!("{control} {k}"), batch, CouplingConfig { k, ..config(control) });
+        }
+    }
+    for (name, pool, config) in variants(arguments, batch, images) {
+        all.push(Trial { name, pool, config, rows: rows.min(VARIANT.max(pool)) });
+    }
+    all
+}
+
+/// The variants of assignment and KNN: a name, how many images are paired together, and the config.
+fn variants(
+    arguments: &cli::CouplingBench,
+    batch: usize,
+    images: &Images,
+) -> Vec<(String, usize, CouplingConfig)> {
+    let mut all = Vec::new();
+    if let Some(pool) = arguments.pools.iter().copied().filter(|pool| *pool <= MATRIX).max() {
+        let own = CouplingConfig::default();
+        let block = own.block.min(pool.div_ceil(4));
+        let blocks = CouplingConfig { assigner: "blocks".into(), block, ..own.clone() };
+        let l2 = CouplingConfig { cost: Cost::L2, ..own.clone() };
+        for (what, config) in [
+            ("squared_l2".to_owned(), CouplingConfig { cost: Cost::SquaredL2, ..own.clone() }),
+            ("l2".into(), l2.clone()),
+            ("l2 in f16".into(), CouplingConfig { precision: Some(Precision::F16), ..l2 }),
+            ("l1".into(), CouplingConfig { cost: Cost::L1, ..own.clone() }),
+            ("int8".into(), CouplingConfig { precision: Some(Precision::Int8), ..own.clone() }),
+            (format!("blocks of {block}"), blocks),
+            ("2 noises an image".into(), CouplingConfig { pool: 2, ..own.clone() }),
+            ("standardised".into(), CouplingConfig { standardize: true, ..own.clone() }),
+            ("half of the steps".into(), CouplingConfig { probability: 0.5, ..own.clone() }),
+            ("flip".into(), CouplingConfig { flip: true, ..own.clone() }),
+            ("shuffled".into(), CouplingConfig { shuffled: true, ..own }),
+        ] {
+            all.push((format!("assignment {pool}, {what}"), pool, config));
+        }
+    }
+    if let Some(k) = arguments.candidates.iter().copied().min() {
+        let knn = CouplingConfig { kind: "knn".into(), k, ..CouplingConfig::default() };
+        let half = CouplingConfig { precision: Some(Precision::F16), ..knn.clone() };
+        let flip = CouplingConfig { flip: true, ..knn.clone() };
+        all.extend([(format!("knn {k}, l2 in f16"), batch, half), (format!("knn {k}, flip"), batch, flip)]);
+        let grid = |[_, h, w]: [usize; 3]| {
+            [8, 4, 2].into_iter().find(|&side| h > side && h % side == 0 && w % side == 0)
+        };
+        if let Some(side) = images.shape.and_then(grid) {
+            let coarse = CouplingConfig { coarse: Some(side), ..knn };
+            all.push((format!("knn {k}, {side}×{side} cells"), batch, coarse));
         }
     }
     all
 }
 
-/// Draws the noise of all images, pool by pool.
-fn measure(
-    name: String,
-    pool: usize,
-    config: &CouplingConfig,
-    images: &Images,
-    moments: &Moments,
-    key: Key,
-) -> Result<Row> {
-    let rows = images.rows.nrows();
+/// Draws the noise of a trial's images, pool by pool.
+fn measure(trial: Trial, images: &Images, moments: &Moments, key: Key) -> Result<Row> {
+    let Trial { name, pool, config, rows } = trial;
     let paired = rows / pool * pool;
     // Touched before memory is looked at: it is not the coupling's.
     let mut noise = Array2::<f32>::ones((paired, images.rows.ncols()));
@@ -166,7 +215,7 @@ fn measure(
         let context = PairContext { labels, ..PairContext::default() };
         let key = key.step(step as u64).stream(Stream::NOISE);
         let start = Instant::now();
-        let drawn = draw(&*coupling, images.rows.slice_axis(Axis(0), rows), &context, key)?;
+        let drawn = draw(&*coupling, images.rows.slice_axis(Axis(0), rows), images.shape, &context, key)?;
         seconds += start.elapsed().as_secs_f64();
         before += drawn.statistics.distance_before * pool as f64;
         after += drawn.statistics.distance_after * pool as f64;
@@ -210,6 +259,7 @@ fn measure(
 fn draw(
     coupling: &dyn Coupling,
     x0: ArrayView2<f32>,
+    shape: Option<[usize; 3]>,
     context: &PairContext,
     key: Key,
 ) -> Result<Draw<Array2<f32>>> {
@@ -217,7 +267,8 @@ fn draw(
         return Ok(host.draw_host(x0, context, key)?);
     }
     let values: Vec<f32> = x0.iter().copied().collect();
-    let data = TensorData::new(values, [x0.nrows(), x0.ncols(), 1, 1]);
+    let [c, h, w] = shape.unwrap_or([x0.ncols(), 1, 1]);
+    let data = TensorData::new(values, [x0.nrows(), c, h, w]);
     let Draw { noise, statistics } =
         coupling.draw(&Tensor::from_data(data, &device::by_name("flex")?), context, key)?;
     let noise = noise.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;

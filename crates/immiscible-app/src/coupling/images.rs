@@ -12,8 +12,8 @@ pub(crate) struct Images {
     /// `[N, D]`
     pub(crate) rows: Array2<f32>,
     pub(crate) labels: Option<Vec<u32>>,
-    /// Of an image, if the rows are images and not only values.
-    pub(crate) width: Option<usize>,
+    /// `[C, H, W]` of an image, if the rows are images and not only values.
+    pub(crate) shape: Option<[usize; 3]>,
     /// In words.
     pub(crate) what: String,
 }
@@ -54,7 +54,7 @@ impl Images {
                 _ => name.into(),
             };
             let what = format!("{what}: {} of {c}×{h}×{w}", rows.nrows());
-            Self { rows, labels: batch.labels, width: Some(w), what }
+            Self { rows, labels: batch.labels, shape: Some(shape), what }
         } else {
             let names: Vec<_> = SOURCES.iter().map(|(name, _)| *name).collect();
             bail!(
@@ -85,14 +85,17 @@ impl Images {
             let (found, n) = (labels.len(), rows.nrows());
             ensure!(found == n, "--labels: it has {found} rows for {n} images; give one for each");
         }
-        let width = file.shape.last().copied().filter(|_| file.shape.len() >= 3);
+        let shape = match file.shape[..] {
+            [_, ref channels @ .., h, w] => Some([channels.iter().product(), h, w]),
+            _ => None,
+        };
         let what = format!(
             "{}: {} of {} values",
             called.map_or_else(|| last(path), Into::into),
             rows.nrows(),
             rows.ncols()
         );
-        Ok(Self { rows, labels, width, what })
+        Ok(Self { rows, labels, shape, what })
     }
 
     /// `n` of them in an order of their own: data sets are often sorted by class, and a pool must not be of one class.
@@ -104,7 +107,7 @@ impl Images {
             rows: self.rows.select(Axis(0), &chosen),
             labels: self.labels.map(|labels| chosen.iter().map(|row| labels[*row]).collect()),
             what: if n < all { format!("{n} images of {}", self.what) } else { self.what },
-            width: self.width,
+            shape: self.shape,
         }
     }
 }

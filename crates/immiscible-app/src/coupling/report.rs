@@ -87,8 +87,8 @@ impl Display for Report {
         }
         let (share, line) = if self.full.is_some() { (" % of full |", "---:|") } else { ("", "") };
         let mut table = format!(
-            "| coupling | pool | alignment |{share} drop, % | energy | mean shift | variance, PC 1–8 | label probe, % | µs an image | \
-             memory, MiB |\n|---|---:|---:|{line}---:|---:|---:|---:|---:|---:|---:|\n"
+            "| coupling | pool | images | alignment |{share} drop, % | energy | mean shift | variance, PC 1–8 | label probe, % | µs an image | \
+             memory, MiB |\n|---|---:|---:|---:|{line}---:|---:|---:|---:|---:|---:|---:|\n"
         );
         for row in &self.couplings {
             let probe = row.probe.map_or("–".into(), |[accuracy, chance, error]| {
@@ -101,9 +101,10 @@ impl Display for Report {
                 self.full.as_ref().map_or(String::new(), |full| format!(" {:.1} |", full.share_percent(row)));
             writeln!(
                 table,
-                "| {} | {} | {:.2} ± {:.2} |{share} {:.2} | {:.4} | {:.2} | {:.3} | {probe} | {:.1} | {memory} |",
+                "| {} | {} | {} | {:.2} ± {:.2} |{share} {:.2} | {:.4} | {:.2} | {:.3} | {probe} | {:.1} | {memory} |",
                 row.coupling,
                 row.pool,
+                row.images,
                 row.alignment,
                 row.alignment_error,
                 row.drop_percent,
