@@ -4,16 +4,14 @@ use super::images::Images;
 use super::plot::{plot, title};
 use super::report::{Full, Report, Row};
 use super::writable;
-use crate::{Failure, cli, device, provenance::Provenance};
+use crate::{Failure, cli, provenance::Provenance};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use burn::tensor::{Tensor, TensorData};
 use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
-    Coupling, CouplingConfig, Draw, Marginal, Moments, PairContext, Probe, Select, Semidiscrete,
-    SemidiscreteOptions,
+    CouplingConfig, Marginal, Moments, PairContext, Probe, Select, Semidiscrete, SemidiscreteOptions,
 };
 use immiscible_random::{Key, Stream};
-use ndarray::{Array2, ArrayView2, Axis, Slice};
+use ndarray::{Array2, Axis, Slice};
 use std::path::Path;
 use std::time::Instant;
 
@@ -208,14 +206,15 @@ fn measure(trial: Trial, images: &Images, moments: &Moments, key: Key) -> Result
     let memory = Memory::begin();
     let mut coupling = config.build()?;
     coupling.fit(images.rows.view(), images.labels.as_deref())?;
+    let host = coupling.host().with_context(|| format!("{name} draws on a device only"))?;
     let (mut before, mut after, mut seconds) = (0.0, 0.0, 0.0);
     for (step, first) in (0..paired).step_by(pool).enumerate() {
         let rows = Slice::from(first..first + pool);
         let labels = images.labels.as_ref().map(|labels| &labels[first..first + pool]);
-        let context = PairContext { labels, ..PairContext::default() };
+        let context = PairContext { labels, shape: images.shape, ..PairContext::default() };
         let key = key.step(step as u64).stream(Stream::NOISE);
         let start = Instant::now();
-        let drawn = draw(&*coupling, images.rows.slice_axis(Axis(0), rows), images.shape, &context, key)?;
+        let drawn = host.draw_host(images.rows.slice_axis(Axis(0), rows), &context, key)?;
         seconds += start.elapsed().as_secs_f64();
         before += drawn.statistics.distance_before * pool as f64;
         after += drawn.statistics.distance_after * pool as f64;
@@ -253,26 +252,6 @@ fn measure(trial: Trial, images: &Images, moments: &Moments, key: Key) -> Result
         microseconds: 1e6 * seconds / paired as f64,
         peak_bytes,
     })
-}
-
-/// On the host, or on the CPU as a device by couplings that have no form for the host.
-fn draw(
-    coupling: &dyn Coupling,
-    x0: ArrayView2<f32>,
-    shape: Option<[usize; 3]>,
-    context: &PairContext,
-    key: Key,
-) -> Result<Draw<Array2<f32>>> {
-    if let Some(host) = coupling.host() {
-        return Ok(host.draw_host(x0, context, key)?);
-    }
-    let values: Vec<f32> = x0.iter().copied().collect();
-    let [c, h, w] = shape.unwrap_or([x0.ncols(), 1, 1]);
-    let data = TensorData::new(values, [x0.nrows(), c, h, w]);
-    let Draw { noise, statistics } =
-        coupling.draw(&Tensor::from_data(data, &device::by_name("flex")?), context, key)?;
-    let noise = noise.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
-    Ok(Draw { noise: Array2::from_shape_vec(x0.dim(), noise)?, statistics })
 }
 
 /// The largest resident set, in the words of Linux.
