@@ -174,7 +174,6 @@ fn variants(
             (format!("blocks of {block}"), blocks),
             ("2 noises an image".into(), CouplingConfig { pool: 2, ..own.clone() }),
             ("standardised".into(), CouplingConfig { standardize: true, ..own.clone() }),
-            ("half of the steps".into(), CouplingConfig { probability: 0.5, ..own.clone() }),
             ("flip".into(), CouplingConfig { flip: true, ..own.clone() }),
             ("shuffled".into(), CouplingConfig { shuffled: true, ..own }),
         ] {
