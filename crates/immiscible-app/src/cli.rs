@@ -179,13 +179,20 @@ pub(crate) struct CouplingBench {
     /// Images that are drawn for; 8192, or all if there are fewer, and at least the largest pool.
     #[arg(long)]
     pub(crate) rows: Option<usize>,
-    /// Prices that `immiscible coupling fit` wrote for the same data; fitted to the drawn images if absent.
+    /// Prices that `immiscible coupling fit` wrote for the same data; fitted to the drawn images if absent, which takes minutes
+    /// where they are many.
     #[arg(long)]
     pub(crate) prices: Option<PathBuf>,
+    /// Fit no prices, and leave out the share of the full alignment, which they tell.
+    #[arg(long, conflicts_with = "prices")]
+    pub(crate) no_prices: bool,
     /// Seed of the noise and of the choice of images.
     #[arg(long, default_value_t = 0)]
     pub(crate) seed: u64,
-    /// A line for the report, such as the machine and the commit.
+    /// What the report calls the data set; if absent by the name of its kind, or of its file where that tells nothing.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// A line for the report, which names the machine, the commit, the day and the command by itself.
     #[arg(long)]
     pub(crate) note: Option<String>,
     /// Also write the table, its numbers and a plot to this name with .md, .json and .svg.

@@ -28,14 +28,14 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
             "--chi-squared {}: write a value > 0; 0.05 is usual",
             arguments.chi_squared
         );
-        let images = Images::read(&arguments.data)?;
+        let images = Images::read(&arguments.data, None)?;
         ensure!(
             !arguments.class_wise || images.labels.is_some(),
             "--class-wise: {} has no labels; leave it out, or give --labels",
             images.what
         );
         ensure!(
-            !arguments.flip || images.width.is_some(),
+            !arguments.flip || images.shape.is_some(),
             "--flip: the rows of {} are no images; give an array [N, ..., H, W], or leave it out",
             images.what
         );
@@ -45,7 +45,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
     let images = images().map_err(Failure::usage)?;
     let options = SemidiscreteOptions {
         class_wise: arguments.class_wise,
-        mirrored_width: images.width.filter(|_| arguments.flip),
+        mirrored_width: images.shape.map(|[_, _, width]| width).filter(|_| arguments.flip),
         chi_squared: arguments.chi_squared,
         most_steps: arguments.steps,
     };

@@ -24,6 +24,7 @@ fn check(mut table: Table) -> Result<()> {
         shape: [1, 8, 8],
         classes: Some((0..10).map(|digit| digit.to_string()).collect()),
         latents: None,
+        mask_sha256: None,
     };
     expand_size(&mut table)?;
     fit_model_to_data(&mut table, &data, None, 1)?;

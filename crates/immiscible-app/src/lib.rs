@@ -26,6 +26,7 @@ mod panics;
 mod parts;
 mod presets;
 mod progress;
+mod provenance;
 mod quality;
 mod report;
 mod sample;

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use immiscible_data::npy;
 use ndarray::{Array4, Axis};
+use sha2::{Digest, Sha256};
 use std::path::Path;
 
 /// Reads the masks of `samples` samples of this shape: `[1, C, H, W]`, or `[N, C, H, W]` with one for each.
@@ -24,4 +25,15 @@ pub(crate) fn open(path: &Path, samples: usize, shape: [usize; 3]) -> Result<Arr
     let empty = masks.axis_iter(Axis(0)).position(|mask| !mask.iter().any(|counts| *counts));
     ensure!(empty.is_none(), "coupling.mask = {path:?}: mask {} counts no value", empty.unwrap_or_default());
     Ok(masks)
+}
+
+/// SHA-256 of what the masks say, in hexadecimal: by it a run knows them again, whatever their file is called.
+pub(crate) fn sha256(masks: &Array4<bool>) -> String {
+    let mut hash = Sha256::new();
+    for &length in masks.shape() {
+        hash.update((length as u64).to_le_bytes());
+    }
+    let values: Vec<u8> = masks.iter().copied().map(u8::from).collect();
+    hash.update(values);
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }

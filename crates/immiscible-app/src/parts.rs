@@ -36,6 +36,9 @@ pub(crate) struct DataInfo {
     /// What is known of the autoencoder, if the samples are its latents.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) latents: Option<LatentInfo>,
+    /// SHA-256 of what `coupling.mask` says about the samples, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mask_sha256: Option<String>,
 }
 
 /// The parts of a run, checked against each other.
@@ -72,6 +75,7 @@ impl Parts {
             shape: source.shape(),
             classes: source.classes().map(<[String]>::to_vec),
             latents: source.latents().cloned(),
+            mask_sha256: None,
         };
         let plan = plan(&config, &data)?;
         if let (Some(latent), Some(info)) = (&config.latent, &data.latents) {
@@ -90,7 +94,9 @@ impl Parts {
                 config.data.crop != Some(Crop::Random),
                 "coupling.mask = {path:?}: a mask does not know which part of an image is read; set data.crop = \"center\""
             );
-            parts.masks = Some(mask::open(path, parts.data.samples, parts.shape)?);
+            let masks = mask::open(path, parts.data.samples, parts.shape)?;
+            parts.data.mask_sha256 = Some(mask::sha256(&masks));
+            parts.masks = Some(masks);
         }
         match Arc::get_mut(&mut parts.coupling) {
             Some(coupling) if coupling.needs_data() => {

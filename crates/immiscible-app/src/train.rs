@@ -343,6 +343,8 @@ fn initial(folder: &Path, parts: &Parts) -> Result<Network> {
 
 /// What a run leaves behind, that without which it has not begun first.
 const OF_A_RUN: [&str; 7] = ["checkpoints", METRICS, BAD_FILES, tensorboard::FOLDER, SAMPLES, DATA, CONFIG];
+/// The key of [`DATA`] that tells what the mask says.
+const MASK: &str = "mask_sha256";
 /// What is on its way out.
 const DISCARDED: &str = ".discarded";
 
@@ -445,8 +447,19 @@ fn same_run(parts: &Parts, run: &Path, now: &Table) -> Result<()> {
             );
         }
     }
-    if let Some(before) = read(DATA) {
-        let changes = differences(&before, &Table::try_from(&parts.data)?);
+    if let Some(mut before) = read(DATA) {
+        let mut now = Table::try_from(&parts.data)?;
+        // A run of a version that did not write it down has only the name of the file.
+        if let (Some(before), Some(now)) = (before.remove(MASK), now.remove(MASK)) {
+            ensure!(
+                before == now,
+                "{} was trained with another mask in the file coupling.mask = {:?}; put that one back, give the run another name \
+                 with --run, or throw it away with --fresh",
+                run.display(),
+                parts.config.coupling.mask.as_deref().unwrap_or(Path::new(""))
+            );
+        }
+        let changes = differences(&before, &now);
         ensure!(
             changes.is_empty(),
             "{} was trained on other data: {}; give it another name with --run, or throw it away with --fresh",

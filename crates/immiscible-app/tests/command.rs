@@ -855,6 +855,43 @@ fn a_mask_says_what_counts_when_noise_is_chosen() {
     }
 }
 
+/// A mask is what its file says, not how the file is called.
+#[test]
+fn a_run_goes_on_with_the_mask_that_it_began_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let write = |count: usize| {
+        write_npy(&folder.join("mask.npy"), "|b1", "(1, 8, 8)", (0..64).map(|i| u8::from(i < count)));
+    };
+    let run = |steps: &str, more: &[&str]| {
+        let settings = ["--coupling", "assignment", "--run", "masked", "--set", "coupling.mask=mask.npy"];
+        train(folder, &[&settings, &["--set", steps][..], more].concat())
+    };
+    write(32);
+    assert!(run("train.steps=1", &[]).status.success());
+    write(31);
+    let changed = run("train.steps=2", &[]);
+    let message = text(&changed.stderr);
+    assert_eq!((changed.status.code(), message.lines().count()), (Some(2), 1), "{message}");
+    for words in ["runs/masked", "coupling.mask = \"mask.npy\"", "--run", "--fresh"] {
+        assert!(message.contains(words), "{message}");
+    }
+    write(32);
+    assert!(run("train.steps=2", &[]).status.success());
+    write(31);
+    assert!(run("train.steps=2", &["--fresh"]).status.success());
+
+    // Written before the mask was.
+    let data = folder.join("runs/masked/data.toml");
+    let lines = std::fs::read_to_string(&data).unwrap();
+    let before: String =
+        lines.lines().filter(|line| !line.starts_with("mask_")).map(|l| format!("{l}\n")).collect();
+    assert_ne!(before, lines);
+    std::fs::write(&data, before).unwrap();
+    assert!(run("train.steps=3", &[]).status.success());
+    assert_eq!(std::fs::read_to_string(&data).unwrap(), lines);
+}
+
 #[test]
 fn guidance_keeps_to_its_interval_and_a_threshold_changes_the_samples() {
     let folder = tempfile::tempdir().unwrap();

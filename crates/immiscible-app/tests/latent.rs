@@ -209,6 +209,11 @@ fn a_dry_run_says_what_would_be_trained_and_what_is_missing() {
     bad(&[&both[..], &["--set", "latent.prompt=a photo"]].concat(), &["latent.prompt", "{}"]);
     let consistent = [&both[..], &["--set", "method.kind=consistency"]].concat();
     bad(&consistent, &["method.kind = consistency", "objective.name = epsilon"]);
+    // Couplings that must see more than a batch, which is all that is encoded at once.
+    for coupling in ["window", "priced_knn"] {
+        let ahead = [&both[..], &["--coupling", coupling]].concat();
+        bad(&ahead, &[&format!("coupling.kind = \"{coupling}\""), "`immiscible data encode`"]);
+    }
 
     let arguments = dry(&both);
     let said = succeed(folder, &arguments.iter().map(String::as_str).collect::<Vec<_>>());

@@ -35,6 +35,7 @@ pub use distance::{drop_percent, mean_distance};
 pub use error::AssignError;
 pub use exact::{Exact, Solution, linear_sum_assignment};
 pub use greedy::Greedy;
+pub use half::half_distance;
 pub use int8::Products;
 pub use knn::Knn;
 pub use lapjv::Lapjv;

@@ -15,4 +15,6 @@ pub struct PairContext<'a> {
     /// The coordinates `[B, D]` that count when images and noises are compared: not an image's padding, say, which would
     /// otherwise outweigh it. `None` is all.
     pub mask: Option<ArrayView2<'a, bool>>,
+    /// `[C, H, W]` of an image, for couplings that ask where in an image a value is; a draw on a device knows it without.
+    pub shape: Option<[usize; 3]>,
 }

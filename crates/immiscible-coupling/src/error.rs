@@ -55,6 +55,16 @@ pub enum CouplingError {
         /// Rows of that part.
         found: usize,
     },
+    /// The shape of the images is not known, or not that of their rows.
+    #[error(
+        "coupling.coarse compares cells of images, and rows of {dimensions} values are no images of the shape {shape:?}"
+    )]
+    NoShape {
+        /// Values of a row.
+        dimensions: usize,
+        /// What the context says an image's shape is.
+        shape: Option<[usize; 3]>,
+    },
     /// A coupling was to draw that must see the data set first.
     #[error("coupling.kind = \"{name}\" must see the data set before it draws: call `Coupling::fit`")]
     NotFitted {

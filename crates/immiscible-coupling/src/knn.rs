@@ -1,12 +1,11 @@
-use crate::{Coupling, CouplingError, Draw, PairContext, Statistics, fresh_noise, statistics::Sums, upload};
-use burn::tensor::{Distribution, FloatDType, Tensor, TensorData};
-use immiscible_random::{Key, Stream};
-use ndarray::ArrayView2;
+use crate::{
+    Coupling, CouplingError, Draw, HostCoupling, PairContext,
+    candidates::{best_of, check_mask, keep_counted},
+};
+use immiscible_assign::half_distance;
+use immiscible_random::Key;
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
-
-/// Candidates that are drawn and compared at once; bounds the memory to this many batches of noise.
-const CHUNK: usize = 8;
 
 /// By what the nearest of the candidates is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,10 +23,10 @@ pub enum Select {
 ///
 /// It needs no other image, so it works at batch size 1 and needs no communication between devices. Unlike an
 /// assignment it does not keep the marginal: short noises are nearer, so the energy falls below 1, and the mean
-/// moves along the data's. [`Statistics`] shows both.
+/// moves along the data's. [`Statistics`](crate::Statistics) shows both.
 ///
-/// The first candidate is the independent noise, so `k = 1` is ordinary training bit for bit. The others come
-/// from the device's own generator, reseeded from the key.
+/// All is drawn on the host by address, so that every device has the same candidates. The first one is the independent noise, so
+/// `k = 1` is ordinary training bit for bit.
 #[derive(Clone, Copy, Debug)]
 pub struct Knn {
     /// Candidates per image, at least 1.
@@ -58,33 +57,59 @@ impl Knn {
         2.0 * expected_maximum(self.k) / (2.0 * dimensions as f64).sqrt()
     }
 
-    /// What is smallest for the nearest: `[1, B, D]` and `[k, B, D]` to `[k, B, 1]`.
-    fn score(&self, x: &Tensor<3>, n: &Tensor<3>) -> Tensor<3> {
+    /// The score of candidates; the nearest has the highest.
+    ///
+    /// # Shapes
+    /// `x` is `[d]`, `candidates` are `[c, d]`, of the values that are compared.
+    fn scores(&self, x: ArrayView1<f32>, candidates: ArrayView2<f32>) -> Vec<f64> {
+        let each = candidates.rows().into_iter();
         match self.select {
-            Select::L2 if self.half => {
-                let difference = to_half(to_half(n.clone()) - to_half(x.clone()));
-                to_half(difference.powi_scalar(2).sum_dim(2).sqrt())
-            }
-            Select::L2 => squared_distance(x, n),
-            Select::Dot => -(n.clone() * x.clone()).sum_dim(2),
+            Select::L2 if self.half => each.map(|n| -f64::from(half_distance(x, n))).collect(),
+            // |x − n|² without |x|², which all candidates share.
+            Select::L2 => each.map(|n| 2.0 * f64::from(x.dot(&n)) - f64::from(n.dot(&n))).collect(),
+            Select::Dot => each.map(|n| f64::from(x.dot(&n))).collect(),
         }
     }
 
-    /// What is compared of images or noises `[k, B, D]`: the pixels that count, or their means over the cells of a grid.
-    fn compared(&self, values: Tensor<3>, mask: Option<&Tensor<3>>, shape: [usize; 4]) -> Tensor<3> {
-        let values = match mask {
-            Some(mask) => values * mask.clone(),
-            None => values,
+    /// Where values of an image are compared by the means of cells: its shape, which the cells divide.
+    fn cells(&self, dimensions: usize, shape: Option<[usize; 3]>) -> Result<Option<Cells>, CouplingError> {
+        let Some(side) = self.coarse else { return Ok(None) };
+        let Some(shape @ [_, height, width]) =
+            shape.filter(|shape| shape.iter().product::<usize>() == dimensions)
+        else {
+            return Err(CouplingError::NoShape { dimensions, shape });
         };
-        let ([_, channels, height, width], Some(side)) = (shape, self.coarse) else {
-            return values;
-        };
-        let [k, rows, _] = values.dims();
-        values
-            .reshape([k * rows * channels, side, height / side, side, width / side])
-            .mean_dim(2)
-            .mean_dim(4)
-            .reshape([k, rows, channels * side * side])
+        if height % side != 0 || width % side != 0 {
+            return Err(CouplingError::Option {
+                option: "coarse",
+                value: side.to_string(),
+                remedy: "write a number that divides the images' height and width",
+            });
+        }
+        Ok(Some(Cells { shape, side }))
+    }
+}
+
+/// A grid of cells on images.
+struct Cells {
+    shape: [usize; 3],
+    side: usize,
+}
+
+impl Cells {
+    /// Images or noises `[n, C·H·W]` as the means of their cells, `[n, C·side·side]`.
+    fn means(&self, values: ArrayView2<f32>) -> Array2<f32> {
+        let Self { shape: [channels, height, width], side } = *self;
+        let (cell_height, cell_width) = (height / side, width / side);
+        let mut means = Array2::zeros((values.nrows(), channels * side * side));
+        for (values, mut means) in values.rows().into_iter().zip(means.rows_mut()) {
+            for (place, value) in values.iter().enumerate() {
+                let (line, x) = (place / width, place % width);
+                let (channel, y) = (line / height, line % height);
+                means[(channel * side + y / cell_height) * side + x / cell_width] += value;
+            }
+        }
+        means / (cell_height * cell_width) as f32
     }
 }
 
@@ -97,103 +122,33 @@ impl Coupling for Knn {
         self.k == 1
     }
 
-    fn draw(
+    fn host(&self) -> Option<&dyn HostCoupling> {
+        Some(self)
+    }
+}
+
+impl HostCoupling for Knn {
+    fn draw_host(
         &self,
-        x0: &Tensor<4>,
+        x0: ArrayView2<f32>,
         pairing: &PairContext,
         key: Key,
-    ) -> Result<Draw<Tensor<4>>, CouplingError> {
-        let shape = x0.dims();
-        let [rows, channels, height, width] = shape;
-        let dimensions = channels * height * width;
-        if let Some(side) = self.coarse.filter(|&side| height % side != 0 || width % side != 0) {
-            return Err(CouplingError::Option {
-                option: "coarse",
-                value: side.to_string(),
-                remedy: "write a number that divides the images' height and width",
-            });
-        }
-        let device = x0.device();
-        let mask = match pairing.mask {
-            Some(mask) if mask.dim() != (rows, dimensions) => {
-                return Err(CouplingError::ContextRows { what: "mask has", rows, found: mask.nrows() });
+    ) -> Result<Draw<Array2<f32>>, CouplingError> {
+        check_mask(x0, pairing.mask)?;
+        let cells = self.cells(x0.ncols(), pairing.shape)?;
+        // Of images and noises: the values that count, or their means over cells.
+        let compared = |row: usize, mut values: Array2<f32>| {
+            keep_counted(&mut values, pairing.mask.map(|mask| mask.index_axis_move(Axis(0), row)));
+            match &cells {
+                Some(cells) => cells.means(values.view()),
+                None => values,
             }
-            Some(mask) => {
-                let counts: Vec<f32> = mask.iter().map(|&counts| if counts { 1.0 } else { 0.0 }).collect();
-                Some(Tensor::<3>::from_data(TensorData::new(counts, [1, rows, dimensions]), &device))
-            }
-            None => None,
         };
-        let compared = |values: Tensor<3>| self.compared(values, mask.as_ref(), shape);
-        let first = upload(fresh_noise(rows, dimensions, key), shape, &device);
-
-        let start = Instant::now();
-        let x = x0.clone().reshape([1, rows, dimensions]);
-        let drawn = first.reshape([1, rows, dimensions]);
-        let image = compared(x.clone() * self.image_scale);
-        let (mut best, mut least) = (drawn.clone(), self.score(&image, &compared(drawn.clone())));
-        if self.k > 1 {
-            device.seed(key.stream(Stream::CANDIDATES).device_seed());
-        }
-        for chunk in (1..self.k).step_by(CHUNK) {
-            let count = CHUNK.min(self.k - chunk);
-            let candidates =
-                Tensor::<3>::random([count, rows, dimensions], Distribution::Normal(0.0, 1.0), &device);
-            let scores = self.score(&image, &compared(candidates.clone()));
-            for j in 0..count {
-                let score = scores.clone().narrow(0, j, 1);
-                let candidate = candidates.clone().narrow(0, j, 1);
-                // Strictly less, so that a tie keeps the earlier candidate.
-                let nearer = score.clone().lower(least.clone());
-                best = best.mask_where(nearer.clone().expand([1, rows, dimensions]), candidate);
-                least = least.mask_where(nearer, score);
-            }
-        }
-        let statistics = measure(&x, &drawn, &best)?;
-        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        Ok(Draw { noise: best.reshape(shape), statistics: Statistics { milliseconds, ..statistics } })
+        best_of(self.k, x0, key, |row, candidates| {
+            let x = (&x0.row(row) * self.image_scale).insert_axis(Axis(0));
+            self.scores(compared(row, x).row(0), compared(row, candidates).view())
+        })
     }
-}
-
-/// [`Statistics`] in one read of the device.
-fn measure(x: &Tensor<3>, drawn: &Tensor<3>, taken: &Tensor<3>) -> Result<Statistics, CouplingError> {
-    let [_, rows, dimensions] = x.dims();
-    let distance = |n: &Tensor<3>| squared_distance(x, n).sqrt().mean();
-    let product = |a: Tensor<3>, b: Tensor<3>| (a * b).sum();
-    let (sum_x, sum_e) = (x.clone().sum_dim(1), taken.clone().sum_dim(1));
-    let sums = Tensor::cat(
-        vec![
-            distance(drawn),
-            distance(taken),
-            product(x.clone(), taken.clone()),
-            product(x.clone(), x.clone()),
-            product(taken.clone(), taken.clone()),
-            product(sum_x, sum_e.clone()),
-            product(sum_e.clone(), sum_e),
-        ],
-        0,
-    );
-    let sums: Vec<f32> = sums.into_data().try_into_vec_as().map_err(CouplingError::device)?;
-    let sums: Vec<f64> = sums.into_iter().map(f64::from).collect();
-    let [distance_before, distance_after, inner, image, noise, means, mean] = sums[..] else {
-        return Err(CouplingError::Device(format!("{} statistics instead of 7", sums.len())));
-    };
-    if !sums.iter().all(|sum| sum.is_finite()) {
-        return Err(CouplingError::NonFinite);
-    }
-    let sums = Sums { inner, image, noise, means, mean };
-    Ok(Statistics { distance_before, distance_after, ..Statistics::of_sums((rows, dimensions), sums) })
-}
-
-/// |x − n|² of every row: `[1, B, D]` and `[k, B, D]` to `[k, B, 1]`.
-fn squared_distance(x: &Tensor<3>, n: &Tensor<3>) -> Tensor<3> {
-    (n.clone() - x.clone()).powi_scalar(2).sum_dim(2)
-}
-
-/// The nearest numbers of half precision, in single precision: an operation on two of them that is rounded so is that of half
-/// precision.
-fn to_half(values: Tensor<3>) -> Tensor<3> {
-    values.cast(FloatDType::F16).cast(FloatDType::F32)
 }
 
 /// 2m_k/s of every image, with s = √(2D + 4|x|²): the share of an image that its nearest of k noises carries, and by which the

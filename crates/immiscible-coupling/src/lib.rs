@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod assignment;
+mod candidates;
 mod compared;
 mod config;
 mod context;
@@ -225,7 +226,9 @@ fn draw_through_host(
     pairing: &PairContext,
     key: Key,
 ) -> Result<Draw<Tensor<4>>, CouplingError> {
-    let Draw { noise, statistics } = coupling.draw_host(read(x0)?.view(), pairing, key)?;
+    let [_, channels, height, width] = x0.dims();
+    let pairing = PairContext { shape: Some([channels, height, width]), ..*pairing };
+    let Draw { noise, statistics } = coupling.draw_host(read(x0)?.view(), &pairing, key)?;
     Ok(Draw { noise: upload(noise, x0.dims(), &x0.device()), statistics })
 }
 

@@ -1,18 +1,18 @@
 use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, Moments, PairContext, fresh_noise, knn::expected_maximum,
+    Coupling, CouplingError, Draw, HostCoupling, Moments, PairContext,
+    candidates::{all_finite, best_of, check_mask, keep_counted},
+    knn::expected_maximum,
     state,
 };
 use immiscible_assign::AssignError;
 use immiscible_random::{Key, Stream};
-use ndarray::{Array1, Array2, ArrayView1, ArrayView2, ArrayViewMut1, Axis, parallel::prelude::*};
+use ndarray::{Array2, ArrayView1, ArrayView2, Axis, parallel::prelude::*};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Principal components whose variance is known; the others share what remains.
 const COMPONENTS: usize = 32;
 /// Leading components whose noise has variance 1 on average, by the choice of κ.
 const LEADING: usize = 8;
-/// Candidates of an image that are compared at once.
-const CHUNK: usize = 16;
 
 /// Best of k at a price: every image takes, of its own k noises, the one with the largest ⟨x − ȳ, n⟩ − κ·√(nᵀΣn), where ȳ and Σ
 /// are mean and covariance of the data.
@@ -173,46 +173,6 @@ impl PricedKnn {
         let price = |label| prices.of.get(&label).ok_or(CouplingError::UnknownLabel { label });
         labels.into_iter().map(price).collect()
     }
-
-    /// The number of row `row`'s best candidate; candidate 0 is `first`.
-    fn best(
-        &self,
-        price: &Price,
-        centred: ArrayView1<f32>,
-        first: ArrayView1<f32>,
-        mask: Option<ArrayView1<bool>>,
-        row: u64,
-        key: Key,
-    ) -> u64 {
-        let (mut best, mut most) = (0, f64::NEG_INFINITY);
-        for chunk in (0..self.k).step_by(CHUNK) {
-            let numbers: Vec<u64> =
-                (chunk..self.k.min(chunk + CHUNK)).map(|j| address(row, j as u64)).collect();
-            let mut candidates = Array2::zeros((numbers.len(), centred.len()));
-            if let Some(values) = candidates.as_slice_mut() {
-                key.fill_normals_at(&numbers, centred.len(), values);
-            }
-            if chunk == 0 {
-                candidates.row_mut(0).assign(&first);
-            }
-            if let Some(mask) = mask {
-                for mut candidate in candidates.rows_mut() {
-                    candidate.zip_mut_with(&mask, |n, &counts| *n = if counts { *n } else { 0.0 });
-                }
-            }
-            for (score, number) in price.scores(centred, candidates.view()).into_iter().zip(chunk as u64..) {
-                if score > most {
-                    (best, most) = (number, score);
-                }
-            }
-        }
-        best
-    }
-}
-
-/// The row of the candidates' table that holds candidate `j` of an image, whatever `k` and the batch are.
-fn address(row: u64, j: u64) -> u64 {
-    j << 32 | row
 }
 
 impl Coupling for PricedKnn {
@@ -278,7 +238,6 @@ impl HostCoupling for PricedKnn {
         key: Key,
     ) -> Result<Draw<Array2<f32>>, CouplingError> {
         let (rows, dimensions) = x0.dim();
-        all_finite(x0)?;
         let prices = self.prices(rows, pairing)?;
         if let Some(price) = prices.iter().find(|price| price.moments.mean.len() != dimensions) {
             return Err(AssignError::ShapeMismatch {
@@ -288,38 +247,13 @@ impl HostCoupling for PricedKnn {
             }
             .into());
         }
-        if let Some(mask) = pairing.mask.filter(|mask| mask.dim() != x0.dim()) {
-            return Err(CouplingError::ContextRows { what: "mask has", rows, found: mask.nrows() });
-        }
-        let drawn = fresh_noise(rows, dimensions, key);
-        let mut noise = drawn.clone();
-        let start = std::time::Instant::now();
-        let candidates = key.stream(Stream::CANDIDATES);
-        let choose = |row: usize, noise: &mut ArrayViewMut1<f32>| {
-            let price = prices[row];
-            let mask = pairing.mask.map(|mask| mask.row(row).to_owned());
-            let mut centred: Array1<f32> = &x0.row(row) - &price.moments.mean;
-            if let Some(mask) = &mask {
-                centred.zip_mut_with(mask, |x, &counts| *x = if counts { *x } else { 0.0 });
-            }
-            let mask = mask.as_ref().map(|mask| mask.view());
-            let best = self.best(price, centred.view(), drawn.row(row), mask, row as u64, candidates);
-            if let Some(values) = noise.as_slice_mut().filter(|_| best > 0) {
-                candidates.fill_normals(address(row as u64, best), dimensions, values);
-            }
-        };
-        let each = noise.axis_iter_mut(Axis(0)).into_par_iter().enumerate();
-        each.for_each(|(row, mut noise)| choose(row, &mut noise));
-        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        Draw::measured(x0, drawn.view(), noise, milliseconds)
-    }
-}
-
-/// # Errors
-/// The first value that is not finite.
-fn all_finite(x0: ArrayView2<f32>) -> Result<(), AssignError> {
-    match x0.indexed_iter().find(|(_, x)| !x.is_finite()) {
-        None => Ok(()),
-        Some(((row, column), &value)) => Err(AssignError::NonFinite { what: "images", row, column, value }),
+        check_mask(x0, pairing.mask)?;
+        best_of(self.k, x0, key, |row, mut candidates| {
+            let (price, mask) = (prices[row], pairing.mask.map(|mask| mask.index_axis_move(Axis(0), row)));
+            let mut centred = (&x0.row(row) - &price.moments.mean).insert_axis(Axis(0));
+            keep_counted(&mut centred, mask);
+            keep_counted(&mut candidates, mask);
+            price.scores(centred.row(0), candidates.view())
+        })
     }
 }

@@ -1,17 +1,13 @@
 //! What every coupling must hold, over the registry, and what each one promises on top.
 
-use burn::tensor::{Device, Distribution, Tensor, TensorData};
-use immiscible_assign::{Cost, Precision};
+use burn::tensor::{Device, Tensor, TensorData};
+use immiscible_assign::{AssignError, Cost, Precision};
 use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, Lookahead, PairContext, Scope, Select,
     Statistics,
 };
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Axis};
-use std::sync::Mutex;
-
-/// Burn's generator belongs to the process, and KNN seeds it.
-static GENERATOR: Mutex<()> = Mutex::new(());
 
 const SHAPE: [usize; 4] = [24, 1, 6, 6];
 const D: usize = 36;
@@ -54,7 +50,6 @@ fn host_draw(config: &CouplingConfig, x0: &[f32], context: &PairContext, key: Ke
 }
 
 fn draw_with(config: &CouplingConfig, x0: &[f32], context: &PairContext, key: Key) -> (Vec<f32>, Statistics) {
-    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let coupling = build(config);
     let x0 = Tensor::<4>::from_data(TensorData::new(x0.to_vec(), SHAPE), &Device::flex());
     let Draw { noise, statistics } = coupling.draw(&x0, context, key).unwrap();
@@ -282,18 +277,23 @@ fn more_candidates_are_nearer_and_hold_the_fewer_ones() {
     }
 }
 
+/// The candidates of KNN, `[k, rows, d]`: the independent noises, and others that are addressed by their number and the image's.
+fn candidates(key: Key, k: usize, rows: usize, d: usize) -> Vec<f32> {
+    let mut all = vec![0.0; k * rows * d];
+    key.fill_normals(0, d, &mut all[..rows * d]);
+    for (j, candidates) in all.chunks_mut(rows * d).enumerate().skip(1) {
+        key.stream(Stream::CANDIDATES).fill_normals((j as u64) << 32, d, candidates);
+    }
+    all
+}
+
 #[test]
 fn candidates_in_chunks_are_those_of_one_draw() {
     const K: usize = 21;
     let x0 = images(8);
     let (found, _) =
         draw_with(&CouplingConfig { k: K, ..config("knn") }, &x0, &PairContext::default(), key(4));
-    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let device = Device::flex();
-    device.seed(key(4).stream(Stream::CANDIDATES).device_seed());
-    let others =
-        Tensor::<3>::random([K - 1, SHAPE[0], D], Distribution::Normal(0.0, 1.0), &device).into_data();
-    let candidates = [independent_noise(key(4)), others.try_into_vec_as().unwrap()].concat();
+    let candidates = candidates(key(4), K, SHAPE[0], D);
     let candidate = |j: usize, i: usize| &candidates[(j * SHAPE[0] + i) * D..][..D];
     for (i, (x, taken)) in x0.chunks(D).zip(found.chunks(D)).enumerate() {
         let distance = |noise: &[f32]| -> f64 {
@@ -310,7 +310,6 @@ fn nearest_of_k_shrinks_the_noise_as_the_closed_form_says() {
     const ROWS: usize = 64;
     const DIMENSIONS: usize = 3_072;
     const M_8: f64 = 1.4236;
-    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let device = Device::flex();
     let x0 = Tensor::<4>::full([ROWS, 3, 32, 32], 0.5, &device);
     let coupling = CouplingConfig { k: 8, ..config("knn") }.build().unwrap();
@@ -342,7 +341,6 @@ fn half_precision_knn_takes_what_the_papers_code_takes() {
     const ROWS: usize = 256;
     const K: usize = 6;
     const VALUES: usize = 3 * 32 * 32;
-    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let device = Device::flex();
     let mut x0 = vec![0.0; ROWS * VALUES];
     Key::new(3).fill_normals(0, VALUES, &mut x0);
@@ -355,12 +353,7 @@ fn half_precision_knn_takes_what_the_papers_code_takes() {
     };
     let (half, single) = (of(Precision::F16), of(Precision::F32));
 
-    let mut first = vec![0.0; ROWS * VALUES];
-    key(1).fill_normals(0, VALUES, &mut first);
-    device.seed(key(1).stream(Stream::CANDIDATES).device_seed());
-    let others = Tensor::<3>::random([K - 1, ROWS, VALUES], Distribution::Normal(0.0, 1.0), &device);
-    let others = others.into_data().try_into_vec_as::<f32>().unwrap();
-    let candidates: Vec<f32> = first.into_iter().chain(others).collect();
+    let candidates = candidates(key(1), K, ROWS, VALUES);
     for (row, x) in x0.chunks(VALUES).enumerate() {
         let candidate = |j: usize| &candidates[(j * ROWS + row) * VALUES..][..VALUES];
         let distance = |j: usize| {
@@ -700,9 +693,19 @@ fn knn_compares_as_it_is_told() {
     let error = coarse(4).build().unwrap().draw(&tensor, &nothing, key(0)).unwrap_err().to_string();
     assert!(error.contains("coupling.coarse = 4"), "{error}");
     let bad = Tensor::<4>::full(SHAPE, f32::NAN, &Device::flex());
-    let _guard = GENERATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     assert!(matches!(
         config("knn").build().unwrap().draw(&bad, &nothing, key(0)),
-        Err(CouplingError::NonFinite)
+        Err(CouplingError::Assign(AssignError::NonFinite { what: "images", .. }))
     ));
+    // Rows of values are no images, unless their shape says so.
+    let array = Array2::from_shape_vec((SHAPE[0], D), x0.clone()).unwrap();
+    let on_host = |shape| {
+        let context = PairContext { shape, ..PairContext::default() };
+        coarse(6).build().unwrap().host().unwrap().draw_host(array.view(), &context, key(8))
+    };
+    assert_eq!(rows(on_host(Some([1, 6, 6])).unwrap().noise.as_slice().unwrap()), rows(&fine));
+    for shape in [None, Some([1, 6, 5])] {
+        let error = on_host(shape).unwrap_err().to_string();
+        assert!(error.contains("coupling.coarse") && error.contains("36 values"), "{error}");
+    }
 }

@@ -38,8 +38,14 @@ pub struct Diffusion {
 
 /// The coupling's view of a batch.
 pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
-    let mask = batch.mask.as_ref().map(|mask| mask.view());
-    PairContext { labels: batch.labels.as_deref(), index: Some(&batch.index), mask, ..PairContext::default() }
+    let (_, channels, height, width) = batch.images.dim();
+    PairContext {
+        labels: batch.labels.as_deref(),
+        index: Some(&batch.index),
+        mask: batch.mask.as_ref().map(|mask| mask.view()),
+        shape: Some([channels, height, width]),
+        ..PairContext::default()
+    }
 }
 
 /// The images as vectors, `[B, C·H·W]`.

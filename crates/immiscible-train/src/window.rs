@@ -1,6 +1,6 @@
 use crate::{
     Prepared, TrainError,
-    diffusion::{all_finite, rows_of},
+    diffusion::{self, all_finite, rows_of},
 };
 use immiscible_assign::mean_distance;
 use immiscible_coupling::{Coupling, Draw, Lookahead, PairContext};
@@ -101,7 +101,8 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
         labels: labels.as_deref(),
         index: Some(&index),
         mask: mask.as_ref().map(|mask| mask.view()),
-        ..PairContext::default()
+        // The shape, which all have.
+        ..batches.first().map(diffusion::pairing).unwrap_or_default()
     };
 
     let mut pairing = Pairing {

@@ -4,7 +4,9 @@ mod generator;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
-use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext};
+use immiscible_coupling::{
+    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, Statistics,
+};
 use immiscible_data::{Batch, DataError, DataOptions, Loader, LoaderOptions, Source, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
@@ -620,6 +622,48 @@ fn train_ahead(run: &Path, steps: u64, coupling: Arc<dyn Coupling>, prefetch: us
     let mut losses = Losses::default();
     let total = trainer.run(&mut method(coupling.clone()), loader(8), coupling, &mut losses).unwrap();
     (losses, total)
+}
+
+/// What the coupling did in every step.
+#[derive(Default)]
+struct Couplings(Vec<Statistics>);
+
+impl Observer for Couplings {
+    fn step(&mut self, _step: u64, report: &StepReport, _total: &Average) {
+        self.0.push(report.coupling);
+    }
+}
+
+/// A single image's numbers say little: a line of the log has their means over its steps.
+#[test]
+fn at_batch_size_1_a_line_of_the_log_is_the_mean_over_its_steps() {
+    let _alone = alone();
+    let folder = tempfile::tempdir().unwrap();
+    let trainer = Trainer {
+        train: TrainConfig { steps: 64, batch_size: 1, log_every: 32, ..TrainConfig::default() },
+        checkpoint: CheckpointConfig { every: 100, ..CheckpointConfig::default() },
+        run: folder.path().into(),
+        config_sha256: "c0ffee".into(),
+        key: KEY,
+    };
+    let (coupling, mut seen) = (coupling("priced_knn", 16), Couplings::default());
+    trainer.run(&mut method(coupling.clone()), loader(1), coupling, &mut seen).unwrap();
+    let log = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines.len(), seen.0.len()), (2, 64));
+    for (line, steps) in lines.iter().zip(seen.0.chunks(32)) {
+        let check = |key: &str, of: fn(&Statistics) -> f64| {
+            let (mean, found) = (steps.iter().map(of).sum::<f64>() / 32.0, line[key].as_f64().unwrap());
+            assert!((found - mean).abs() < 1e-9 * mean.abs(), "{key}: {found}, {mean}");
+            assert!((found - of(&steps[31])).abs() > 1e-6, "{key} is that of the last step");
+        };
+        check("distance_before", |step| step.distance_before);
+        check("distance_after", |step| step.distance_after);
+        check("distance_drop_percent", Statistics::drop_percent);
+        check("coefficient", |step| step.coefficient);
+        check("energy", |step| step.energy);
+        assert!(line["distance_drop_percent"].as_f64().unwrap() > 1.0, "{line}");
+    }
 }
 
 #[test]

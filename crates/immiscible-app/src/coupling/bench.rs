@@ -1,18 +1,17 @@
 //! `immiscible coupling bench`.
 
 use super::images::Images;
-use super::plot::plot;
-use super::report::{Report, Row};
+use super::plot::{plot, title};
+use super::report::{Full, Report, Row};
 use super::writable;
-use crate::{Failure, cli, device};
+use crate::{Failure, cli, provenance::Provenance};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use burn::tensor::{Tensor, TensorData};
+use immiscible_assign::{Cost, Precision};
 use immiscible_coupling::{
-    Coupling, CouplingConfig, Draw, Marginal, Moments, PairContext, Probe, Select, Semidiscrete,
-    SemidiscreteOptions,
+    CouplingConfig, Marginal, Moments, PairContext, Probe, Select, Semidiscrete, SemidiscreteOptions,
 };
 use immiscible_random::{Key, Stream};
-use ndarray::{Array2, ArrayView2, Axis, Slice};
+use ndarray::{Array2, Axis, Slice};
 use std::path::Path;
 use std::time::Instant;
 
@@ -22,6 +21,8 @@ const BATCH: usize = 256;
 const COMPONENTS: usize = 8;
 /// Pools above this are paired by `window`.
 const MATRIX: usize = 1024;
+/// Images of variants: distances that are no products take long.
+const VARIANT: usize = 4096;
 
 /// Tries couplings on a data set and tells what each reaches and costs.
 pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
@@ -31,7 +32,7 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
                 bail!("--{flag} {value}: write at least 2");
             }
         }
-        let images = Images::read(&arguments.data)?;
+        let images = Images::read(&arguments.data, arguments.name.as_deref())?;
         let n = images.rows.nrows();
         let largest = arguments.pools.iter().copied().max().unwrap_or(BATCH);
         ensure!(largest <= n, "--pools {largest}: the data has {n} images; write at most {n}");
@@ -44,6 +45,8 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         let prices = prices.transpose()?;
         anyhow::Ok((images, rows, prices))
     };
+    // Before the machine is busy with this.
+    let provenance = Provenance::of_this();
     let (images, rows, prices) = prepare().map_err(Failure::usage)?;
     let key = Key::new(arguments.seed);
     let whole = images.what.clone();
@@ -53,30 +56,36 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
         let alike = anyhow!("{}: all images are alike, and nothing can be coupled", images.what);
         return Err(Failure::usage(alike));
     }
-    let (full_of, prices) = match prices {
-        Some(prices) => (whole, prices),
-        None => {
-            eprintln!("fitting semidiscrete prices to {rows} images");
-            let fitted = Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
-            ("these images".into(), fitted.map_err(Failure::usage)?)
-        }
+    let full = if arguments.no_prices {
+        None
+    } else {
+        let (of, prices) = match prices {
+            Some(prices) => (whole, prices),
+            None => {
+                eprintln!("fitting semidiscrete prices to {rows} images; --no-prices leaves them out");
+                let fitted =
+                    Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
+                ("these images".into(), fitted.map_err(Failure::usage)?)
+            }
+        };
+        prices.of.into_values().next().map(|potential| Full {
+            alignment: [potential.alignment, potential.alignment_error],
+            chi_squared: [potential.chi_squared, potential.chi_squared_error],
+            of,
+        })
     };
-    let full = prices.of.values().next().map_or([0.0; 4], |potential| {
-        [potential.alignment, potential.alignment_error, potential.chi_squared, potential.chi_squared_error]
-    });
     let mut report = Report {
         data: images.what.clone(),
+        provenance,
         note: arguments.note.clone(),
         dimensions: images.rows.ncols(),
         threads: rayon::current_num_threads(),
-        full_alignment: [full[0], full[1]],
-        chi_squared: [full[2], full[3]],
-        full_of,
+        full,
         couplings: Vec::new(),
     };
-    for (name, pool, config) in couplings(arguments, rows, images.labels.is_some()) {
-        eprintln!("{name}");
-        report.couplings.push(measure(name, pool, &config, &images, &moments, key).map_err(Failure::run)?);
+    for trial in trials(arguments, rows, &images) {
+        eprintln!("{}", trial.name);
+        report.couplings.push(measure(trial, &images, &moments, key).map_err(Failure::run)?);
     }
     print!("{report}");
     if let Some(out) = &arguments.out {
@@ -95,70 +104,116 @@ fn prices_of(path: &Path, images: &Images) -> Result<Semidiscrete> {
     Ok(prices)
 }
 
-/// What is tried: a name, how many images are paired together, and the config.
-fn couplings(
-    arguments: &cli::CouplingBench,
+/// What is tried.
+struct Trial {
+    name: String,
+    /// How many images are paired together.
+    pool: usize,
+    config: CouplingConfig,
+    /// Images that noise is drawn for.
     rows: usize,
-    labelled: bool,
-) -> Vec<(String, usize, CouplingConfig)> {
+}
+
+/// Every coupling of every size that was asked for, and on fewer images the variants that no other size changes much: those of
+/// assignment with the largest pool that it pairs, those of KNN with the fewest candidates.
+fn trials(arguments: &cli::CouplingBench, rows: usize, images: &Images) -> Vec<Trial> {
     let batch = BATCH.min(rows);
+    let labelled = images.labels.is_some();
     let config = |kind: &str| CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
-    let mut all = vec![("independent".to_owned(), batch, config("independent"))];
+    let mut all = Vec::new();
+    let mut add = |name: String, pool, config| all.push(Trial { name, pool, config, rows });
+    add("independent".into(), batch, config("independent"));
     for &pool in &arguments.pools {
         let (kind, paired) = match pool {
             ..=MATRIX => ("assignment", config("assignment")),
             _ => ("window", CouplingConfig { window: pool, ..config("window") }),
         };
-        all.push((format!("{kind} {pool}"), pool, paired.clone()));
+        add(format!("{kind} {pool}"), pool, paired.clone());
         if labelled {
             let class_wise = CouplingConfig { class_wise: true, ..paired };
-            all.push((format!("{kind} {pool}, class-wise"), pool, class_wise));
+            add(format!("{kind} {pool}, class-wise"), pool, class_wise);
         }
     }
     for &k in &arguments.candidates {
         let knn = CouplingConfig { k, ..config("knn") };
-        all.push((format!("knn {k}"), batch, knn.clone()));
-        all.push((format!("knn {k}, dot"), batch, CouplingConfig { select: Select::Dot, ..knn }));
+        add(format!("knn {k}"), batch, knn.clone());
+        add(format!("knn {k}, dot"), batch, CouplingConfig { select: Select::Dot, ..knn });
         let priced = CouplingConfig { k, ..config("priced_knn") };
-        all.push((format!("priced_knn {k}"), batch, priced.clone()));
+        add(format!("priced_knn {k}"), batch, priced.clone());
         if labelled {
-            all.push((
-                format!("priced_knn {k}, class-wise"),
-                batch,
-                CouplingConfig { class_wise: true, ..priced },
-            ));
+            add(format!("priced_knn {k}, class-wise"), batch, CouplingConfig { class_wise: true, ..priced });
         }
         for control in ["norm_shrink", "mean_shift"] {
-            all.push((format!("{control} {k}"), batch, CouplingConfig { k, ..config(control) }));
+            add(format!("{control} {k}"), batch, CouplingConfig { k, ..config(control) });
+        }
+    }
+    for (name, pool, config) in variants(arguments, batch, images) {
+        all.push(Trial { name, pool, config, rows: rows.min(VARIANT.max(pool)) });
+    }
+    all
+}
+
+/// The variants of assignment and KNN: a name, how many images are paired together, and the config.
+fn variants(
+    arguments: &cli::CouplingBench,
+    batch: usize,
+    images: &Images,
+) -> Vec<(String, usize, CouplingConfig)> {
+    let mut all = Vec::new();
+    if let Some(pool) = arguments.pools.iter().copied().filter(|pool| *pool <= MATRIX).max() {
+        let own = CouplingConfig::default();
+        let block = own.block.min(pool.div_ceil(4));
+        let blocks = CouplingConfig { assigner: "blocks".into(), block, ..own.clone() };
+        let l2 = CouplingConfig { cost: Cost::L2, ..own.clone() };
+        for (what, config) in [
+            ("squared_l2".to_owned(), CouplingConfig { cost: Cost::SquaredL2, ..own.clone() }),
+            ("l2".into(), l2.clone()),
+            ("l2 in f16".into(), CouplingConfig { precision: Some(Precision::F16), ..l2 }),
+            ("l1".into(), CouplingConfig { cost: Cost::L1, ..own.clone() }),
+            ("int8".into(), CouplingConfig { precision: Some(Precision::Int8), ..own.clone() }),
+            (format!("blocks of {block}"), blocks),
+            ("2 noises an image".into(), CouplingConfig { pool: 2, ..own.clone() }),
+            ("standardised".into(), CouplingConfig { standardize: true, ..own.clone() }),
+            ("flip".into(), CouplingConfig { flip: true, ..own.clone() }),
+            ("shuffled".into(), CouplingConfig { shuffled: true, ..own }),
+        ] {
+            all.push((format!("assignment {pool}, {what}"), pool, config));
+        }
+    }
+    if let Some(k) = arguments.candidates.iter().copied().min() {
+        let knn = CouplingConfig { kind: "knn".into(), k, ..CouplingConfig::default() };
+        let half = CouplingConfig { precision: Some(Precision::F16), ..knn.clone() };
+        let flip = CouplingConfig { flip: true, ..knn.clone() };
+        all.extend([(format!("knn {k}, l2 in f16"), batch, half), (format!("knn {k}, flip"), batch, flip)]);
+        let grid = |[_, h, w]: [usize; 3]| {
+            [8, 4, 2].into_iter().find(|&side| h > side && h % side == 0 && w % side == 0)
+        };
+        if let Some(side) = images.shape.and_then(grid) {
+            let coarse = CouplingConfig { coarse: Some(side), ..knn };
+            all.push((format!("knn {k}, {side}×{side} cells"), batch, coarse));
         }
     }
     all
 }
 
-/// Draws the noise of all images, pool by pool.
-fn measure(
-    name: String,
-    pool: usize,
-    config: &CouplingConfig,
-    images: &Images,
-    moments: &Moments,
-    key: Key,
-) -> Result<Row> {
-    let rows = images.rows.nrows();
+/// Draws the noise of a trial's images, pool by pool.
+fn measure(trial: Trial, images: &Images, moments: &Moments, key: Key) -> Result<Row> {
+    let Trial { name, pool, config, rows } = trial;
     let paired = rows / pool * pool;
     // Touched before memory is looked at: it is not the coupling's.
     let mut noise = Array2::<f32>::ones((paired, images.rows.ncols()));
     let memory = Memory::begin();
     let mut coupling = config.build()?;
     coupling.fit(images.rows.view(), images.labels.as_deref())?;
+    let host = coupling.host().with_context(|| format!("{name} draws on a device only"))?;
     let (mut before, mut after, mut seconds) = (0.0, 0.0, 0.0);
     for (step, first) in (0..paired).step_by(pool).enumerate() {
         let rows = Slice::from(first..first + pool);
         let labels = images.labels.as_ref().map(|labels| &labels[first..first + pool]);
-        let context = PairContext { labels, ..PairContext::default() };
+        let context = PairContext { labels, shape: images.shape, ..PairContext::default() };
         let key = key.step(step as u64).stream(Stream::NOISE);
         let start = Instant::now();
-        let drawn = draw(&*coupling, images.rows.slice_axis(Axis(0), rows), &context, key)?;
+        let drawn = host.draw_host(images.rows.slice_axis(Axis(0), rows), &context, key)?;
         seconds += start.elapsed().as_secs_f64();
         before += drawn.statistics.distance_before * pool as f64;
         after += drawn.statistics.distance_after * pool as f64;
@@ -198,24 +253,6 @@ fn measure(
     })
 }
 
-/// On the host, or on the CPU as a device by couplings that have no form for the host.
-fn draw(
-    coupling: &dyn Coupling,
-    x0: ArrayView2<f32>,
-    context: &PairContext,
-    key: Key,
-) -> Result<Draw<Array2<f32>>> {
-    if let Some(host) = coupling.host() {
-        return Ok(host.draw_host(x0, context, key)?);
-    }
-    let values: Vec<f32> = x0.iter().copied().collect();
-    let data = TensorData::new(values, [x0.nrows(), x0.ncols(), 1, 1]);
-    let Draw { noise, statistics } =
-        coupling.draw(&Tensor::from_data(data, &device::by_name("flex")?), context, key)?;
-    let noise = noise.into_data().try_into_vec_as::<f32>().map_err(|error| anyhow!("{error}"))?;
-    Ok(Draw { noise: Array2::from_shape_vec(x0.dim(), noise)?, statistics })
-}
-
 /// The largest resident set, in the words of Linux.
 struct Memory {
     before: Option<u64>,
@@ -244,10 +281,7 @@ impl Memory {
 fn write(report: &Report, out: &Path) -> Result<()> {
     let name = out.file_name().context("--out: write the name of the report, without an ending")?;
     let picture = name.display().to_string().replace(' ', "%20");
-    let title = format!(
-        "# Couplings on {}\n\n![Share of the full alignment against the time for an image]({picture}.svg)\n\n",
-        report.data
-    );
+    let title = format!("# Couplings on {}\n\n![{}]({picture}.svg)\n\n", report.data, title(report));
     for (extension, text) in [
         ("md", format!("{title}{report}")),
         ("json", format!("{}\n", serde_json::to_string_pretty(report)?)),

@@ -12,11 +12,14 @@ pub(crate) struct Images {
     /// `[N, D]`
     pub(crate) rows: Array2<f32>,
     pub(crate) labels: Option<Vec<u32>>,
-    /// Of an image, if the rows are images and not only values.
-    pub(crate) width: Option<usize>,
+    /// `[C, H, W]` of an image, if the rows are images and not only values.
+    pub(crate) shape: Option<[usize; 3]>,
     /// In words.
     pub(crate) what: String,
 }
+
+/// Kinds of files that may hold any data set, whose own names tell nothing of it.
+const CONTAINERS: [&str; 8] = ["folder", "idx", "latents", "npy", "npz", "parquet", "records", "tar"];
 
 /// The name of a file without the folders that it lies in, which are nobody else's business in a report.
 fn last(path: &Path) -> Cow<'_, str> {
@@ -24,15 +27,15 @@ fn last(path: &Path) -> Cow<'_, str> {
 }
 
 impl Images {
-    /// Reads an array, or a data set by its name and path.
-    pub(crate) fn read(data: &cli::Images) -> Result<Self> {
+    /// Reads an array, or a data set by its name and path. In words it is `called` so, or by that name.
+    pub(crate) fn read(data: &cli::Images, called: Option<&str>) -> Result<Self> {
         let (name, path) = match data.data.split_once(':') {
             Some((name, path)) => (name, Some(Path::new(path))),
             None => (&*data.data, None),
         };
         let images = if Path::new(&data.data).extension().is_some_and(|extension| extension == "npy") {
             ensure!(data.image_size.is_none(), "--image-size: an array keeps its size; leave it out");
-            Self::of_arrays(Path::new(&data.data), data.labels.as_deref())?
+            Self::of_arrays(Path::new(&data.data), data.labels.as_deref(), called)?
         } else if SOURCES.iter().any(|(known, _)| *known == name) {
             ensure!(data.labels.is_none(), "--labels: {name} has its own; leave it out");
             let options = DataOptions {
@@ -45,10 +48,13 @@ impl Images {
             let batch = Batch::read(&*source, (0..source.len() as u64).collect())?;
             let shape @ [c, h, w] = source.shape();
             let rows = batch.images.into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
-            let place = path.map(last).filter(|place| place != name);
-            let place = place.map_or(String::new(), |place| format!(":{place}"));
-            let what = format!("{name}{place}: {} of {c}×{h}×{w}", rows.nrows());
-            Self { rows, labels: batch.labels, width: Some(w), what }
+            let what = match (called, path) {
+                (Some(called), _) => called.into(),
+                (None, Some(path)) if CONTAINERS.contains(&name) => last(path),
+                _ => name.into(),
+            };
+            let what = format!("{what}: {} of {c}×{h}×{w}", rows.nrows());
+            Self { rows, labels: batch.labels, shape: Some(shape), what }
         } else {
             let names: Vec<_> = SOURCES.iter().map(|(name, _)| *name).collect();
             bail!(
@@ -65,7 +71,7 @@ impl Images {
         Ok(images)
     }
 
-    fn of_arrays(path: &Path, labels: Option<&Path>) -> Result<Self> {
+    fn of_arrays(path: &Path, labels: Option<&Path>, called: Option<&str>) -> Result<Self> {
         let file = npy::read::<f32>(path)?;
         ensure!(
             file.shape.len() >= 2 && !file.values.is_empty(),
@@ -79,9 +85,17 @@ impl Images {
             let (found, n) = (labels.len(), rows.nrows());
             ensure!(found == n, "--labels: it has {found} rows for {n} images; give one for each");
         }
-        let width = file.shape.last().copied().filter(|_| file.shape.len() >= 3);
-        let what = format!("{}: {} of {} values", last(path), rows.nrows(), rows.ncols());
-        Ok(Self { rows, labels, width, what })
+        let shape = match file.shape[..] {
+            [_, ref channels @ .., h, w] => Some([channels.iter().product(), h, w]),
+            _ => None,
+        };
+        let what = format!(
+            "{}: {} of {} values",
+            called.map_or_else(|| last(path), Into::into),
+            rows.nrows(),
+            rows.ncols()
+        );
+        Ok(Self { rows, labels, shape, what })
     }
 
     /// `n` of them in an order of their own: data sets are often sorted by class, and a pool must not be of one class.
@@ -93,7 +107,7 @@ impl Images {
             rows: self.rows.select(Axis(0), &chosen),
             labels: self.labels.map(|labels| chosen.iter().map(|row| labels[*row]).collect()),
             what: if n < all { format!("{n} images of {}", self.what) } else { self.what },
-            width: self.width,
+            shape: self.shape,
         }
     }
 }

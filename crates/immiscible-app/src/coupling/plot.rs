@@ -1,6 +1,6 @@
 //! The plot of `immiscible coupling bench`: what a coupling reaches against what it costs.
 
-use super::report::Report;
+use super::report::{Report, Row};
 use std::fmt::Write;
 
 const WIDTH: f64 = 860.0;
@@ -12,9 +12,20 @@ const BOTTOM: f64 = 56.0;
 /// Those whose noise stays standard normal, and the others.
 const COLOURS: [&str; 2] = ["#1971c2", "#e67700"];
 
-/// A point for each coupling that aligns, at its time and its share of the full alignment.
+/// What the plot shows of a report.
+pub(crate) fn title(report: &Report) -> &'static str {
+    match report.full {
+        Some(_) => "Share of the full alignment against the time for an image",
+        None => "Alignment against the time for an image",
+    }
+}
+
+/// A point for each coupling that aligns, at its time and its share of the full alignment; of the largest without prices.
 pub(crate) fn plot(report: &Report) -> String {
-    let aligned: Vec<_> = report.couplings.iter().filter(|row| report.share_percent(row) > 1.0).collect();
+    let largest = report.couplings.iter().map(|row| row.alignment).fold(f64::MIN_POSITIVE, f64::max);
+    let whole = report.full.as_ref().map_or(largest, |full| full.alignment[0]);
+    let share = |row: &Row| 100.0 * row.alignment / whole;
+    let aligned: Vec<_> = report.couplings.iter().filter(|row| share(row) > 1.0).collect();
     let times = || aligned.iter().map(|row| row.microseconds.max(1e-3).log10());
     let low = times().fold(f64::INFINITY, f64::min).min(3.0).floor();
     let high = times().fold(f64::NEG_INFINITY, f64::max).max(low).ceil().max(low + 1.0);
@@ -24,17 +35,21 @@ pub(crate) fn plot(report: &Report) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" \
          font-family=\"system-ui, 'DejaVu Sans', Helvetica, Arial, sans-serif\" font-size=\"12\">\n\
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" rx=\"8\" fill=\"#ffffff\"/>\n\
-         <text x=\"24\" y=\"32\" font-size=\"17\" font-weight=\"600\" fill=\"#212529\">Couplings: share of the full alignment \
-         against time</text>\n\
+         <text x=\"24\" y=\"32\" font-size=\"17\" font-weight=\"600\" fill=\"#212529\">{}</text>\n\
          <text x=\"24\" y=\"52\" fill=\"#495057\">{}</text>\n",
+        title(report),
         escape(&report.data)
     );
     for percent in [0, 20, 40, 60, 80, 100] {
         let at = y(f64::from(percent));
+        let name = match report.full {
+            Some(_) => format!("{percent} %"),
+            None => format!("{:.1}", f64::from(percent) / 100.0 * whole),
+        };
         let _ = writeln!(
             svg,
             "<path d=\"M{LEFT} {at:.1}H{:.1}\" stroke=\"#dee2e6\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\" \
-             fill=\"#495057\">{percent} %</text>",
+             fill=\"#495057\">{name}</text>",
             WIDTH - RIGHT,
             LEFT - 8.0,
             at + 4.0
@@ -70,10 +85,8 @@ pub(crate) fn plot(report: &Report) -> String {
             at + 10.0
         );
     }
-    let points: Vec<_> = aligned
-        .iter()
-        .map(|row| (x(row.microseconds), y(report.share_percent(row).clamp(0.0, 100.0)), *row))
-        .collect();
+    let points: Vec<_> =
+        aligned.iter().map(|row| (x(row.microseconds), y(share(row).clamp(0.0, 100.0)), *row)).collect();
     let mut taken: Vec<Area> = points.iter().map(|&(x, y, _)| Area::around(x, y)).collect();
     for (x, y, row) in points {
         let (name, area) = Area::of_name(x, y, &row.coupling, &taken);

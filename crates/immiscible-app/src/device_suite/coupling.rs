@@ -1,7 +1,7 @@
 //! Couplings of images that are on the device.
 
 use super::{Check, Devices, compare, floats};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
@@ -12,8 +12,6 @@ const ROWS: usize = 128;
 const DIMENSIONS: usize = 64;
 /// Of distances, which are sums of rounded squares.
 const TOLERANCE: f64 = 1e-3;
-/// Noise that a device draws itself is other noise: the drops of two draws of 128 rows differ by some percent.
-const OTHER_NOISE: f64 = 0.25;
 
 pub(super) fn checks() -> Vec<Check> {
     let check =
@@ -44,14 +42,8 @@ fn coupling(kind: &str, devices: &Devices) -> Result<String> {
         statistics.distance_after
     );
     let (drop, of_cpu) = (statistics.drop_percent(), of_cpu.drop_percent());
-    if coupling.host().is_some() {
-        compare("noise", &found, &expected, 0.0).context("drawn on the host")?;
-    } else {
-        ensure!(
-            (drop - of_cpu).abs() <= OTHER_NOISE * of_cpu.abs(),
-            "distance drop {drop:.2} %, on the CPU {of_cpu:.2} %"
-        );
-    }
+    // All noise is drawn on the host.
+    compare("noise", &found, &expected, 0.0)?;
     Ok(format!("distance drop {drop:.2} %, on the CPU {of_cpu:.2} %"))
 }
 
