@@ -1,4 +1,6 @@
-use crate::{Coupling, CouplingError, Draw, PairContext, Statistics, fresh_noise, statistics::Sums, upload};
+use crate::{
+    Coupling, CouplingError, Draw, PairContext, Statistics, download, fresh_noise, statistics::Sums, upload,
+};
 use burn::tensor::{Distribution, FloatDType, Tensor, TensorData};
 use immiscible_random::{Key, Stream};
 use ndarray::ArrayView2;
@@ -173,8 +175,7 @@ fn measure(x: &Tensor<3>, drawn: &Tensor<3>, taken: &Tensor<3>) -> Result<Statis
         ],
         0,
     );
-    let sums: Vec<f32> = sums.into_data().try_into_vec_as().map_err(CouplingError::device)?;
-    let sums: Vec<f64> = sums.into_iter().map(f64::from).collect();
+    let sums: Vec<f64> = download(sums)?.into_iter().map(f64::from).collect();
     let [distance_before, distance_after, inner, image, noise, means, mean] = sums[..] else {
         return Err(CouplingError::Device(format!("{} statistics instead of 7", sums.len())));
     };

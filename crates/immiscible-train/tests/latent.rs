@@ -4,7 +4,7 @@ mod generator;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
-use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics};
+use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics, downloads};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{
     AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network, NetworkConfig, UNet2DConfig,
@@ -94,14 +94,14 @@ fn the_noise_is_coupled_to_scaled_latents() {
         for (sample, step) in [(false, 0), (true, 0), (true, 1)] {
             let Prepared { batch, drawn, on_device } = seen(&coupling, sample, step);
             // A window that is asked for one batch is an assignment.
-            assert_eq!(on_device.is_some(), ["assignment", "window"].contains(kind), "{kind}");
-            let (found, taken) = match on_device {
-                Some((x0, drawn)) => (floats(x0), Some(floats(drawn.noise))),
-                None => {
+            assert_eq!(on_device.is_some(), ["assignment", "knn", "window"].contains(kind), "{kind}");
+            let (found, taken) = match (on_device, drawn) {
+                (Some((x0, drawn)), _) => (floats(x0), floats(drawn.noise)),
+                (None, Some(drawn)) => {
                     assert_eq!(batch.images.dim(), (ROWS, 4, 4, 4));
-                    let taken = drawn.map(|drawn| drawn.noise.iter().copied().collect());
-                    (batch.images.iter().copied().collect(), taken)
+                    (batch.images.iter().copied().collect(), drawn.noise.iter().copied().collect())
                 }
+                (None, None) => panic!("{kind} drew nothing"),
             };
             let key = KEY.step(step);
             let mut noise = vec![0.0; ROWS * 64];
@@ -117,11 +117,7 @@ fn the_noise_is_coupled_to_scaled_latents() {
             let x0 = Tensor::<4>::from_data(TensorData::new(found, [ROWS, 4, 4, 4]), &device);
             let pairing = PairContext { labels: batch.labels.as_deref(), ..PairContext::default() };
             let wanted = coupling.draw(&x0, &pairing, key.stream(Stream::NOISE)).unwrap().noise;
-            match taken {
-                Some(taken) => assert_eq!(taken, floats(wanted), "{kind}"),
-                // It draws on the device, for the latents that it is given there.
-                None => assert!(coupling.host().is_none()),
-            }
+            assert_eq!(taken, floats(wanted), "{kind}");
         }
     }
 }
@@ -232,6 +228,18 @@ fn noise_that_is_chosen_beside_the_step_before_changes_no_bit() {
     }
 }
 
+/// For the coupling or for the latents, and for the loss: the host waits for the device no more often.
+#[test]
+fn a_step_on_latents_reads_the_device_twice() {
+    let _alone = alone();
+    for kind in ["assignment", "independent", "knn", "window"] {
+        let folder = tempfile::tempdir().unwrap();
+        let before = downloads();
+        train(folder.path(), 3, kind, 2);
+        assert_eq!(downloads() - before, 2 * 3, "{kind}");
+    }
+}
+
 #[test]
 fn a_resumed_run_on_latents_is_the_uninterrupted_one_bit_for_bit() {
     let _alone = alone();
@@ -256,6 +264,8 @@ fn a_line_of_the_log_tells_what_latents_took() {
         ("assignment", [4 * (8 * 8 + 8), 4 * 8 * (64 + 64 + 64) + 8 * 8]),
         // Latents; images, the latents' noise, and both again.
         ("independent", [4 * 8 * 64, 4 * 8 * (64 + 64 + 64 + 64)]),
+        // Images, the latents' noise, and a first candidate for each.
+        ("knn", [0, 4 * 8 * (64 + 64 + 64)]),
     ] {
         let run = folder.path().join(kind);
         train(&run, 2, kind, 2);

@@ -4,7 +4,7 @@ mod generator;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
-use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext};
+use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, downloads};
 use immiscible_data::{Batch, DataError, DataOptions, Loader, LoaderOptions, Source, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
@@ -620,6 +620,23 @@ fn train_ahead(run: &Path, steps: u64, coupling: Arc<dyn Coupling>, prefetch: us
     let mut losses = Losses::default();
     let total = trainer.run(&mut method(coupling.clone()), loader(8), coupling, &mut losses).unwrap();
     (losses, total)
+}
+
+/// For the loss, and for a coupling that works on the device: the host waits for the device no more often.
+#[test]
+fn a_step_reads_the_device_twice_at_most() {
+    let _alone = alone();
+    for (kind, _) in COUPLINGS {
+        let coupling = coupling(kind, 4);
+        let mut method = method(coupling.clone());
+        for step in 0..2 {
+            let prepared = prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+            let before = downloads();
+            method.step(prepared, step).unwrap();
+            let expected = if coupling.host().is_some() { 1 } else { 2 };
+            assert_eq!(downloads() - before, expected, "{kind}");
+        }
+    }
 }
 
 #[test]
