@@ -1,6 +1,7 @@
 //! Developer commands, run as `cargo xtask COMMAND`.
 
 mod bench;
+mod devices;
 mod diffusers;
 mod golden;
 mod layers;
@@ -33,6 +34,7 @@ cargo xtask COMMAND
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, which is everything that CI runs
+                    --device D: only the device suite on flex, cuda, vulkan or wgpu, with its feature
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
   golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)
                     --check: elsewhere, and compares it with what is committed
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
         Some("test") if arguments.len() == 1 => test::run(false),
         Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
+        Some("test") if arguments.len() == 3 && arguments[1] == "--device" => devices::suite(&arguments[2]),
         Some("golden") if arguments.len() == 1 => golden::run(false),
         Some("golden") if arguments[1..] == ["--check"] => golden::run(true),
         Some("help" | "--help" | "-h") => {

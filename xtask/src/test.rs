@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, one stage after the other, with the minutes of each.
 
-use crate::{Outcome, cargo, layers, python, reliability};
+use crate::{Outcome, cargo, devices, layers, python, reliability};
 use std::{fs, path::Path, time::Instant};
 
 type Stage = (&'static str, fn() -> Outcome);
@@ -15,10 +15,7 @@ const STAGES: &[Stage] = &[
     ("features", || {
         crate::run(cargo().args(["test", "--package", "immiscible-data", "--features", "fetch,parquet"]))
     }),
-    ("devices", || {
-        let suite = ["run", "--package", "immiscible-app", "--bin", "immiscible-device-suite"];
-        crate::run(cargo().args(suite).current_dir(layers::workspace_root()))
-    }),
+    ("devices", || devices::suite("flex")),
     ("reliability", reliability::check),
     // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
     ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),

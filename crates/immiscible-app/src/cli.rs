@@ -1,5 +1,6 @@
 //! What can be written on the command line.
 
+use crate::device_check::When;
 use clap::{Args, Parser, Subcommand};
 use immiscible_coupling::SemidiscreteOptions;
 use std::path::PathBuf;
@@ -229,6 +230,16 @@ pub(crate) struct Train {
     /// Throw an existing run directory of this name away instead of going on with it.
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// Compare, before the first step, what the device computes with the network with what the CPU computes; auto is on GPUs.
+    #[arg(
+        long,
+        value_name = "WHEN",
+        default_value = "never",
+        default_missing_value = "always",
+        num_args = 0..=1,
+        require_equals = true
+    )]
+    pub(crate) check_device: When,
     /// Check and build everything, say what would be trained on what, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -9,6 +9,7 @@ mod coupling;
 mod curves;
 mod data;
 mod device;
+mod device_check;
 #[cfg(feature = "flex")]
 mod device_suite;
 mod draw;

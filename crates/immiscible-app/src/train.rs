@@ -1,6 +1,7 @@
 //! `immiscible train`.
 
 use crate::config::{self, Change, Config, differences, structure};
+use crate::device_check::{self, Errors};
 use crate::memory::{Memory, size, window};
 use crate::parts::Parts;
 use crate::progress::Progress;
@@ -14,6 +15,7 @@ use immiscible_sample::Pipeline;
 use immiscible_train::{Disk, FileSystem, RunLock, Start, TrainError, Trainer, sha256_hex};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 use toml::Table;
 
 /// The whole config of a run.
@@ -52,6 +54,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
 
     let config = &parts.config;
+    if arguments.check_device.checks(&config.device) {
+        check_device(&parts)?;
+    }
     let signals = Signals::listen().map_err(Failure::run)?;
     let mut progress = Progress::new(&parts, &run, signals.clone());
     let trained = panics::caught(|| trainer.run_from(start, &mut *method, loader, coupling, &mut progress));
@@ -108,6 +113,23 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     for line in quality {
         println!("quality   {line}");
     }
+    Ok(())
+}
+
+/// Whether the device computes what the CPU computes.
+fn check_device(parts: &Parts) -> Result<(), Failure> {
+    let device = &parts.config.device;
+    let start = Instant::now();
+    let Errors { output, gradient } = device_check::compare_with_cpu(parts).map_err(|error| {
+        Failure::device(anyhow!(
+            "device {device} does not compute what the CPU computes: {error:#}; update its driver, remove the outcome of \
+             autotuning, or try another device; see docs/devices.md"
+        ))
+    })?;
+    let seconds = start.elapsed().as_secs_f64();
+    crate::say(format_args!(
+        "device {device} computes what the CPU computes: output within {output:.0e}, gradients within {gradient:.0e}; {seconds:.0} s"
+    ));
     Ok(())
 }
 

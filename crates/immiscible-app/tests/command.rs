@@ -935,3 +935,27 @@ fn a_scale_of_the_data_is_undone_in_sampling() {
         assert!(message.contains("data.scale") && message.contains("write a value > 0"), "{message}");
     }
 }
+
+#[test]
+fn a_device_is_checked_when_asked_and_the_run_is_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let losses = |run: &str, check: &[&str]| {
+        let more = [&["--run", run, "--set", "train.steps=3", "--set", "train.log_every=1"], check].concat();
+        let output = train(folder.path(), &more);
+        let said = text(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        assert_eq!(
+            said.contains("device flex computes what the CPU computes"),
+            check == ["--check-device"],
+            "{said}"
+        );
+        let metrics =
+            std::fs::read_to_string(folder.path().join("runs").join(run).join("metrics.jsonl")).unwrap();
+        let lines = metrics.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|line| line["loss"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    let unchecked = losses("unchecked", &[]);
+    assert_eq!(unchecked.len(), 3);
+    assert_eq!(losses("checked", &["--check-device"]), unchecked);
+    assert_eq!(losses("never", &["--check-device=never"]), unchecked);
+}

@@ -1,4 +1,4 @@
-use crate::{CouplingError, Draw, Statistics, fresh_noise, statistics::Sums, upload};
+use crate::{CouplingError, Draw, Statistics, download, fresh_noise, statistics::Sums, upload};
 use burn::tensor::{Int, Tensor, TensorData};
 use immiscible_assign::{Assigner, Cost};
 use immiscible_random::Key;
@@ -68,9 +68,7 @@ impl Comparison {
         let n = on_device.clone().reshape([noises, dimensions]);
         let squares: Tensor<1> = x.clone().square().sum_dim(1).reshape([rows]);
         let products: Tensor<1> = x.matmul(n.transpose()).neg().reshape([rows * noises]);
-        let values =
-            Tensor::cat(vec![products, squares], 0).try_into_data().map_err(CouplingError::device)?;
-        let mut values: Vec<f32> = values.try_into_vec_as().map_err(CouplingError::device)?;
+        let mut values = download(Tensor::cat(vec![products, squares], 0))?;
         let squares = values.split_off(rows * noises).into();
         let products = Array2::from_shape_vec((rows, noises), values).map_err(CouplingError::device)?;
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;

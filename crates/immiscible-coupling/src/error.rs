@@ -1,3 +1,4 @@
+use crate::DownloadError;
 use immiscible_assign::AssignError;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -115,6 +116,12 @@ pub enum CouplingError {
     /// The device did not hand over its values.
     #[error("the device did not return the values of a tensor: {0}")]
     Device(String),
+}
+
+impl From<DownloadError> for CouplingError {
+    fn from(error: DownloadError) -> Self {
+        Self::device(error)
+    }
 }
 
 impl CouplingError {

@@ -18,6 +18,7 @@ mod semidiscrete;
 mod sometimes;
 mod state;
 mod statistics;
+mod transfer;
 mod window;
 
 pub use assignment::Assignment;
@@ -36,9 +37,10 @@ pub use priced_knn::{Price, PricedKnn, Prices};
 pub use semidiscrete::{Potential, Semidiscrete, SemidiscreteOptions};
 pub use sometimes::Sometimes;
 pub use statistics::Statistics;
+pub use transfer::{DownloadError, download, downloads, upload};
 pub use window::Window;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use immiscible_assign::mean_distance;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView2};
@@ -235,12 +237,6 @@ fn draw_through_host(
 /// Images or noise of a device, `[B, C, H, W]`, as host rows `[B, D]`.
 fn read(values: &Tensor<4>) -> Result<Array2<f32>, CouplingError> {
     let [rows, channels, height, width] = values.dims();
-    let values: Vec<f32> = values.to_data().try_into_vec_as().map_err(CouplingError::device)?;
+    let values = download(values.clone())?;
     Array2::from_shape_vec((rows, channels * height * width), values).map_err(CouplingError::device)
-}
-
-/// Puts host noise `[B, D]` on a device as `[B, C, H, W]`.
-pub fn upload(noise: Array2<f32>, shape: [usize; 4], device: &burn::tensor::Device) -> Tensor<4> {
-    let (values, _) = noise.into_raw_vec_and_offset();
-    Tensor::from_data(TensorData::new(values, shape), device)
 }

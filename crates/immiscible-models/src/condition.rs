@@ -68,6 +68,16 @@ impl Condition {
         }
     }
 
+    /// The same on another device.
+    pub fn to_device(self, device: &Device) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::Class(labels) => Self::Class(labels.to_device(device)),
+            Self::Embedding(vectors) => Self::Embedding(vectors.to_device(device)),
+            Self::Text(states) => Self::Text(states.to_device(device)),
+        }
+    }
+
     /// The condition of the samples that `rows` names, `[n]`, in that order.
     pub fn select(&self, rows: Tensor<1, Int>) -> Self {
         match self {

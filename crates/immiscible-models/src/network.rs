@@ -116,6 +116,15 @@ impl NetworkConfig {
         }
     }
 
+    /// The same network without dropout, which draws from the device's generator and so differs between devices.
+    pub fn without_dropout(mut self) -> Self {
+        let (Self::UNet2DModel(UNet2DConfig { dropout, .. })
+        | Self::UNet2DConditionModel(UNet2DConditionConfig { dropout, .. })
+        | Self::DiTTransformer2DModel(DiTConfig { dropout, .. })) = &mut self;
+        *dropout = 0.0;
+        self
+    }
+
     /// Channels of x_t.
     pub fn in_channels(&self) -> usize {
         match self {

@@ -3,7 +3,7 @@ use crate::{
     diffusion::{all_finite, couple, pairing},
 };
 use burn::tensor::{Device, Tensor, TensorData};
-use immiscible_coupling::{Chosen, Compared, Coupling, CouplingError, Draw, PairContext};
+use immiscible_coupling::{Chosen, Compared, Coupling, CouplingError, Draw, PairContext, download};
 use immiscible_data::{Batch, DataError};
 use immiscible_models::{AutoencoderKL, Network};
 use immiscible_random::{Key, Stream};
@@ -81,8 +81,8 @@ impl Latents {
 
 fn read(latents: Tensor<4>) -> Result<Array4<f32>, TrainError> {
     let [rows, c, h, w] = latents.dims();
-    let values = latents.try_into_data().map_err(not_returned)?.try_into_vec_as::<f32>();
-    Array4::from_shape_vec((rows, c, h, w), values.map_err(not_returned)?).map_err(not_returned)
+    let values = download(latents).map_err(not_returned)?;
+    Array4::from_shape_vec((rows, c, h, w), values).map_err(not_returned)
 }
 
 fn not_returned(reason: impl std::fmt::Display) -> TrainError {
@@ -234,14 +234,7 @@ impl LatentStep {
             Coupled::OnDevice(on_device) => {
                 let OnDevice { x0, compared, chosen } = *on_device;
                 let (chosen, waited_ms) = chosen.wait();
-                let chosen = match chosen {
-                    Ok(chosen) => chosen,
-                    Err(source) => {
-                        // A latent that is not finite is the better culprit, where there is one.
-                        all_finite(&Batch { images: read(x0)?, ..batch }, step, true)?;
-                        return Err(TrainError::Coupling { step, source });
-                    }
-                };
+                let chosen = chosen.or_else(|source| refused(&x0, &batch, step, source))?;
                 parts.solve_ms = chosen.milliseconds;
                 parts.hidden_ms = waited_ms.map_or(0.0, |waited| (parts.solve_ms - waited).max(0.0));
                 let start = Instant::now();
@@ -258,6 +251,12 @@ impl LatentStep {
             }
         }
     }
+}
+
+/// Why a coupling refused latents: one of them that is not finite is the better culprit, where there is one.
+fn refused<T>(x0: &Tensor<4>, batch: &Batch, step: u64, source: CouplingError) -> Result<T, TrainError> {
+    all_finite(&Batch { images: read(x0.clone())?, ..batch.clone() }, step, true)?;
+    Err(TrainError::Coupling { step, source })
 }
 
 impl TrainStep for LatentStep {

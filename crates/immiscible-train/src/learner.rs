@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::optim::{GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::store::burn_pack::{self, Reader, Writer};
 use burn::tensor::{Bytes, Tensor};
+use immiscible_coupling::download;
 use immiscible_models::Network;
 use std::fmt::Display;
 use std::ops::Range;
@@ -108,9 +109,7 @@ impl Learner {
             what: "the loss and the gradient norm",
             reason: reason.to_string(),
         };
-        let read =
-            Tensor::cat(vec![loss, norm], 0).try_into_data().map_err(|reason| not_returned(&reason))?;
-        let read = read.try_into_vec_as::<f32>().map_err(|reason| not_returned(&reason))?;
+        let read = download(Tensor::cat(vec![loss, norm], 0)).map_err(|reason| not_returned(&reason))?;
         let [loss, gradient_norm] = read[..] else {
             return Err(not_returned(&format_args!("{} numbers and not 2", read.len())));
         };

@@ -4,7 +4,7 @@ mod generator;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
-use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics};
+use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics, downloads};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{
     AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network, NetworkConfig, UNet2DConfig,
@@ -95,13 +95,13 @@ fn the_noise_is_coupled_to_scaled_latents() {
             let Prepared { batch, drawn, on_device } = seen(&coupling, sample, step);
             // A window that is asked for one batch is an assignment.
             assert_eq!(on_device.is_some(), ["assignment", "window"].contains(kind), "{kind}");
-            let (found, taken): (Vec<f32>, Vec<f32>) = match on_device {
-                Some((x0, drawn)) => (floats(x0), floats(drawn.noise)),
-                None => {
+            let (found, taken) = match (on_device, drawn) {
+                (Some((x0, drawn)), _) => (floats(x0), floats(drawn.noise)),
+                (None, Some(drawn)) => {
                     assert_eq!(batch.images.dim(), (ROWS, 4, 4, 4));
-                    let taken = drawn.expect("noise that was chosen on the host").noise;
-                    (batch.images.iter().copied().collect(), taken.iter().copied().collect())
+                    (batch.images.iter().copied().collect(), drawn.noise.iter().copied().collect())
                 }
+                (None, None) => panic!("{kind} drew nothing"),
             };
             let key = KEY.step(step);
             let mut noise = vec![0.0; ROWS * 64];
@@ -225,6 +225,18 @@ fn noise_that_is_chosen_beside_the_step_before_changes_no_bit() {
         });
         assert_eq!(waiting.0.len(), 5);
         assert!(waiting == beside, "{kind}");
+    }
+}
+
+/// For the coupling or for the latents, and for the loss: the host waits for the device no more often.
+#[test]
+fn a_step_on_latents_reads_the_device_twice() {
+    let _alone = alone();
+    for kind in ["assignment", "independent", "knn", "window"] {
+        let folder = tempfile::tempdir().unwrap();
+        let before = downloads();
+        train(folder.path(), 3, kind, 2);
+        assert_eq!(downloads() - before, 2 * 3, "{kind}");
     }
 }
 

@@ -5,7 +5,7 @@ mod generator;
 use burn::tensor::{Device, Tensor, TensorData};
 use generator::alone;
 use immiscible_coupling::{
-    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, Statistics,
+    COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, Statistics, downloads,
 };
 use immiscible_data::{Batch, DataError, DataOptions, Loader, LoaderOptions, Source, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
@@ -663,6 +663,22 @@ fn at_batch_size_1_a_line_of_the_log_is_the_mean_over_its_steps() {
         check("coefficient", |step| step.coefficient);
         check("energy", |step| step.energy);
         assert!(line["distance_drop_percent"].as_f64().unwrap() > 1.0, "{line}");
+    }
+}
+
+/// For the loss alone, as the noise is chosen before: the host waits for the device no more often.
+#[test]
+fn a_step_on_images_reads_the_device_once() {
+    let _alone = alone();
+    for (kind, _) in COUPLINGS {
+        let coupling = coupling(kind, 4);
+        let mut method = method(coupling.clone());
+        for step in 0..2 {
+            let prepared = prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+            let before = downloads();
+            method.step(prepared, step).unwrap();
+            assert_eq!(downloads() - before, 1, "{kind}");
+        }
     }
 }
 
