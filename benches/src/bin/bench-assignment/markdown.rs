@@ -81,7 +81,7 @@ fn provenance(report: &Report) -> String {
          | | |\n|---|---|\n| date | {} |\n| CPU | {} |\n| SIMD | {} |\n| threads | {} |\n| commit | {} |\n\
          | load average at the start | {} |\n| longest expected run that is not left out | {} s |\n| versions | {} |\n\
          | command | `{}` |\n\n\
-         Repetitions: 31 up to batch 128, 21 up to 256, 9 up to 1,024, 5 up to 2,048, then 3; fewer for a solver that took \
+         Repetitions: 35 up to batch 128, 21 up to 1,024, 9 at 2,048, then 3; fewer for a solver that took \
          10 s or its budget in all, which leaves at least one. The .json file has them for every number. The Python and \
          the folders of data are left out of the command.\n",
         p.date,
