@@ -108,7 +108,7 @@ impl<T: Real> Lists<T> {
         // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
         let (capacity, rank) = match columns {
             ..=768 => (32, 8),
-            ..=2048 => (32, 12),
+            769..=2048 => (32, 12),
             _ => (64, 15),
         };
         Self {
