@@ -26,7 +26,7 @@ pub enum Precision {
     #[default]
     F32,
     /// Rounded to 8 bits, with a scale for every image and every noise: integer products are faster, and the assignment
-    /// loses 0.01 to 0.03 % of its gain. For [`Cost::L1`], which has no product, this is the same as `F32`.
+    /// loses 0.01 to 0.04 % of its gain. For [`Cost::L1`], which has no product, this is the same as `F32`.
     Int8,
     /// Half precision throughout, of a shared set with [`Cost::L2`] only: the "quantised assignment" of the paper's code
     /// (arXiv 2406.12303), to repeat its experiments. It is slow here, where the code's GPU gains by it.

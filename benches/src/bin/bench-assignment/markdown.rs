@@ -81,9 +81,8 @@ fn provenance(report: &Report) -> String {
          | | |\n|---|---|\n| date | {} |\n| CPU | {} |\n| SIMD | {} |\n| threads | {} |\n| commit | {} |\n\
          | load average at the start | {} |\n| longest expected run that is not left out | {} s |\n| versions | {} |\n\
          | command | `{}` |\n\n\
-         Repetitions: 35 up to batch 128, 21 up to 1,024, 9 at 2,048, then 3; fewer for a solver that took \
-         10 s or its budget in all, which leaves at least one. The .json file has them for every number. The Python and \
-         the folders of data are left out of the command.\n",
+         The .json file has the repetitions of every number; a solver that took 10 s or its budget in all has fewer, but \
+         at least one. The Python and the folders of data are left out of the command.\n",
         p.date,
         p.cpu,
         p.simd,
