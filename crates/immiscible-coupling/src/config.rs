@@ -21,7 +21,7 @@ pub struct CouplingConfig {
     /// Whether `assignment` and `window` pair inside each label only, or `priced_knn` has prices for each label; needs labelled
     /// data.
     pub class_wise: bool,
-    /// Precision of the distances of `assignment` and `window`: `f32`; `int8`, which is faster and loses 0.01 to 0.03 % of
+    /// Precision of the distances of `assignment` and `window`: `f32`; `int8`, which is faster and loses 0.01 to 0.04 % of
     /// the gain; or `f16` with the cost `l2`, as in the paper's code. If absent, batches and windows of 4,096 images or more have
     /// `int8`, and so no matrix of distances, and smaller ones `f32`. Of `knn` by `l2`: `f32`, or `f16` as in its code.
     pub precision: Option<Precision>,
