@@ -2,7 +2,7 @@
 
 use pulp::NullaryFnOnce;
 
-use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best, rounded::Rounded};
+use super::{Auction, FREE, SPARE, entry::sealed::Real, lists::Best, rounded::Rounded, scan};
 
 impl<T: Real> Auction<'_, T> {
     /// Every row without a column bids for its best one: the price falls until the column is worth only ε more than the
@@ -16,6 +16,7 @@ impl<T: Real> Auction<'_, T> {
     fn bid_here(&mut self, epsilon: f64, bids: usize) -> bool {
         let mut left = bids;
         for first in 0..self.rows() {
+            self.fetch(first + 1);
             let mut row = first;
             while self.column_of[row] == FREE {
                 if left == 0 {
@@ -23,6 +24,9 @@ impl<T: Real> Auction<'_, T> {
                 }
                 left -= 1;
                 let best = self.best(row);
+                if !best.certain && self.is_unfit() {
+                    return false;
+                }
                 let held = self.give(row, best, epsilon);
                 if held == FREE {
                     break;
@@ -31,6 +35,14 @@ impl<T: Real> Auction<'_, T> {
             }
         }
         true
+    }
+
+    /// Asks the memory for a row that will need a list.
+    #[inline(always)]
+    fn fetch(&mut self, row: usize) {
+        if row < self.rows() && self.lists.as_ref().is_some_and(|lists| lists.lacks(row)) {
+            scan::fetch(self.costs.rows(row..row + 1, &mut self.buffer));
+        }
     }
 
     /// The same without ε, as far as it goes: every pair that comes of it is tight. Stops a chain of displaced rows where

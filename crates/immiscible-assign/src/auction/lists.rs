@@ -26,12 +26,16 @@ pub(super) struct Lists<T> {
     bounds: Vec<f64>,
     capacity: usize,
     rank: usize,
+    /// The largest magnitude of a cost in the rows that have a list.
+    largest: f64,
+    /// Whether a row has no list because of costs that this type cannot add.
+    unfit: bool,
     /// Where rows must be made to be read: many more columns of each, of which its list is made anew.
     stock: Option<Stock<T>>,
 }
 
-/// Matrices up to this size are done before other threads wake up.
-const SMALL: usize = 1 << 18;
+/// Columns of a list that are compared side by side. Lists are filled up to a multiple of it with costs of infinity.
+const CHAINS: usize = 4;
 /// Parts into which the rows of larger ones are divided.
 const PARTS: usize = 64;
 /// Rows that are made at a time.
@@ -103,7 +107,7 @@ impl<T: Real> Prices<T> {
 }
 
 impl<T: Real> Lists<T> {
-    /// Empty lists, to be made anew when someone asks.
+    /// Lists that are made when someone asks: those of late rows at lower prices, which saves making some of them anew.
     pub(super) fn empty(rows: usize, columns: usize, with_stock: bool) -> Self {
         // Longer lists cost more a bid, shorter ones more passes over rows, and those of large matrices come from memory.
         let (capacity, rank) = match columns {
@@ -118,15 +122,17 @@ impl<T: Real> Lists<T> {
             bounds: vec![f64::NEG_INFINITY; rows],
             capacity,
             rank,
+            largest: 0.0,
+            unfit: false,
             stock: with_stock.then(|| Stock::empty(rows, columns)),
         }
     }
 
-    /// Makes the list of every row, and finds the largest magnitude of a cost.
+    /// Makes the list of every row, on as many threads as there are.
     ///
     /// # Errors
     /// A cost that is not finite.
-    pub(super) fn new(arch: Arch, all: &dyn Costs<T>, prices: &Prices<T>) -> Result<(Self, f64), NotFinite> {
+    pub(super) fn new(arch: Arch, all: &dyn Costs<T>, prices: &Prices<T>) -> Result<Self, NotFinite> {
         let (rows, columns) = all.dim();
         let mut lists = Self::empty(rows, columns, all.are_made());
         let Self { capacity, rank, .. } = lists;
@@ -138,22 +144,27 @@ impl<T: Real> Lists<T> {
             let [made, reduced] = buffer;
             let costs_of = all.rows(first..first + slice.lens.len(), made);
             for (k, row) in costs_of.chunks(columns).enumerate() {
+                scan::fetch(costs_of.get((k + 1) * columns..(k + 2) * columns).unwrap_or_default());
                 let i = first + k;
-                let (low, high) = scan::range(arch, row).map_err(|column| NotFinite { row: i, column })?;
-                largest = largest.max(low.into().abs()).max(high.into().abs());
+                let shift = scan::near_cheapest(row);
+                let (threshold, magnitude) = scratch
+                    .check_and_fill(arch, row, prices.narrow(), shift, rank)
+                    .map_err(|column| NotFinite { row: i, column })?;
+                largest = largest.max(magnitude);
                 let slots = k * capacity..(k + 1) * capacity;
                 let (columns, costs) = (&mut slice.columns[slots.clone()], &mut slice.costs[slots]);
                 (slice.lens[k], slice.bounds[k]) =
-                    fill(arch, row, prices, low, rank, i, scratch, columns, costs);
+                    take(scratch, threshold, row, prices, shift, i, columns, costs);
                 if let Some(stock) = &mut slice.stock {
-                    stock.fill(row, prices, low, k, reduced);
+                    stock.fill(row, prices, shift, k, reduced);
                 }
             }
             Ok(largest)
         };
         let scratch = || (Shortlist::new(columns), [Vec::new(), Vec::new()]);
         let slices = lists.slices(part);
-        let largest: Result<f64, NotFinite> = if rows * columns <= SMALL {
+        let largest: Result<f64, NotFinite> = if rayon::current_num_threads() == 1 {
+            // Without a way to the only thread of the pool and back.
             let mut scratch = scratch();
             let mut largest = slices.into_iter().enumerate().map(|slice| make(&mut scratch, slice));
             largest.try_fold(0.0, |a, b| Ok(f64::max(a, b?)))
@@ -164,7 +175,20 @@ impl<T: Real> Lists<T> {
                 .map_init(scratch, make)
                 .try_reduce(|| 0.0, |a, b| Ok(f64::max(a, b)))
         };
-        Ok((lists, largest?))
+        lists.largest = largest?;
+        Ok(lists)
+    }
+
+    /// The largest magnitude of a cost in the rows that have a list. None if there is one that this type cannot add, or that is
+    /// not finite.
+    pub(super) fn largest(&self) -> Option<f64> {
+        (!self.unfit).then_some(self.largest)
+    }
+
+    /// Whether the list of a row was never made.
+    #[inline(always)]
+    pub(super) fn lacks(&self, i: usize) -> bool {
+        self.bounds[i] == f64::NEG_INFINITY
     }
 
     /// The lists in parts of so many rows.
@@ -193,14 +217,31 @@ impl<T: Real> Lists<T> {
         scratch: &mut Shortlist<T>,
         buffer: &mut Vec<T>,
     ) {
+        let made = !self.lacks(i);
         // Costs near the cheapest ones lose nothing when it is subtracted from them.
-        let shift = self.best(prices, i).map_or(T::default(), |best| T::of(best.cost));
+        let shift = match self.best(prices, i) {
+            Some(best) => T::of(best.cost),
+            None => scan::near_cheapest(all.rows(i..i + 1, buffer)),
+        };
         let slots = i * self.capacity..(i + 1) * self.capacity;
         let (columns, costs) = (&mut self.columns[slots.clone()], &mut self.costs[slots]);
         let Some(stock) = &mut self.stock else {
             let row = all.rows(i..i + 1, buffer);
-            (self.lens[i], self.bounds[i]) =
-                fill(arch, row, prices, shift, self.rank, i, scratch, columns, costs);
+            let threshold = if made {
+                scratch.fill(arch, row, prices.narrow(), shift, self.rank)
+            } else {
+                match scratch.check_and_fill(arch, row, prices.narrow(), shift, self.rank) {
+                    Ok((threshold, largest)) if largest <= *T::COMFORTABLE.end() => {
+                        self.largest = self.largest.max(largest);
+                        threshold
+                    }
+                    _ => {
+                        self.unfit = true;
+                        return;
+                    }
+                }
+            };
+            (self.lens[i], self.bounds[i]) = take(scratch, threshold, row, prices, shift, i, columns, costs);
             return;
         };
         let mut listed = stock.list(prices, i, columns, costs);
@@ -209,6 +250,7 @@ impl<T: Real> Lists<T> {
             listed = stock.list(prices, i, columns, costs);
         }
         if let Some(listed) = listed {
+            fill_up(columns, costs, listed.0 as usize);
             (self.lens[i], self.bounds[i]) = listed;
         }
     }
@@ -229,16 +271,29 @@ impl<T: Real> Lists<T> {
     /// The best of the list, the first of equal ones. None if a row has no columns.
     #[inline(always)]
     pub(super) fn best(&self, prices: &Prices<T>, i: usize) -> Option<Best> {
-        let slots = i * self.capacity..i * self.capacity + self.lens[i] as usize;
+        let slots = i * self.capacity..i * self.capacity + (self.lens[i] as usize).next_multiple_of(CHAINS);
         let (columns, costs) = (&self.columns[slots.clone()], &self.costs[slots]);
-        let (mut best, mut second, mut slot) = (f64::INFINITY, f64::INFINITY, usize::MAX);
-        for (k, (&j, &c)) in columns.iter().zip(costs).enumerate() {
-            let reduced = c.into() - prices.of(j as usize);
-            // Selections in place of branches, which nobody could predict.
-            let worse = if reduced > best { reduced } else { best };
-            second = if worse < second { worse } else { second };
-            slot = if reduced < best { k } else { slot };
-            best = if reduced < best { reduced } else { best };
+        let (mut bests, mut seconds) = ([f64::INFINITY; CHAINS], [f64::INFINITY; CHAINS]);
+        let mut found = [usize::MAX; CHAINS];
+        let (quads, _) = columns.as_chunks::<CHAINS>();
+        for (quad, (columns, costs)) in quads.iter().zip(costs.as_chunks::<CHAINS>().0).enumerate() {
+            for k in 0..CHAINS {
+                let reduced = costs[k].into() - prices.of(columns[k] as usize);
+                // Selections in place of branches, which nobody could predict.
+                let worse = if reduced > bests[k] { reduced } else { bests[k] };
+                seconds[k] = if worse < seconds[k] { worse } else { seconds[k] };
+                found[k] = if reduced < bests[k] { CHAINS * quad + k } else { found[k] };
+                bests[k] = if reduced < bests[k] { reduced } else { bests[k] };
+            }
+        }
+        let (mut best, mut second, mut slot) = (bests[0], seconds[0], found[0]);
+        for k in 1..CHAINS {
+            let worse = if bests[k] > best { bests[k] } else { best };
+            let other = if seconds[k] < second { seconds[k] } else { second };
+            second = if worse < other { worse } else { other };
+            let before = (bests[k] < best) | ((bests[k] == best) & (found[k] < slot));
+            slot = if before { found[k] } else { slot };
+            best = if bests[k] < best { bests[k] } else { best };
         }
         let bound = self.bounds[i];
         let second = if second < bound { second } else { bound };
@@ -252,28 +307,35 @@ impl<T: Real> Lists<T> {
     }
 }
 
-/// Lists the cheapest columns of a row; their number, and the bound on all others.
+/// Writes what was found into the list of row i; the number of columns, and the bound on all others.
 #[expect(clippy::too_many_arguments, reason = "the parts of a row's list are borrowed one by one")]
-fn fill<T: Real>(
-    arch: Arch,
+fn take<T: Real>(
+    found: &mut Shortlist<T>,
+    mut threshold: T,
     row: &[T],
     prices: &Prices<T>,
     shift: T,
-    rank: usize,
     i: usize,
-    found: &mut Shortlist<T>,
     columns: &mut [u32],
     costs: &mut [T],
 ) -> (u32, f64) {
-    let mut threshold = found.fill(arch, row, &prices.narrow, shift, rank);
     let mut len = found.len;
     if len > columns.len() {
         (len, threshold) = shorten(found, &prices.narrow, shift, columns.len(), i);
     }
     columns[..len].copy_from_slice(&found.columns[..len]);
     costs[..len].copy_from_slice(&found.costs[..len]);
+    fill_up(columns, costs, len);
     let bound = if len == row.len() { f64::INFINITY } else { prices.bound(threshold, shift) };
     (len as u32, bound)
+}
+
+/// Makes a list of `len` columns one of whole [`CHAINS`].
+#[inline(always)]
+fn fill_up<T: Real>(columns: &mut [u32], costs: &mut [T], len: usize) {
+    let end = len.next_multiple_of(CHAINS).min(columns.len());
+    columns[len..end].fill(0);
+    costs[len..end].fill(T::INFINITY);
 }
 
 /// Keeps the `capacity` best of a list that ties have made too long; the least reduced cost that was left out. Of equal

@@ -51,6 +51,8 @@ const BIDS: usize = 60;
 /// Columns up to which rows are read whole for every bid; beyond, lists are less work.
 const WHOLE: usize = 384;
 const _: () = assert!(WHOLE <= rounded::COLUMNS);
+/// Entries up to which lists are made one by one, when they are first asked for. Beyond, it pays to make them on all threads.
+const LISTED_LATE: usize = 1 << 21;
 /// Rows that may be displaced one after the other to make room for one.
 const HOPS: usize = 8;
 
@@ -158,16 +160,17 @@ impl<'a, T: Real> Auction<'a, T> {
         }
         let sigma = start.sigma;
         let prices = Prices::new(start.v);
-        let (lists, mut rounded, largest) = if columns <= whole {
+        let (lists, mut rounded) = if columns <= whole {
             let (rounded, largest) = Rounded::new(arch, costs, &prices, sigma)?;
-            (None, Some(rounded), largest)
+            if out_of_range::<T>(largest) {
+                return Ok(Outcome::OutOfRange(largest));
+            }
+            (None, Some(rounded))
+        } else if rows * columns <= LISTED_LATE && !costs.are_made() {
+            (Some(Lists::empty(rows, columns, false)), None)
         } else {
-            let (lists, largest) = Lists::new(arch, costs, &prices)?;
-            (Some(lists), None, largest)
+            (Some(Lists::new(arch, costs, &prices)?), None)
         };
-        if largest > 0.0 && !T::COMFORTABLE.contains(&largest) {
-            return Ok(Outcome::OutOfRange(largest));
-        }
         let (column_of, row_of) = (vec![FREE; rows], vec![FREE; columns]);
         let mut auction = Self {
             arch,
@@ -191,9 +194,15 @@ impl<'a, T: Real> Auction<'a, T> {
                 Some(rounded) => auction.bid_rounded(rounded, *share, BIDS * rows),
                 None => auction.bid(share * sigma, BIDS * rows),
             };
+            if let Some(largest) = auction.out_of_range()? {
+                return Ok(Outcome::OutOfRange(largest));
+            }
             if done && tolerance > 0.0 && auction.good_enough(tolerance) {
                 return Ok(Outcome::Matched(auction.finish()));
             }
+        }
+        if let Some(largest) = auction.out_of_range()? {
+            return Ok(Outcome::OutOfRange(largest));
         }
         auction.set_spare_columns_aside();
         if let Some(rounded) = &mut rounded {
@@ -203,6 +212,40 @@ impl<'a, T: Real> Auction<'a, T> {
         auction.reduce(HOPS);
         auction.augment();
         Ok(Outcome::Matched(auction.finish()))
+    }
+
+    /// Makes the lists that nobody has asked for yet; the largest magnitude of a cost, if the matrix must be scaled.
+    ///
+    /// # Errors
+    /// A cost that is not finite.
+    fn out_of_range(&mut self) -> Result<Option<f64>, NotFinite> {
+        for row in 0..self.rows() {
+            if self.lists.as_ref().is_some_and(|lists| lists.lacks(row)) && !self.is_unfit() {
+                self.renew(row);
+            }
+        }
+        let Some(lists) = &self.lists else {
+            return Ok(None);
+        };
+        let largest = match lists.largest() {
+            Some(largest) => largest,
+            None => {
+                let mut largest = 0.0_f64;
+                for i in 0..self.rows() {
+                    let row = self.costs.rows(i..i + 1, &mut self.buffer);
+                    let (low, high) =
+                        scan::range(self.arch, row).map_err(|column| NotFinite { row: i, column })?;
+                    largest = largest.max(low.into().abs()).max(high.into().abs());
+                }
+                largest
+            }
+        };
+        Ok(Some(largest).filter(|&largest| out_of_range::<T>(largest)))
+    }
+
+    /// Whether costs were found that this type cannot add.
+    fn is_unfit(&self) -> bool {
+        self.lists.as_ref().is_some_and(|lists| lists.largest().is_none())
     }
 
     /// Marks as many columns as there are more than rows, out of those that nobody bid for.
@@ -286,6 +329,10 @@ impl<'a, T: Real> Auction<'a, T> {
         let (u, v) = self.duals();
         Matching { column_of: self.column_of, u, v }
     }
+}
+
+fn out_of_range<T: Real>(largest: f64) -> bool {
+    largest > 0.0 && !T::COMFORTABLE.contains(&largest)
 }
 
 #[cfg(test)]
@@ -377,6 +424,30 @@ mod tests {
         assert!((matching.lower_bound() - expected.lower_bound()).abs() < 1e-6);
         let alone = counting.alone.into_inner();
         assert!(alone <= 75, "{alone} rows");
+    }
+
+    #[test]
+    fn what_lists_made_late_cannot_hold_is_found_wherever_it_is() {
+        let n = WHOLE + 16;
+        let cost = normals(5, n, n);
+        for (row, column) in [(0, 0), (1, n - 1), (n / 2, 7), (n - 1, n - 1)] {
+            let mut wrong = cost.clone();
+            // The last rows are wrong too: the first wrong cost is named.
+            wrong[(n - 1, n - 1)] = f32::INFINITY;
+            wrong[(row, column)] = f32::NAN;
+            assert_eq!(solve(wrong.view(), 0.0).err(), Some(NotFinite { row, column }));
+            let mut large = cost.clone();
+            large[(row, column)] = 3e38;
+            let matching = solve(large.view(), 0.0).unwrap();
+            assert_ne!(matching.column_of[row] as usize, column);
+            let gap: f64 = (0..n)
+                .map(|i| f64::from(large[(i, matching.column_of[i] as usize)]))
+                .sum::<f64>()
+                - matching.lower_bound();
+            assert!(gap.abs() <= 1e-6, "{row}, {column}: {gap}");
+        }
+        let matching = solve((cost * 1e-35).view(), 0.0).unwrap();
+        assert!(matching.lower_bound() < -2e-35 * n as f64);
     }
 
     #[test]

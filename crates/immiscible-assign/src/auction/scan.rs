@@ -3,7 +3,7 @@
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
 #[cfg(target_arch = "x86_64")]
-use super::compress::Compress;
+use super::compress::{Compress, Compressed};
 use super::entry::sealed::Real;
 
 /// Columns whose reduced costs are compared at a time.
@@ -23,6 +23,8 @@ pub(super) struct Shortlist<T> {
     pub(super) len: usize,
     folded: Vec<[T; WIDTH]>,
     hits: Vec<u8>,
+    /// For processors that keep a row's reduced costs.
+    reduced: Vec<[f32; 2 * BLOCK]>,
 }
 
 impl<T: Real> Shortlist<T> {
@@ -36,26 +38,81 @@ impl<T: Real> Shortlist<T> {
             len: 0,
             folded: vec![[T::INFINITY; WIDTH]; blocks],
             hits: vec![0; (blocks * WIDTH).next_multiple_of(64)],
+            reduced: vec![[f32::INFINITY; 2 * BLOCK]; columns.div_ceil(2 * BLOCK)],
         }
+    }
+
+    /// [`Self::fill`] for a row that nobody has looked at yet; the threshold, and the largest magnitude of a cost.
+    ///
+    /// # Errors
+    /// The position of the first cost that is not finite.
+    pub(super) fn check_and_fill(
+        &mut self,
+        arch: Arch,
+        row: &[T],
+        v: &[T],
+        shift: T,
+        rank: usize,
+    ) -> Result<(T, f64), usize> {
+        if let Some((threshold, largest)) = self.compress(arch, row, v, shift, rank)
+            && largest.is_finite()
+        {
+            return Ok((threshold, largest.into()));
+        }
+        let (low, high) = range(arch, row)?;
+        let threshold = self.fill(arch, row, v, shift, rank);
+        Ok((threshold, low.into().abs().max(high.into().abs())))
     }
 
     /// Fills the list with the columns whose (c − shift) − v is at most the returned threshold. The threshold is the
     /// `rank`-th of 16 minima over interleaved columns, so that about 16 (1/16 + 1/15 + … ) entries, `rank` terms,
     /// are below it, whatever the row's distribution; without ties never fewer than `rank`.
     pub(super) fn fill(&mut self, arch: Arch, row: &[T], v: &[T], shift: T, rank: usize) -> T {
+        match self.compress(arch, row, v, shift, rank) {
+            Some((threshold, _)) => threshold,
+            None => arch.dispatch(Fill { row, v, shift, rank, list: self }),
+        }
+    }
+
+    /// The same and the largest magnitude of a cost, with AVX-512 and in single precision.
+    #[inline(always)]
+    fn compress(&mut self, arch: Arch, row: &[T], v: &[T], shift: T, rank: usize) -> Option<(T, f32)> {
         #[cfg(target_arch = "x86_64")]
         if let (Arch::V4(v4), Some(singles), Some(v)) = (arch, T::singles(row), T::singles(v)) {
-            let columns = &mut self.columns[..];
-            let compress = Compress { v4, row: singles, v, shift: shift.narrow(), rank, columns };
-            let (threshold, len) = v4.vectorize(compress);
+            let (reduced, columns) = (&mut self.reduced[..], &mut self.columns[..]);
+            let compress = Compress { v4, row: singles, v, shift: shift.narrow(), rank, reduced, columns };
+            let Compressed { len, threshold, magnitude } = v4.vectorize(compress);
             for (cost, &column) in self.costs.iter_mut().zip(&self.columns[..len]) {
                 *cost = row[column as usize];
             }
             self.len = len;
-            return T::of(threshold.into());
+            return Some((T::of(threshold.into()), magnitude));
         }
-        arch.dispatch(Fill { row, v, shift, rank, list: self })
+        None
     }
+}
+
+/// Asks the memory for a row, without waiting for it.
+#[inline(always)]
+pub(super) fn fetch<T>(row: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in row.chunks(64 / size_of::<T>()) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[expect(unsafe_code, reason = "a hint does not read, and there is no safe one")]
+        // SAFETY: the address is that of the slice, and nothing is accessed.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = row;
+}
+
+/// Something near the cheapest costs of a row: subtracted from them, they lose nothing.
+pub(super) fn near_cheapest<T: Real>(row: &[T]) -> T {
+    let parts = [0, row.len() / 4, row.len() / 2, row.len() / 4 * 3];
+    let some = parts.into_iter().flat_map(|first| row[first..].iter().take(LANES));
+    some.fold(T::MAX, |low, &c| if c < low { c } else { low })
 }
 
 struct Fill<'a, T> {
