@@ -7,6 +7,7 @@ mod golden;
 mod layers;
 mod python;
 mod reliability;
+mod seeing;
 mod test;
 
 use std::process::{Command, ExitCode};
@@ -33,7 +34,8 @@ cargo xtask COMMAND
   reliability       kills, full disks, damaged checkpoints, signals and a long run; writes docs/reports/reliability.md
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
-                    --python: also the Python wheel and its tests, which is everything that CI runs
+                    --python: also the Python wheel and its tests, and what TensorBoard and Chromium read of a run, which is
+                    everything that CI runs
                     --device D: only the device suite on flex, cuda, vulkan or wgpu, with its feature
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
   golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: everything that CI runs, one stage after the other, with the minutes of each.
 
-use crate::{Outcome, cargo, devices, layers, python, reliability};
+use crate::{Outcome, cargo, devices, layers, python, reliability, seeing};
 use std::{fs, path::Path, time::Instant};
 
 type Stage = (&'static str, fn() -> Outcome);
@@ -34,12 +34,15 @@ const STAGES: &[Stage] = &[
 /// dependencies ask for other features of shared ones, with which all of Burn would be built a second time.
 const NO_PYTHON: [&str; 2] = ["--exclude", "immiscible-python"];
 
-/// `python`: also the stage that needs Python and a package index.
+/// Those that need Python and a package index.
+const WITH_PYTHON: [Stage; 2] = [("python", python::check), ("seeing", seeing::check)];
+
+/// `python`: also the stages that need Python.
 pub(crate) fn run(python: bool) -> Outcome {
     let mut minutes = Vec::new();
     let mut outcome = Ok(());
-    let last: Option<Stage> = python.then_some(("python", python::check));
-    for (name, stage) in STAGES.iter().chain(&last) {
+    let last: &[Stage] = if python { &WITH_PYTHON } else { &[] };
+    for (name, stage) in STAGES.iter().chain(last) {
         println!("== {name}");
         let start = Instant::now();
         outcome = stage();

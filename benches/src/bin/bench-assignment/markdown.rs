@@ -32,7 +32,8 @@ fn head(report: &Report) -> String {
          {}, {} thread{}. Milliseconds are CPU time of the process, the mean over batches of the median of each. Every \
          peer alternates with ours on the same matrix in the same process: ours, peer, ours, next peer, and then on the \
          matrix of another batch: seven up to 1,024, three at 2,048, one beyond. A ratio is the peer's time over that of \
-         our runs right before its own. Copies into a solver's own type are made before its clock starts.\n\n\
+         our runs right before its own. Copies into a solver's own type are made before its clock starts; in Python each \
+         solver's matrix, ours too, is read once right before, as one that was just made.\n\n\
          ![Time against batch size](assignment-{}.svg)\n",
         p.date,
         p.cpu,

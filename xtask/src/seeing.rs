@@ -1,0 +1,19 @@
+//! The stage `seeing` of `cargo xtask test --python`: TensorBoard's own reader and Chromium read what a run writes for them.
+//! Where they cannot be had, it says so and passes.
+
+use crate::{Outcome, cargo, layers, python};
+use std::process::Command;
+
+pub(crate) fn check() -> Outcome {
+    let target = layers::target_folder();
+    let python = match python::environment(&target.join("seeing/venv"), &["tensorboard", "pillow"]) {
+        Ok(python) => python,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return Ok(());
+        }
+    };
+    crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
+    let script = layers::workspace_root().join("crates/immiscible-app/tests/seeing/check.py");
+    crate::run(Command::new(python).arg("-B").arg(script).arg(target.join("debug/immiscible")))
+}
