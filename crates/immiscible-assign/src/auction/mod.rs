@@ -440,9 +440,7 @@ mod tests {
             large[(row, column)] = 3e38;
             let matching = solve(large.view(), 0.0).unwrap();
             assert_ne!(matching.column_of[row] as usize, column);
-            let gap: f64 = (0..n)
-                .map(|i| f64::from(large[(i, matching.column_of[i] as usize)]))
-                .sum::<f64>()
+            let gap: f64 = (0..n).map(|i| f64::from(large[(i, matching.column_of[i] as usize)])).sum::<f64>()
                 - matching.lower_bound();
             assert!(gap.abs() <= 1e-6, "{row}, {column}: {gap}");
         }
