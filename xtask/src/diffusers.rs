@@ -15,12 +15,8 @@ pub(crate) fn environment() -> Result<PathBuf, String> {
 }
 
 pub(crate) fn check() -> Outcome {
-    let python = match environment() {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return Ok(());
-        }
+    let Some(python) = python::or_skip(environment()) else {
+        return Ok(());
     };
     crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
     let script = layers::workspace_root().join("crates/immiscible-app/tests/diffusers/check.py");

@@ -17,12 +17,8 @@ const SCRIPTS: &[(&str, &[&str])] = &[
 
 /// Makes the goldens in place. `check`: makes them in the target folder, and fails if the committed ones are others.
 pub(crate) fn run(check: bool) -> Outcome {
-    let python = match diffusers::environment() {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return Ok(());
-        }
+    let Some(python) = python::or_skip(diffusers::environment()) else {
+        return Ok(());
     };
     // Without a cache of compiled modules, which would lie among the goldens.
     let python = || {

@@ -20,12 +20,8 @@ const PIP: [&str; 5] = ["-m", "pip", "install", "--quiet", "--disable-pip-versio
 pub(crate) fn check() -> Outcome {
     let source = layers::workspace_root().join("crates/immiscible-python");
     let target = layers::target_folder().join("python");
-    let python = match environment(&target.join("venv"), PACKAGES) {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return Ok(());
-        }
+    let Some(python) = or_skip(environment(&target.join("venv"), PACKAGES)) else {
+        return Ok(());
     };
     let clippy = ["clippy", "--package", "immiscible-python", "--all-targets", "--", "-D", "warnings"];
     crate::run(cargo().args(clippy).env("PYO3_PYTHON", &python))?;
@@ -67,6 +63,11 @@ fn install_wheel(python: &Path) -> Outcome {
     )?;
     let wheel = only_file(&wheels).map_err(|error| failed(&wheels, &error))?;
     crate::run(Command::new(python).args(PIP).args(["--force-reinstall", "--no-deps"]).arg(wheel))
+}
+
+/// A Python, or none after a line that says why: what needs it is skipped.
+pub(crate) fn or_skip(python: Result<PathBuf, String>) -> Option<PathBuf> {
+    python.inspect_err(|reason| println!("skipped: {reason}")).ok()
 }
 
 /// The Python of an environment that has the packages, made if it is not there yet.

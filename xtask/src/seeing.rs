@@ -6,12 +6,10 @@ use std::process::Command;
 
 pub(crate) fn check() -> Outcome {
     let target = layers::target_folder();
-    let python = match python::environment(&target.join("seeing/venv"), &["tensorboard", "pillow"]) {
-        Ok(python) => python,
-        Err(reason) => {
-            println!("skipped: {reason}");
-            return Ok(());
-        }
+    let Some(python) =
+        python::or_skip(python::environment(&target.join("seeing/venv"), &["tensorboard", "pillow"]))
+    else {
+        return Ok(());
     };
     crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
     let script = layers::workspace_root().join("crates/immiscible-app/tests/seeing/check.py");

@@ -4,10 +4,7 @@ use std::arch::x86_64::{__m512, __m512i};
 
 use pulp::{NullaryFnOnce, x86::V4};
 
-use super::scan::{BLOCK, LANES};
-
-/// Columns of two blocks, whose minima are kept apart.
-const PAIR: usize = 2 * BLOCK;
+use super::scan::{LANES, PAIR};
 
 /// What [`super::scan::Fill`] does, for single precision. What each lane is the minimum of is the same, so that every processor
 /// makes the same lists.

@@ -2,8 +2,8 @@
 //! and noises, where every row likes a few columns better than all others.
 //!
 //! 1. Prices start where the statistics of the columns put the optimal ones ([`start`]).
-//! 2. One pass over the matrix lists every row's cheapest columns ([`lists`], [`scan`]); prices only fall, so the lists
-//!    stay valid, and hardly any row is ever read again.
+//! 2. Every row's cheapest columns are listed ([`lists`], [`scan`]): of large matrices in one pass, of others when a row
+//!    first bids. Prices only fall, so the lists stay valid, and few rows are read again.
 //! 3. An auction on the lists, with a shrinking ε, leaves every row within ε of its best ([`bidding`]).
 //!    Small matrices have no lists: there it is less work to read rows whole, as integers ([`rounded`]).
 //! 4. Shortest augmenting paths on the same lists mend the few rows that are not at their best ([`augment`]). This part

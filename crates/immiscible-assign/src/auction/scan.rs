@@ -8,6 +8,8 @@ use super::entry::sealed::Real;
 
 /// Columns whose reduced costs are compared at a time.
 pub(super) const BLOCK: usize = 32;
+/// Columns of two blocks, whose minima are kept apart.
+pub(super) const PAIR: usize = 2 * BLOCK;
 /// Columns of one vector; a block is four of them, folded into their element-wise minimum.
 const WIDTH: usize = 8;
 /// Vectors of a block.
@@ -24,7 +26,7 @@ pub(super) struct Shortlist<T> {
     folded: Vec<[T; WIDTH]>,
     hits: Vec<u8>,
     /// For processors that keep a row's reduced costs.
-    reduced: Vec<[f32; 2 * BLOCK]>,
+    reduced: Vec<[f32; PAIR]>,
 }
 
 impl<T: Real> Shortlist<T> {
@@ -38,7 +40,7 @@ impl<T: Real> Shortlist<T> {
             len: 0,
             folded: vec![[T::INFINITY; WIDTH]; blocks],
             hits: vec![0; (blocks * WIDTH).next_multiple_of(64)],
-            reduced: vec![[f32::INFINITY; 2 * BLOCK]; columns.div_ceil(2 * BLOCK)],
+            reduced: vec![[f32::INFINITY; PAIR]; columns.div_ceil(PAIR)],
         }
     }
 
