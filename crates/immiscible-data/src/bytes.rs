@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -68,14 +69,17 @@ impl Bytes {
         }
     }
 
-    /// All of them, at most `limit`; `path` is for messages.
-    pub(crate) fn all(&self, limit: u64, path: &Path) -> Result<Vec<u8>, DataError> {
+    /// All of them, at most `limit`; `path` is for messages. Memory is not copied.
+    pub(crate) fn all(&self, limit: u64, path: &Path) -> Result<Cow<'_, [u8]>, DataError> {
         if self.len > limit {
             return Err(DataError::TooLarge { path: path.into(), limit });
         }
+        if let Held::Memory(bytes) = &*self.held {
+            return Ok(Cow::Borrowed(&bytes[self.start as usize..(self.start + self.len) as usize]));
+        }
         let mut out = vec![0; self.len as usize];
         self.read_at(0, &mut out).map_err(|source| DataError::Io { path: path.into(), source })?;
-        Ok(out)
+        Ok(Cow::Owned(out))
     }
 
     /// A reader of its own position.
@@ -151,7 +155,7 @@ mod tests {
         file.write_all(&content).unwrap();
         for whole in [Bytes::open(file.path()).unwrap(), Bytes::of_memory(content.clone())] {
             let part = whole.slice(10, 50).unwrap().slice(5, 20).unwrap();
-            assert_eq!(part.all(20, file.path()).unwrap(), &content[15..35]);
+            assert_eq!(&*part.all(20, file.path()).unwrap(), &content[15..35]);
             assert!(matches!(part.all(19, file.path()), Err(DataError::TooLarge { limit: 19, .. })));
             let mut two = [0; 2];
             part.read_at(18, &mut two).unwrap();

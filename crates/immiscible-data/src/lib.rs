@@ -11,6 +11,7 @@ mod fit;
 pub mod fuzzing;
 mod image_file;
 mod in_memory;
+mod jpeg;
 mod loader;
 pub mod npy;
 mod order;

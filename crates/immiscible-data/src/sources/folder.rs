@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::encoded::{Encoded, Labels, OPTIONS, Store};
 use crate::bytes::Bytes;
 use crate::file;
@@ -12,19 +14,43 @@ use crate::{DataError, DataOptions, Source};
 /// Names of splits, which are no classes.
 const SPLITS: [&str; 6] = ["test", "testing", "train", "training", "val", "validation"];
 
-struct Files(Vec<PathBuf>);
+/// Files of so many bytes together are held in memory: opening and reading a small one takes up to half as long as decoding it.
+const HELD: u64 = 256 << 20;
+
+struct Files {
+    paths: Vec<PathBuf>,
+    /// What is in them, if they are held.
+    content: Option<Vec<Bytes>>,
+}
+
+impl Files {
+    /// Reads them where they are no more than `most` bytes together.
+    fn new(paths: Vec<PathBuf>, most: u64) -> Result<Self, DataError> {
+        let opened = |path: &PathBuf| Bytes::open(path).map(|file| file.len());
+        let lengths = paths.par_iter().map(opened).collect::<Result<Vec<_>, _>>()?;
+        let read = |path: &PathBuf| Ok(Bytes::of_memory(Bytes::open(path)?.all(HELD, path)?.into_owned()));
+        let content = match lengths.iter().sum::<u64>() <= most {
+            true => Some(paths.par_iter().map(read).collect::<Result<_, _>>()?),
+            false => None,
+        };
+        Ok(Self { paths, content })
+    }
+}
 
 impl Store for Files {
     fn len(&self) -> usize {
-        self.0.len()
+        self.paths.len()
     }
 
     fn path(&self, index: usize) -> PathBuf {
-        self.0[index].clone()
+        self.paths[index].clone()
     }
 
     fn bytes(&self, index: usize) -> Result<Bytes, DataError> {
-        Bytes::open(&self.0[index])
+        match &self.content {
+            Some(content) => Ok(content[index].clone()),
+            None => Bytes::open(&self.paths[index]),
+        }
     }
 }
 
@@ -47,7 +73,7 @@ pub(crate) fn build(options: &DataOptions) -> Result<Box<dyn Source>, DataError>
     {
         return Err(DataError::SplitsAsClasses { path: root, found: classes.join(", ") });
     }
-    Ok(Box::new(Encoded::open(options, Box::new(Files(files)), labels)?))
+    Ok(Box::new(Encoded::open(options, Box::new(Files::new(files, HELD)?), labels)?))
 }
 
 /// Collects the image files below `folder`. Hidden entries and `__MACOSX`, which archives leave behind, are passed over;
@@ -100,4 +126,27 @@ fn classify(root: &Path, files: &[PathBuf]) -> Result<Option<Labels>, DataError>
         .map(|i| i as u32)
         .collect();
     Ok(Some((labels, classes.iter().map(|class| class.to_string_lossy().into_owned()).collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+
+    #[test]
+    fn files_are_held_or_read_again_and_then_may_not_change_their_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        for (most, held) in [(HELD, true), (1, false)] {
+            RgbImage::new(2, 2).save(&path).unwrap();
+            let files = Files::new(vec![path.clone()], most).unwrap();
+            let source = Encoded::open(&DataOptions::new("folder"), Box::new(files), None).unwrap();
+            source.read(0, &mut [0.0; 12]).unwrap();
+            RgbImage::new(3, 2).save(&path).unwrap();
+            let later = source.read(0, &mut [0.0; 12]);
+            assert_eq!(later.is_ok(), held);
+            assert!(held || matches!(later, Err(DataError::ImageSize { width: 3, .. })));
+        }
+    }
 }

@@ -111,7 +111,7 @@ fn labels(bytes: &Bytes, info: &TensorInfo, path: &Path) -> Result<Vec<u32>, Dat
         u32::try_from(value).map_err(|_| format(format!("has the label {value}, which names no class")))
     };
     match info.dtype {
-        Dtype::U8 => Ok(raw.into_iter().map(u32::from).collect()),
+        Dtype::U8 => Ok(raw.iter().copied().map(u32::from).collect()),
         Dtype::I32 => raw.as_chunks().0.iter().map(|&v| label(i32::from_le_bytes(v).into())).collect(),
         Dtype::U32 => Ok(raw.as_chunks().0.iter().map(|&v| u32::from_le_bytes(v)).collect()),
         Dtype::I64 => raw.as_chunks().0.iter().map(|&v| label(i64::from_le_bytes(v))).collect(),
