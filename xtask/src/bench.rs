@@ -7,14 +7,20 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         Some((subject, options)) if subject == "assignment" => assignment(options),
         Some((subject, options)) if subject == "coupling" => coupling(options),
         Some((subject, options)) if subject == "loader" => loader(options),
+        Some((subject, options)) if subject == "step" => step(options),
         _ => {
             eprintln!(
-                "xtask: bench what? There are cargo xtask bench assignment, cargo xtask bench coupling DATA and cargo xtask \
-                 bench loader"
+                "xtask: bench what? There are cargo xtask bench assignment, cargo xtask bench coupling DATA, cargo xtask bench \
+                 loader and cargo xtask bench step"
             );
             Err(2)
         }
     }
+}
+
+/// `immiscible bench-step` with the device's backend, in the profile that training runs in.
+fn step(options: &[String]) -> Outcome {
+    crate::immiscible(&[&["bench-step".to_owned()], options].concat())
 }
 
 /// `immiscible coupling bench`, in the profile that training runs in.

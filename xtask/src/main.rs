@@ -31,11 +31,15 @@ cargo xtask COMMAND
   bench coupling DATA  what each coupling reaches on a data set, and what it costs: `immiscible coupling bench`
   bench loader      images a second for each core, from memory and from files; writes docs/reports/
                     --folder PATH --threads 2
+  bench step        time and memory of training steps by network, coupling and batch size: `immiscible bench-step`
+                    --device D --networks ddpm-cifar10 --couplings knn --batches 16,32 --out NAME; see --help
+  device-test       packs the command, the device suite and measurements into one file of at most 40 MiB for machines
+                    without a toolchain, and runs it where this one has the device: --device D --out DIR
   reliability       kills, full disks, damaged checkpoints, signals and a long run; writes docs/reports/reliability.md
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
-                    --python: also the Python wheel and its tests, and what TensorBoard and Chromium read of a run, which is
-                    everything that CI runs
+                    --python: also the Python wheel and its tests, and what TensorBoard and Chromium read of a run
+                    --devices: also the device suite on WGPU over Vulkan in software, and checks of every backend's code
                     --device D: only the device suite on flex, cuda, vulkan or wgpu, with its feature
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
   golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)
@@ -54,11 +58,13 @@ fn main() -> ExitCode {
     let outcome = match arguments.first().map(String::as_str) {
         Some(command) if OF_IMMISCIBLE.contains(&command) => immiscible(&arguments),
         Some("bench") => bench::run(&arguments[1..]),
+        Some("device-test") => devices::test(&arguments[1..]),
         Some("reliability") => reliability::run(&arguments[1..]),
-        Some("test") if arguments.len() == 1 => test::run(false),
-        Some("test") if arguments[1..] == ["--python"] => test::run(true),
         Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
-        Some("test") if arguments.len() == 3 && arguments[1] == "--device" => devices::suite(&arguments[2]),
+        Some("test") if arguments.len() == 3 && arguments[1] == "--device" => {
+            devices::suite_alone(&arguments[2])
+        }
+        Some("test") if let Some(extra) = test::Extra::read(&arguments[1..]) => test::run(extra),
         Some("golden") if arguments.len() == 1 => golden::run(false),
         Some("golden") if arguments[1..] == ["--check"] => golden::run(true),
         Some("help" | "--help" | "-h") => {
@@ -136,7 +142,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_readme_is_one() {
-        let own = ["bench", "golden", "reliability", "test"];
+        let own = ["bench", "device", "golden", "reliability", "test"];
         let readme = include_str!("../../README.md");
         for rest in readme.split("cargo xtask ").skip(1) {
             let end = rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());

@@ -91,7 +91,7 @@ pub(crate) fn environment(venv: &Path, packages: &[&str]) -> Result<PathBuf, Str
 ///
 /// # Errors
 /// The command and the last line that it printed.
-fn quietly(command: &mut Command) -> Result<(), String> {
+pub(crate) fn quietly(command: &mut Command) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output();
     let words = [command.get_program()].into_iter().chain(command.get_args());
     let command = words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ");

@@ -92,7 +92,7 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
         return Ok(());
     }
     match Plan::read(arguments) {
-        Ok(plan) => carry_out(&plan),
+        Ok(plan) => carry_out(&plan, &[]),
         Err(reason) => {
             eprintln!("xtask: {reason}");
             Err(2)
@@ -100,17 +100,18 @@ pub(crate) fn run(arguments: &[String]) -> Outcome {
     }
 }
 
-/// The short version, without a report.
-pub(crate) fn check() -> Outcome {
-    carry_out(&Plan::short())
+/// The short version, without a report. `features` are arguments of cargo.
+pub(crate) fn check(features: &[&str]) -> Outcome {
+    carry_out(&Plan::short(), features)
 }
 
-fn carry_out(plan: &Plan) -> Outcome {
+fn carry_out(plan: &Plan, features: &[&str]) -> Outcome {
     if !cfg!(target_os = "linux") {
         eprintln!("xtask: reliability needs Linux: it kills by signals and reads /proc");
         return Ok(());
     }
-    crate::run(cargo().args(["build", "--package", "immiscible-app", "--bin", "immiscible"]))?;
+    let build = ["build", "--package", "immiscible-app", "--bin", "immiscible"];
+    crate::run(cargo().args(build).args(features))?;
     match all(plan) {
         Ok(true) => Ok(()),
         Ok(false) => Err(1),

@@ -42,6 +42,11 @@ pub(crate) enum Command {
     /// Try couplings on a data set, without training.
     #[command(subcommand)]
     Coupling(Coupling),
+    /// Measure training steps: time and memory by network, coupling and batch size.
+    BenchStep(BenchStep),
+    /// Run the same checks as on every other device: networks, losses, samplers, couplings and training.
+    #[cfg(feature = "flex")]
+    DeviceSuite(crate::device_suite::Arguments),
     /// Fetch data sets, look for damage in them, or turn them into latents.
     #[command(subcommand)]
     Data(Data),
@@ -199,6 +204,34 @@ pub(crate) struct CouplingBench {
     /// Also write the table, its numbers and a plot to this name with .md, .json and .svg.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchStep {
+    /// A device, as `immiscible devices` lists them.
+    #[arg(long, default_value = "flex")]
+    pub(crate) device: String,
+    /// Sizes of networks; see model.size of `immiscible list`.
+    #[arg(long, value_delimiter = ',', default_values = ["ddpm-cifar10", "DiT-S/2", "DiT-B/4"])]
+    pub(crate) networks: Vec<String>,
+    /// Kinds of couplings, each of a batch.
+    #[arg(long, value_delimiter = ',', default_values = ["independent", "assignment", "knn"])]
+    pub(crate) couplings: Vec<String>,
+    /// Images of a batch, the smallest first; what is too much for the memory ends the row.
+    #[arg(long, value_delimiter = ',', default_values_t = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192])]
+    pub(crate) batches: Vec<usize>,
+    /// Steps that count.
+    #[arg(long, default_value_t = 10)]
+    pub(crate) steps: u64,
+    /// Larger batches are not tried once a step takes longer.
+    #[arg(long, default_value_t = 10.0)]
+    pub(crate) most_seconds: f64,
+    /// Also write the table and its numbers to this name with .md and .json.
+    #[arg(long)]
+    pub(crate) out: Option<PathBuf>,
+    /// Measure the first of everything in this process, and print it as JSON.
+    #[arg(long, hide = true)]
+    pub(crate) one: bool,
 }
 
 #[derive(Debug, Args)]

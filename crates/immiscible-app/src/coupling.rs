@@ -82,7 +82,7 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
 }
 
 /// Whether a file of this name can be written, before any work is done for it.
-fn writable(flag: &str, out: &Path) -> Result<()> {
+pub(crate) fn writable(flag: &str, out: &Path) -> Result<()> {
     ensure!(out.file_name().is_some(), "--{flag} {}: write the name of a file", out.display());
     let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty());
     ensure!(

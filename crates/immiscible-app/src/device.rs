@@ -3,7 +3,7 @@
 use crate::Failure;
 use crate::config::did_you_mean;
 use crate::memory::size;
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
 use crate::panics;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
@@ -26,9 +26,9 @@ const KINDS: &[Kind] = &[
         name: "cuda",
         runs_on: "NVIDIA GPUs",
         missing: "no NVIDIA GPU answers; install NVIDIA's driver, which brings libcuda",
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "cuda-untuned")]
         offers: Some(gpus::cuda),
-        #[cfg(not(feature = "cuda"))]
+        #[cfg(not(feature = "cuda-untuned"))]
         offers: None,
     },
     Kind {
@@ -53,9 +53,9 @@ const KINDS: &[Kind] = &[
         name: "wgpu",
         runs_on: "GPUs through Vulkan, Metal or DirectX 12",
         missing: "no GPU answers; install its driver of Vulkan, Metal or DirectX 12, or mesa-vulkan-drivers for one in software",
-        #[cfg(feature = "wgpu")]
+        #[cfg(feature = "wgpu-untuned")]
         offers: Some(gpus::wgpu),
-        #[cfg(not(feature = "wgpu"))]
+        #[cfg(not(feature = "wgpu-untuned"))]
         offers: None,
     },
 ];
@@ -64,7 +64,7 @@ const KINDS: &[Kind] = &[
 enum Offer {
     #[cfg(feature = "flex")]
     Cpu,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))]
+    #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
     Gpu(burn::cubecl::Device),
 }
 
@@ -77,7 +77,7 @@ impl Offer {
         match self {
             #[cfg(feature = "flex")]
             Self::Cpu => Ok(Device::flex()),
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
             Self::Gpu(gpu) => panics::caught_silently(|| {
                 gpu.client();
                 Device::new(gpu.clone())
@@ -97,7 +97,7 @@ impl Offer {
                 let name = processor().map_or_else(String::new, |name| format!("{name}, "));
                 (format!("{name}{threads} threads"), system_memory())
             }
-            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
             Self::Gpu(gpu) => panics::caught_silently(|| {
                 let client = gpu.client();
                 let properties = client.properties();
@@ -111,24 +111,43 @@ impl Offer {
     }
 }
 
-#[cfg(any(feature = "cuda", feature = "wgpu"))]
+#[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
 mod gpus {
     //! What CubeCL finds.
 
     use super::Offer;
     use burn::cubecl::{Device, RuntimeId};
 
+    /// Has CubeCL keep the kernels that it compiled, beside which of them were fastest, for the processes that come after.
+    /// Everything else is as its files and variables say.
+    #[cfg(feature = "tuned")]
+    pub(super) fn keep_kernels() {
+        use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+        use std::sync::Once;
+
+        // Its files are read once.
+        static SET: Once = Once::new();
+        SET.call_once(|| {
+            let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+            config.compilation.cache = true;
+            // Too late only where a device is open, and with it the file that they are kept in.
+            CubeClRuntimeConfig::try_set(config);
+        });
+    }
+
     fn of(runtime: RuntimeId) -> impl Iterator<Item = Device> {
+        #[cfg(feature = "tuned")]
+        keep_kernels();
         Device::enumerate_all().into_iter().filter(move |device| device.runtime() == runtime)
     }
 
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "cuda-untuned")]
     pub(super) fn cuda() -> Vec<Offer> {
         of(RuntimeId::Cuda).map(Offer::Gpu).collect()
     }
 
     /// On the first of the APIs that has a GPU, and else on the first that has a device in software.
-    #[cfg(feature = "wgpu")]
+    #[cfg(feature = "wgpu-untuned")]
     pub(super) fn wgpu() -> Vec<Offer> {
         of(RuntimeId::Wgpu).map(Offer::Gpu).collect()
     }
@@ -225,12 +244,20 @@ pub(crate) fn cpu_memory(name: &str) -> Option<u64> {
     None
 }
 
+/// The most bytes that this process held on the CPU, or those that are reserved on a GPU, where the system tells.
+pub(crate) fn memory_held(device: &Device) -> Option<u64> {
+    if let Some(usage) = device.memory_pool_usage() {
+        return Some(usage.bytes_reserved);
+    }
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(1024 * kibibytes(&status, "VmHWM")?)
+}
+
 /// Bytes of memory that the system has, where it tells.
 #[cfg(feature = "flex")]
 fn system_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let kibibytes: u64 = field(&text, "MemTotal")?.strip_suffix("kB")?.trim().parse().ok()?;
-    Some(1024 * kibibytes)
+    Some(1024 * kibibytes(&text, "MemTotal")?)
 }
 
 /// What the processor calls itself, where the system tells.
@@ -240,8 +267,12 @@ fn processor() -> Option<String> {
     field(&text, "model name").map(str::to_owned)
 }
 
+/// The number of `name: number kB` in a file of such lines.
+fn kibibytes(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.strip_suffix("kB")?.trim().parse().ok()
+}
+
 /// The first value of a name in a file of `name: value` lines.
-#[cfg(feature = "flex")]
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     pairs.into_iter().find(|(key, _)| key.trim() == name).map(|(_, value)| value.trim())
@@ -299,6 +330,15 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "tuned")]
+    fn kernels_are_kept() {
+        use burn::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+
+        gpus::keep_kernels();
+        assert!(CubeClRuntimeConfig::get().compilation.cache);
+    }
+
+    #[test]
     fn what_the_machine_has_not_names_the_driver_or_the_range() {
         for kind in KINDS.iter().filter(|kind| kind.name != "flex") {
             let Some(offers) = kind.offers else { continue };
@@ -314,5 +354,6 @@ mod tests {
         assert_eq!(field(text, "MemTotal"), Some("16384 kB"));
         assert_eq!(field(text, "model name"), Some("A: B"));
         assert_eq!(field(text, "MemFree"), None);
+        assert_eq!(kibibytes(text, "MemTotal"), Some(16384));
     }
 }

@@ -9,7 +9,7 @@ mod training;
 use crate::{Failure, device, panics};
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Device, Tensor};
-use clap::Parser;
+use clap::{Args, Parser};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,7 +18,14 @@ use std::time::Instant;
 /// against the CPU.
 #[derive(Debug, Parser)]
 #[command(name = "immiscible-device-suite", version, after_help = EXIT_STATUS)]
-struct Arguments {
+pub(crate) struct Alone {
+    #[command(flatten)]
+    pub(crate) arguments: Arguments,
+}
+
+/// What is checked on what.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
     /// The device to check, as `immiscible devices` lists them.
     #[arg(long, default_value = "flex")]
     device: String,
@@ -72,10 +79,9 @@ struct Outcome {
     seconds: f64,
 }
 
-/// Does what the arguments of this process ask for.
-pub(crate) fn run() -> Result<bool, Failure> {
-    let arguments = Arguments::parse();
-    let checks = checks(&arguments).map_err(Failure::usage)?;
+/// Whether every check passes.
+pub(crate) fn run(arguments: &Arguments) -> Result<bool, Failure> {
+    let checks = checks(arguments).map_err(Failure::usage)?;
     if arguments.list {
         for check in &checks {
             println!("{}", check.name);

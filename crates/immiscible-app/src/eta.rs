@@ -34,6 +34,11 @@ impl Eta {
         self.step.add(took);
     }
 
+    /// Whether no step was taken yet.
+    pub(crate) fn is_cold(&self) -> bool {
+        self.step_count == 0
+    }
+
     /// A grid took so long.
     pub(crate) fn grid(&mut self, took: Duration) {
         self.grid.took.add(took);

@@ -32,6 +32,7 @@ mod quality;
 mod report;
 mod sample;
 mod signals;
+mod step_bench;
 mod tensorboard;
 mod train;
 
@@ -53,6 +54,9 @@ pub fn immiscible() -> ExitCode {
         cli::Command::Report(arguments) => report::run(&arguments),
         cli::Command::Assign(arguments) => assign::run(&arguments),
         cli::Command::Coupling(command) => coupling::run(&command),
+        cli::Command::BenchStep(arguments) => on_device(|| step_bench::run(&arguments)),
+        #[cfg(feature = "flex")]
+        cli::Command::DeviceSuite(arguments) => return suite_status(device_suite::run(&arguments)),
         cli::Command::Data(command) => on_device(|| data::run(&command)),
         cli::Command::Devices => device::print(),
         cli::Command::List => {
@@ -80,8 +84,12 @@ fn on_device(command: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failur
 #[cfg(feature = "flex")]
 pub fn device_suite() -> ExitCode {
     device::read_records_on_the_cpu();
-    device_suite::run()
-        .map_or_else(ended, |passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    suite_status(device_suite::run(&device_suite::Alone::parse().arguments))
+}
+
+#[cfg(feature = "flex")]
+fn suite_status(passed: Result<bool, Failure>) -> ExitCode {
+    passed.map_or_else(ended, |passed| if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Says why a command ended.

@@ -12,7 +12,7 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
 }
 
 /// The same for what cannot go on without the thread that panicked, so that the error is enough.
-#[cfg(any(feature = "cuda", feature = "flex", feature = "wgpu"))]
+#[cfg(any(feature = "cuda-untuned", feature = "flex", feature = "wgpu-untuned"))]
 pub(crate) fn caught_silently<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     caught_and(work, |_| ())
 }

@@ -165,8 +165,15 @@ impl Observer for Progress<'_> {
 
     fn step(&mut self, step: u64, report: &StepReport, total: &Average) {
         let took = self.took();
+        let config = &self.parts.config;
+        if self.eta.is_cold() && config.device != "flex" {
+            let (device, seconds) = (&config.device, took.as_secs_f64());
+            self.say(format!(
+                "the first step took {seconds:.1} s: {device} compiles its kernels and tries which are fastest, and keeps both"
+            ));
+        }
         self.eta.step(took);
-        let steps = self.parts.config.train.steps;
+        let steps = config.train.steps;
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step);

@@ -40,11 +40,45 @@ fn devices_are_listed_with_memory_and_with_what_is_missing() {
     let cpu = line("flex ");
     assert!(cpu.contains("threads") && (!cfg!(target_os = "linux") || cpu.ends_with(" GB")), "{cpu}");
     for (kind, compiled_in) in [
-        ("cuda", cfg!(feature = "cuda")),
+        ("cuda", cfg!(feature = "cuda-untuned")),
         ("vulkan", cfg!(feature = "vulkan")),
-        ("wgpu", cfg!(feature = "wgpu")),
+        ("wgpu", cfg!(feature = "wgpu-untuned")),
     ] {
         assert_eq!(line(kind).contains(&format!("build with --features {kind}")), !compiled_in, "{listed}");
+    }
+}
+
+#[test]
+fn steps_are_measured_for_every_coupling_and_batch() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1"];
+    let what = ["--couplings", "independent,knn", "--batches", "1,2", "--out", "step"];
+    let said = succeed(folder, &[&small[..], &what].concat());
+    assert!(said.contains("| DiT-S/8 | knn | 2 |"), "{said}");
+    let report = std::fs::read_to_string(folder.join("step.json")).unwrap();
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "{report}");
+    for row in rows {
+        let number = |name: &str| row[name].as_f64().unwrap();
+        let images = number("batch") / number("step_ms") * 1e3;
+        assert!((images / number("images_per_second") - 1.0).abs() < 1e-9 && images > 0.0, "{row}");
+        assert_eq!(number("coupling_ms") > 0.0, row["coupling"] == "knn", "{row}");
+        // Its weights alone take that much.
+        assert!(!cfg!(target_os = "linux") || number("memory_bytes") > 1e8, "{row}");
+    }
+    assert_eq!(report["ends"], serde_json::json!([]));
+
+    for (wrong, words) in [
+        (["--networks", "DiT-S/9"], "DiT-S/9"),
+        (["--couplings", "knm"], "did you mean `knn`?"),
+        (["--batches", "0"], "numbers > 0"),
+        (["--device", "flux"], "did you mean `flex`?"),
+        (["--out", "none/step"], "its folder is not there"),
+    ] {
+        let message = refused(folder, &[&["bench-step"], &wrong[..]].concat());
+        assert!(message.contains(words), "{message}");
     }
 }
 

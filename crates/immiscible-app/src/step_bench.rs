@@ -1,0 +1,271 @@
+//! `immiscible bench-step`: how long a training step takes, by network, coupling and batch size, and how much memory.
+//!
+//! Each combination is measured in a process of its own: what one of them leaves in memory, or that it uses it up, does not
+//! touch the next.
+
+use crate::config::{self, insert};
+use crate::coupling::writable;
+use crate::memory::size;
+use crate::parts::Parts;
+use crate::provenance::Provenance;
+use crate::{Failure, cli, device};
+use anyhow::{Context, Result, anyhow, ensure};
+use immiscible_coupling::COUPLINGS;
+use immiscible_data::{Loader, LoaderOptions, Source, npy};
+use immiscible_models::NetworkConfig;
+use immiscible_random::{Key, Stream};
+use immiscible_train::prepare;
+use ndarray::Array4;
+use serde::{Deserialize, Serialize};
+use std::fmt::{self, Display, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Instant;
+use toml::{Table, Value};
+
+/// Steps ahead of those that count: the first compiles kernels, and both find memory that was never touched.
+const WARM: u64 = 2;
+/// Everything but network, data and coupling is of this preset.
+const PRESET: &str = "cifar10-ddim";
+/// Of the images, which are noise: what they show takes no time.
+const SHAPE: [usize; 3] = [3, 32, 32];
+
+/// What is measured at a time.
+struct Case<'a> {
+    network: &'a str,
+    coupling: &'a str,
+    batch: usize,
+}
+
+/// What was found.
+#[derive(Debug, Serialize, Deserialize)]
+struct Row {
+    network: String,
+    coupling: String,
+    batch: usize,
+    /// Of the first step, which compiles kernels and tries which are fastest.
+    first_seconds: f64,
+    /// The median.
+    step_ms: f64,
+    images_per_second: f64,
+    /// Of the choice of the noise, which the loader's pipeline makes during the step before.
+    coupling_ms: f64,
+    /// Largest memory of the process on the CPU; on a GPU what is reserved there.
+    memory_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    device: String,
+    provenance: Provenance,
+    steps: u64,
+    rows: Vec<Row>,
+    /// Where larger batches were not tried, and why.
+    ends: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
+    check(arguments).map_err(Failure::usage)?;
+    if arguments.one {
+        let [network, coupling] = [&arguments.networks[0], &arguments.couplings[0]];
+        let row = measure(arguments, &Case { network, coupling, batch: arguments.batches[0] });
+        println!("{}", serde_json::to_string(&row.map_err(Failure::run)?).map_err(Failure::run)?);
+        return Ok(());
+    }
+    // A device that is not there is told at once, and not once for each process.
+    device::by_name(&arguments.device).map_err(Failure::usage)?;
+    let mut report = Report {
+        device: arguments.device.clone(),
+        provenance: Provenance::of_this(),
+        steps: arguments.steps,
+        rows: Vec::new(),
+        ends: Vec::new(),
+    };
+    for network in &arguments.networks {
+        for coupling in &arguments.couplings {
+            for &batch in &arguments.batches {
+                let case = Case { network, coupling, batch };
+                let row = match apart(arguments, &case) {
+                    Ok(row) => row,
+                    Err(reason) => {
+                        report.end(&case, &format!("{reason:#}"));
+                        break;
+                    }
+                };
+                crate::say(format_args!("{row}"));
+                let slow = row.step_ms > 1e3 * arguments.most_seconds;
+                report.rows.push(row);
+                if slow {
+                    report.end(&case, &format!("a step takes more than {} s", arguments.most_seconds));
+                    break;
+                }
+            }
+        }
+    }
+    print!("{report}");
+    if let Some(out) = &arguments.out {
+        report.write(out).map_err(Failure::run)?;
+    }
+    if report.rows.is_empty() {
+        return Err(Failure::run(anyhow!("nothing could be measured: {}", report.ends.join("; "))));
+    }
+    Ok(())
+}
+
+fn check(arguments: &cli::BenchStep) -> Result<()> {
+    let cli::BenchStep { networks, couplings, batches, steps, most_seconds, out, .. } = arguments;
+    for network in networks {
+        NetworkConfig::of_size(network).with_context(|| format!("--networks {network}"))?;
+    }
+    for coupling in couplings {
+        let known = COUPLINGS.iter().map(|(kind, _)| *kind);
+        ensure!(
+            known.clone().any(|kind| kind == coupling),
+            "--couplings {coupling} is unknown; see immiscible list{}",
+            config::did_you_mean(coupling, known)
+        );
+    }
+    ensure!(batches.iter().all(|batch| *batch > 0), "--batches: write numbers > 0");
+    ensure!(*steps > 0, "--steps {steps}: write a number > 0");
+    ensure!(*most_seconds > 0.0, "--most-seconds {most_seconds}: write a number > 0");
+    out.as_deref().map_or(Ok(()), |out| writable("out", out))
+}
+
+/// Measures in a process of its own.
+fn apart(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
+    let program = std::env::current_exe().context("this program")?;
+    let mut child = Command::new(program);
+    child.args(["bench-step", "--one", "--device", &arguments.device, "--networks", case.network]);
+    child.args(["--couplings", case.coupling, "--batches", &case.batch.to_string()]);
+    child.args(["--steps", &arguments.steps.to_string()]).stdin(Stdio::null());
+    let output = child.output().context("this program")?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    ensure!(output.status.success(), "{}: {line}", output.status);
+    serde_json::from_slice(&output.stdout).context("what the process printed")
+}
+
+fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
+    let folder = tempfile::tempdir()?;
+    let images = folder.path().join("images.npy");
+    npy::write(&images, noise(case.batch).view())?;
+    let (parts, source) = Parts::open(table(&arguments.device, case, &images)?)?;
+    let (mut method, coupling) = parts.method(parts.network()?)?;
+    let options = LoaderOptions { batch_size: case.batch, seed: 0, flip: false };
+    let source: Arc<dyn Source> = source;
+    let loader = Loader::new(source, options)?;
+    let (mut first_seconds, mut coupling_ms) = (0.0, 0.0);
+    let mut milliseconds = Vec::new();
+    for step in 0..WARM + arguments.steps {
+        let prepared = prepare(&*coupling, loader.batch_at(step)?, parts.key(), step)?;
+        // A step reads its loss, and so waits for the one before to be done.
+        let start = Instant::now();
+        let report = method.step(prepared, step)?;
+        let seconds = start.elapsed().as_secs_f64();
+        match step {
+            0 => first_seconds = seconds,
+            step if step >= WARM => {
+                milliseconds.push(1e3 * seconds);
+                coupling_ms += report.coupling.milliseconds / arguments.steps as f64;
+            }
+            _ => {}
+        }
+    }
+    milliseconds.sort_by(f64::total_cmp);
+    let step_ms = milliseconds[milliseconds.len() / 2];
+    Ok(Row {
+        network: case.network.into(),
+        coupling: case.coupling.into(),
+        batch: case.batch,
+        first_seconds,
+        step_ms,
+        images_per_second: 1e3 * case.batch as f64 / step_ms,
+        coupling_ms,
+        memory_bytes: device::memory_held(&parts.device),
+    })
+}
+
+fn noise(batch: usize) -> Array4<f32> {
+    let [channels, height, width] = SHAPE;
+    let values = channels * height * width;
+    let mut images = vec![0.0; batch * values];
+    Key::new(0).stream(Stream::NOISE).fill_uniforms(0, values, &mut images);
+    let centred = images.into_iter().map(|value: f32| 2.0 * value - 1.0).collect();
+    Array4::from_shape_vec((batch, channels, height, width), centred).expect("a value for every place")
+}
+
+/// The preset with another network, coupling and images.
+fn table(device: &str, case: &Case, images: &Path) -> Result<Table> {
+    let mut table = config::preset(PRESET)?;
+    for whole in ["data", "model", "coupling"] {
+        table.remove(whole);
+    }
+    let images = images.to_str().context("the folder for temporary files is not UTF-8")?;
+    for (key, value) in [
+        ("device", device),
+        ("data.name", "npy"),
+        ("data.path", images),
+        ("model.size", case.network),
+        ("coupling.kind", case.coupling),
+    ] {
+        insert(&mut table, key, Value::String(value.into()))?;
+    }
+    insert(&mut table, "train.batch_size", Value::Integer(i64::try_from(case.batch)?))?;
+    Ok(table)
+}
+
+impl Report {
+    fn end(&mut self, case: &Case, reason: &str) {
+        let line = format!("{} with {}: not beyond {}: {reason}", case.network, case.coupling, case.batch);
+        crate::say(format_args!("{line}"));
+        self.ends.push(line);
+    }
+
+    /// The table and its numbers.
+    fn write(&self, out: &Path) -> Result<()> {
+        for (extension, text) in [
+            ("md", format!("# Training steps on {}\n\n{self}", self.device)),
+            ("json", format!("{}\n", serde_json::to_string_pretty(self)?)),
+        ] {
+            let path = out.with_added_extension(extension);
+            std::fs::write(&path, text).with_context(|| path.display().to_string())?;
+            println!("{}", path.display());
+        }
+        Ok(())
+    }
+}
+
+impl Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, coupling, batch, step_ms, images_per_second, .. } = self;
+        write!(
+            f,
+            "{network}, {coupling}, {batch} images: {step_ms:.1} ms a step, {images_per_second:.1} img/s"
+        )
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}.\n", self.provenance)?;
+        writeln!(f, "3×32×32 images, single precision; the median of {} steps after {WARM}.\n", self.steps)?;
+        let mut table = "| network | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
+                         |---|---|---:|---:|---:|---:|---:|---:|---:|\n"
+            .to_owned();
+        for row in &self.rows {
+            let Row {
+                network, coupling, batch, step_ms, images_per_second, coupling_ms, first_seconds, ..
+            } = row;
+            let share = 100.0 * coupling_ms / step_ms;
+            let memory = row.memory_bytes.map_or("–".into(), |bytes| size(bytes as f64));
+            writeln!(
+                table,
+                "| {network} | {coupling} | {batch} | {step_ms:.1} | {images_per_second:.1} | {coupling_ms:.2} | {share:.2} | \
+                 {first_seconds:.1} | {memory} |"
+            )?;
+        }
+        f.write_str(&table)?;
+        self.ends.iter().try_for_each(|end| write!(f, "\n{end}.\n"))
+    }
+}
