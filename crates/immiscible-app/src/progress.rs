@@ -168,9 +168,7 @@ impl Observer for Progress<'_> {
         let config = &self.parts.config;
         if self.eta.is_cold() && config.device != "flex" {
             let (device, seconds) = (&config.device, took.as_secs_f64());
-            self.say(format!(
-                "the first step took {seconds:.1} s: {device} compiles its kernels and tries which are fastest, and keeps both"
-            ));
+            self.say(format!("the first step took {seconds:.1} s, in which {device} compiles its kernels"));
         }
         self.eta.step(took);
         let steps = config.train.steps;

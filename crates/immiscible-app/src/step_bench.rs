@@ -211,6 +211,7 @@ fn table(device: &str, case: &Case, images: &Path) -> Result<Table> {
     ] {
         insert(&mut table, key, Value::String(value.into()))?;
     }
+    insert(&mut table, "data.range", Value::Array(vec![Value::Float(-1.0), Value::Float(1.0)]))?;
     insert(&mut table, "train.batch_size", Value::Integer(i64::try_from(case.batch)?))?;
     Ok(table)
 }
