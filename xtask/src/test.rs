@@ -23,7 +23,7 @@ impl Features {
         let checked = ["--features", "immiscible-app/fetch,immiscible-app/cuda,immiscible-app/vulkan"];
         match devices::install_software_vulkan() {
             Ok(()) => Self {
-                built: ["--features", "immiscible-app/fetch,immiscible-app/wgpu"],
+                built: ["--features", "immiscible-app/fetch,immiscible-app/wgpu-untuned"],
                 checked,
                 devices: &["flex", "wgpu"],
             },
