@@ -262,7 +262,8 @@ impl Download<'_> {
             .map_err(write)?;
         let mut here = out.metadata().map_err(write)?.len();
         if here > self.file.bytes {
-            (out.set_len(0).map_err(write)?, here = 0);
+            out.set_len(0).map_err(write)?;
+            here = 0;
         }
         let mut in_vain = 0;
         while here < self.file.bytes {
