@@ -8,7 +8,7 @@ mod report;
 use crate::{Failure, cli};
 use anyhow::{Context, Result, ensure};
 use images::Images;
-use immiscible_coupling::{Semidiscrete, SemidiscreteOptions};
+use immiscible_coupling::{Potential, Semidiscrete, SemidiscreteOptions};
 use immiscible_random::Key;
 use std::path::Path;
 use std::time::Instant;
@@ -51,22 +51,18 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
     };
     let start = Instant::now();
     let key = Key::new(arguments.seed);
-    let prices = Semidiscrete::fit(images.rows.view(), images.labels.as_deref(), &options, key);
+    let prices =
+        Semidiscrete::fit(images.rows.view(), images.labels.as_deref(), &options, key, |label, potential| {
+            let of = if options.class_wise { format!("class {label}, ") } else { String::new() };
+            eprintln!("{of}{} steps: {}", potential.steps, goodness(potential));
+        });
     let prices = prices.map_err(Failure::usage)?;
     let seconds = start.elapsed().as_secs_f64();
     prices.save(&arguments.out).context("--out").map_err(Failure::run)?;
     println!("data        {}", images.what);
     for (label, potential) in &prices.of {
         let of = if prices.class_wise { format!("class {label:<6}") } else { "prices      ".into() };
-        println!(
-            "{of}{}, χ² {:.4} ± {:.4} after {} steps, alignment at most {:.3} ± {:.3}",
-            potential.prices.len(),
-            potential.chi_squared,
-            potential.chi_squared_error,
-            potential.steps,
-            potential.alignment,
-            potential.alignment_error
-        );
+        println!("{of}{} after {} steps, {}", potential.prices.len(), potential.steps, goodness(potential));
     }
     let kind = if prices.class_wise { "class-wise coupling" } else { "coupling" };
     println!(
@@ -79,6 +75,14 @@ fn fit(arguments: &cli::CouplingFit) -> Result<(), Failure> {
     }
     println!("written     {} in {seconds:.1} s", arguments.out.display());
     Ok(())
+}
+
+/// How good prices are.
+fn goodness(potential: &Potential) -> String {
+    let Potential { chi_squared, chi_squared_error, alignment, alignment_error, .. } = potential;
+    format!(
+        "χ² {chi_squared:.4} ± {chi_squared_error:.4}, alignment at most {alignment:.3} ± {alignment_error:.3}"
+    )
 }
 
 /// Whether a file of this name can be written, before any work is done for it.

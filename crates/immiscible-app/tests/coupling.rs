@@ -13,7 +13,12 @@ fn couplings_are_tried_against_the_prices_of_the_whole_data_set() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let fitted = succeed(folder, &["coupling", "fit", "digits", "--out", "prices.bin"]);
-    assert!(fitted.contains("1797, χ² 0.0") && fitted.contains("alignment at most 12."), "{fitted}");
+    assert!(
+        fitted.contains("1797 after")
+            && fitted.contains("χ² 0.0")
+            && fitted.contains("alignment at most 12."),
+        "{fitted}"
+    );
 
     let bench = ["coupling", "bench", "digits", "--pools", "128,1024", "--candidates", "4"];
     let said = succeed(folder, &[&bench[..], &["--prices", "prices.bin", "--out", "table"]].concat());

@@ -88,9 +88,8 @@ impl Products {
     }
 
     fn part(scale: f32, images: ArrayView2<f32>, noise: ArrayView2<f32>) -> Self {
-        let arch = Arch::new();
-        let (x, n) = (Rounded::of(arch, images, IMAGES_IN), Rounded::of(arch, noise, NOISES_IN));
-        Self { bytes: Bytes::new(), arch, scale, x, n, kept: None }
+        let (x, n) = (Rounded::of(images, IMAGES_IN), Rounded::of(noise, NOISES_IN));
+        Self { bytes: Bytes::new(), arch: Arch::new(), scale, x, n, kept: None }
     }
 
     /// `rows` of images in `buffer`.
@@ -169,17 +168,31 @@ impl Costs<f32> for Products {
 }
 
 /// Rows in 8 bits.
-struct Rounded<const N: usize> {
-    panels: Panels<N>,
+pub(crate) struct Rounded<const N: usize> {
+    pub(crate) panels: Panels<N>,
     /// What one unit of each row stands for.
-    units: Vec<f32>,
+    pub(crate) units: Vec<f32>,
     /// The sum of each row, its bytes taken for `i8`.
-    sums: Vec<i32>,
+    pub(crate) sums: Vec<i32>,
+}
+
+impl Rounded<IMAGES> {
+    /// None if rows are longer than what is summed as integers.
+    pub(crate) fn of_images(rows: ArrayView2<f32>) -> Option<Self> {
+        (rows.ncols() <= DEPTH).then(|| Self::of(rows, IMAGES_IN))
+    }
+}
+
+impl Rounded<NOISES> {
+    pub(crate) fn of_noises(rows: ArrayView2<f32>) -> Self {
+        Self::of(rows, NOISES_IN)
+    }
 }
 
 impl<const N: usize> Rounded<N> {
     /// Rounds each row to its own scale.
-    fn of(arch: Arch, rows: ArrayView2<f32>, range: Integers) -> Self {
+    fn of(rows: ArrayView2<f32>, range: Integers) -> Self {
+        let arch = Arch::new();
         let depth = rows.ncols().div_ceil(4).next_multiple_of(SHORT);
         let mut panels = Panels::new(rows.nrows(), depth);
         let units = panels.pack(rows, |row, words| {
@@ -259,7 +272,7 @@ impl NullaryFnOnce for Worth<'_> {
 
 /// What a product of integers stands for, given the scale of its image, and the unit and the sum of its noise.
 #[inline(always)]
-fn worth(scale: f32, unit: f32, sum: i32, product: i32) -> f32 {
+pub(crate) fn worth(scale: f32, unit: f32, sum: i32, product: i32) -> f32 {
     scale * unit * (product - IMAGES_IN.origin as i32 * sum) as f32
 }
 

@@ -1,37 +1,40 @@
 use crate::{CouplingError, state};
+use immiscible_assign::{InnerProductSearch, Precision};
 use immiscible_random::{Key, Stream};
-use ndarray::{Array1, Array2, ArrayView2, Axis, Slice, aview1, parallel::prelude::*};
+use ndarray::{Array1, Array2, ArrayView2, Axis, aview1, parallel::prelude::*};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// The first line of a file. The number changes with the format.
 const HEADER: &[u8] = b"immiscible semidiscrete 1\n";
-/// Noises that are compared with images at once.
-const NOISES: usize = 64;
-/// Images that they are compared with at once.
-const IMAGES: usize = 2048;
 /// κ₀: the first price of an image is −κ₀ times its distance from the mean. The optimum is flat between 2.5 and 3.
 const FIRST_PRICE: f64 = 2.5;
-/// Weight of the past in the average of the prices.
-const AVERAGE: f64 = 0.98;
-/// Sizes of a step, over the root mean square of |y − ȳ|: in the first half of the steps, and in the second.
-const RATES: [f64; 2] = [0.03, 0.005];
-/// Adam's.
-const DECAYS: [f64; 2] = [0.9, 0.999];
+/// Noises of a gradient: at least so many, and one for so many prices.
+const NOISES: [usize; 2] = [1024, 16];
+/// η₀, M₀ and α of the steps η₀ (1 + M/M₀)^−α after M noises for a price. The results are the same from half to twice of each.
+const RATE: [f64; 3] = [0.5, 2.0, 0.7];
+/// The most of what a price's share is off by that one step takes back.
+const MOST: f64 = 0.5;
+/// η of the polynomial-decay average of Shamir and Zhang 2013 (arXiv 1212.1824, §4): about the last third of the steps count.
+const AVERAGE: f64 = 2.0;
 /// Steps between two looks at how good the prices are.
-const LOOK_EVERY: usize = 50;
+const LOOK_EVERY: usize = 100;
 /// Standard error of χ² that a look is large enough for, if χ² is nearly 0.
 const LOOK_ERROR: f64 = 0.005;
 /// Parts of a look. Leaving out each in turn gives the standard errors (the jackknife).
 const LOOK_PARTS: usize = 16;
+/// Noises that are in memory at a time.
+const TOGETHER: usize = 4096;
 
 /// Semidiscrete optimal transport from standard normal noise to a whole data set (arXiv 2509.25519, §3): prices
 /// g with which the noise n goes to the image y_j of the largest ⟨n, y_j⟩ + g_j. It is what assignment over ever larger windows
 /// tends to, and so tells how much of the full alignment a window reaches.
 ///
-/// The prices rise by stochastic gradients b − h, with the weights b of the images and the shares h of noises that go to them; the
-/// average of the prices is kept, which is several times better than the last ones. Images that are equal share a price, as do, if
-/// asked for, an image and its mirror image.
+/// The prices rise by stochastic gradients b − h, with the weights b of the images and the shares h of noises that go to them, in
+/// steps that a price's change of s/√(2 ln P) is the unit of: with scores of P images like normal numbers of standard deviation s
+/// it brings e times as many noises. The average of the prices is kept, which is several times better than the last ones: χ² is
+/// about 1.6/M after M noises for each image, whatever their number. Steps compare noises and images in 8 bits; what is told about
+/// the prices is measured in single precision. Images that are equal share a price, as do, if asked for, an image and its mirror image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Semidiscrete {
     /// A SHA-256 of the data that it was fitted to.
@@ -84,7 +87,7 @@ impl Default for SemidiscreteOptions {
 }
 
 impl Semidiscrete {
-    /// Fits prices to data. `key` is that of the noise.
+    /// Fits prices to data. `key` is that of the noise. `look` is told, every 100 steps, how good the prices of a label are by then.
     ///
     /// # Shapes
     /// `x0` is `[N, D]`, `labels` `[N]`.
@@ -97,6 +100,7 @@ impl Semidiscrete {
         labels: Option<&[u32]>,
         options: &SemidiscreteOptions,
         key: Key,
+        mut look: impl FnMut(u32, &Potential),
     ) -> Result<Self, CouplingError> {
         if x0.is_empty() {
             return Err(CouplingError::NoImages);
@@ -119,7 +123,7 @@ impl Semidiscrete {
         let fit = |(label, rows): (u32, Vec<usize>)| {
             let images = x0.select(Axis(0), &rows);
             let targets = Targets::of(images.view(), options.mirrored_width);
-            (label, targets.fit(options, key.step(label.into())))
+            (label, targets.fit(options, key.step(label.into()), |potential| look(label, potential)))
         };
         let labels = labels.filter(|_| options.class_wise);
         Ok(Self {
@@ -214,7 +218,7 @@ struct Targets {
 }
 
 /// Where noises went.
-struct Look {
+struct Shares {
     /// How many went to each price.
     counts: Vec<u32>,
     /// Σ max_j(⟨n, y_j − ȳ⟩ + g_j)
@@ -267,52 +271,53 @@ impl Targets {
         Self { images, price_of, weights, price_of_row, scale: square.sqrt() }
     }
 
-    fn fit(&self, options: &SemidiscreteOptions, key: Key) -> Potential {
+    fn fit(&self, options: &SemidiscreteOptions, key: Key, mut look: impl FnMut(&Potential)) -> Potential {
         let prices = self.weights.len();
         let mut g = vec![0.0; prices];
         for (image, price) in self.images.rows().into_iter().zip(&self.price_of) {
             g[*price] = -FIRST_PRICE * f64::from(image.dot(&image)).sqrt();
         }
         let mut average = g.clone();
-        let mut moments = [vec![0.0; prices], vec![0.0; prices]];
-        let noises = (prices / 4).clamp(1024, 4096);
+        let noises = (prices / NOISES[1]).max(NOISES[0]);
+        let unit = self.scale / (2.0 * (self.price_of.len() as f64).ln()).sqrt();
         // One image, or equal ones: there is nothing to choose.
         let most = if prices < 2 { 0 } else { options.most_steps };
         let [train, test] = [key.stream(Stream::NOISE), key.stream(Stream::PROJECTION)];
-        let mut found = self.quality(&average, test);
-        for step in 1..=most {
-            if found.chi_squared + 2.0 * found.chi_squared_error <= options.chi_squared {
-                break;
-            }
-            let look = self.look(&g, train, (step * noises) as u64, noises);
-            let rate = RATES[usize::from(2 * step > most)] * self.scale;
-            let [first, second] = &mut moments;
-            let bias = DECAYS.map(|decay| 1.0 - decay.powi(step as i32));
+        let quick = InnerProductSearch::new(self.images.view(), Precision::Int8);
+        let mut steps = 0;
+        while steps < most {
+            let counts = self.shares(&quick, &g, train, (steps * noises) as u64, noises).counts;
+            steps += 1;
+            let weight = (AVERAGE + 1.0) / (AVERAGE + steps as f64);
             for j in 0..prices {
-                let gradient = f64::from(look.counts[j]) / noises as f64 - self.weights[j];
-                first[j] += (1.0 - DECAYS[0]) * (gradient - first[j]);
-                second[j] += (1.0 - DECAYS[1]) * (gradient * gradient - second[j]);
-                // With a floor far below 1/B, of which gradients are multiples.
-                g[j] -= rate * first[j] / bias[0] / ((second[j] / bias[1]).sqrt() + 1e-12);
-                average[j] += (1.0 - AVERAGE) * (g[j] - average[j]);
+                let expected = self.weights[j] * noises as f64;
+                let [first, until, decay] = RATE;
+                let rate = first * (1.0 + expected * steps as f64 / until).powf(-decay);
+                g[j] -= unit * rate.min(MOST / expected) * (f64::from(counts[j]) - expected);
+                average[j] += weight * (g[j] - average[j]);
             }
-            if step % LOOK_EVERY == 0 || step == most {
-                found = Potential { steps: step, ..self.quality(&average, test) };
+            if steps.is_multiple_of(LOOK_EVERY) && steps < most {
+                let found = Potential { steps, ..self.quality(&quick, &average, test) };
+                look(&found);
+                if found.chi_squared + 2.0 * found.chi_squared_error <= options.chi_squared {
+                    break;
+                }
             }
         }
-        found
+        let exact = InnerProductSearch::new(self.images.view(), Precision::F32);
+        Potential { steps, ..self.quality(&exact, &average, test) }
     }
 
     /// The prices with what they are worth, by noises that they were not fitted with.
-    fn quality(&self, g: &[f64], key: Key) -> Potential {
+    fn quality(&self, search: &InnerProductSearch, g: &[f64], key: Key) -> Potential {
         let prices = g.len();
         // For good prices the variance of χ² from B noises is 2P/B².
         let noises = ((2.0 * prices as f64).sqrt() / LOOK_ERROR / LOOK_PARTS as f64).ceil() as usize;
-        let noises = noises.max(NOISES);
+        let noises = noises.max(NOISES[0] / LOOK_PARTS);
         let weighted: f64 = g.iter().zip(&self.weights).map(|(g, b)| g * b).sum();
-        let parts: Vec<Look> =
-            (0..LOOK_PARTS).map(|part| self.look(g, key, (part * noises) as u64, noises)).collect();
-        let whole = Look {
+        let parts: Vec<Shares> =
+            (0..LOOK_PARTS).map(|part| self.shares(search, g, key, (part * noises) as u64, noises)).collect();
+        let whole = Shares {
             counts: (0..prices).map(|j| parts.iter().map(|part| part.counts[j]).sum()).collect(),
             best: parts.iter().map(|part| part.best).sum(),
         };
@@ -336,37 +341,23 @@ impl Targets {
     }
 
     /// Where the noises `first..first + count` of the key go.
-    fn look(&self, g: &[f64], key: Key, first: u64, count: usize) -> Look {
+    fn shares(&self, search: &InnerProductSearch, g: &[f64], key: Key, first: u64, count: usize) -> Shares {
         let d = self.images.ncols();
-        let chunk = |number: usize| {
-            let rows = NOISES.min(count - number * NOISES);
-            let mut noise = Array2::<f32>::zeros((rows, d));
-            if let Some(values) = noise.as_slice_mut() {
-                key.fill_normals(first + (number * NOISES) as u64, d, values);
-            }
-            let mut best = vec![(f64::NEG_INFINITY, 0); rows];
-            for from in (0..self.images.nrows()).step_by(IMAGES) {
-                let to = (from + IMAGES).min(self.images.nrows());
-                let images = self.images.slice_axis(Axis(0), Slice::from(from..to));
-                let products = noise.dot(&images.t());
-                for (best, products) in best.iter_mut().zip(products.rows()) {
-                    for (product, price) in products.iter().zip(&self.price_of[from..to]) {
-                        let score = f64::from(*product) + g[*price];
-                        if score > best.0 {
-                            *best = (score, *price);
-                        }
-                    }
+        let prices: Vec<f32> = self.price_of.iter().map(|price| g[*price] as f32).collect();
+        let mut shares = Shares { counts: vec![0; g.len()], best: 0.0 };
+        for start in (0..count).step_by(TOGETHER) {
+            let mut noise = Array2::<f32>::zeros((TOGETHER.min(count - start), d));
+            noise.axis_iter_mut(Axis(0)).into_par_iter().enumerate().for_each(|(row, mut noise)| {
+                if let Some(values) = noise.as_slice_mut() {
+                    key.fill_normals(first + (start + row) as u64, d, values);
                 }
+            });
+            for (score, image) in search.best(&prices, noise.view()) {
+                shares.counts[self.price_of[image as usize]] += 1;
+                shares.best += f64::from(score);
             }
-            best
-        };
-        let chunks: Vec<_> = (0..count.div_ceil(NOISES)).into_par_iter().map(chunk).collect();
-        let mut look = Look { counts: vec![0; g.len()], best: 0.0 };
-        for (score, price) in chunks.into_iter().flatten() {
-            look.counts[price] += 1;
-            look.best += score;
         }
-        look
+        shares
     }
 }
 
@@ -390,7 +381,8 @@ mod tests {
         images[(0, 0)] = 2.0;
         images[(1, 0)] = -2.0;
         let fitted =
-            Semidiscrete::fit(images.view(), None, &SemidiscreteOptions::default(), Key::new(1)).unwrap();
+            Semidiscrete::fit(images.view(), None, &SemidiscreteOptions::default(), Key::new(1), |_, _| {})
+                .unwrap();
         let potential = &fitted.of[&0];
         let off = (potential.alignment - 2.0 * (2.0 / std::f64::consts::PI).sqrt()).abs();
         assert!(off < 4.0 * potential.alignment_error, "{potential:?}");
@@ -401,17 +393,18 @@ mod tests {
     fn prices_bring_every_image_its_share() {
         let images = fresh_noise(300, 12, Key::new(2));
         let options = SemidiscreteOptions { chi_squared: 0.02, ..SemidiscreteOptions::default() };
-        let fitted = Semidiscrete::fit(images.view(), None, &options, Key::new(1)).unwrap();
+        let fitted = Semidiscrete::fit(images.view(), None, &options, Key::new(1), |_, _| {}).unwrap();
         let potential = &fitted.of[&0];
         assert!(potential.chi_squared + 2.0 * potential.chi_squared_error <= 0.02, "{potential:?}");
         let none = Targets::of(images.view(), None);
-        let without = none.quality(&vec![0.0; 300], Key::new(7));
+        let search = InnerProductSearch::new(none.images.view(), Precision::F32);
+        let without = none.quality(&search, &vec![0.0; 300], Key::new(7));
         assert!(without.chi_squared > 1.0, "without prices large images take all: {without:?}");
         assert!(
             potential.alignment < without.alignment - 4.0 * without.alignment_error,
             "any prices bound the alignment: {potential:?}, {without:?}"
         );
-        let again = Semidiscrete::fit(images.view(), None, &options, Key::new(1)).unwrap();
+        let again = Semidiscrete::fit(images.view(), None, &options, Key::new(1), |_, _| {}).unwrap();
         assert_eq!(fitted, again);
     }
 
@@ -437,13 +430,14 @@ mod tests {
         let images = fresh_noise(41, 6, Key::new(4));
         let labels: Vec<u32> = (0..41).map(|row| if row == 40 { 9 } else { row % 2 }).collect();
         let options = SemidiscreteOptions { class_wise: true, ..SemidiscreteOptions::default() };
-        let fitted = Semidiscrete::fit(images.view(), Some(&labels), &options, Key::new(1)).unwrap();
+        let fitted =
+            Semidiscrete::fit(images.view(), Some(&labels), &options, Key::new(1), |_, _| {}).unwrap();
         let sizes: Vec<_> = fitted.of.iter().map(|(label, p)| (*label, p.prices.len())).collect();
         assert_eq!(sizes, [(0, 20), (1, 20), (9, 1)]);
         let alone = &fitted.of[&9];
         assert_eq!((alone.steps, alone.chi_squared), (0, 0.0));
         assert!(alone.alignment.abs() < 1e-6, "{alone:?}");
-        let missing = Semidiscrete::fit(images.view(), None, &options, Key::new(1));
+        let missing = Semidiscrete::fit(images.view(), None, &options, Key::new(1), |_, _| {});
         assert!(matches!(missing, Err(CouplingError::LabelsRequired)));
 
         let folder = tempfile::tempdir().unwrap();
@@ -461,7 +455,8 @@ mod tests {
         let options = SemidiscreteOptions::default();
         let mut images = fresh_noise(4, 3, Key::new(5));
         images[(2, 1)] = f32::NAN;
-        let fit = |images: &Array2<f32>| Semidiscrete::fit(images.view(), None, &options, Key::new(1));
+        let fit =
+            |images: &Array2<f32>| Semidiscrete::fit(images.view(), None, &options, Key::new(1), |_, _| {});
         assert!(matches!(fit(&images), Err(CouplingError::NonFinite)));
         assert!(matches!(fit(&Array2::zeros((0, 3))), Err(CouplingError::NoImages)));
     }

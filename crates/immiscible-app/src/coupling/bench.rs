@@ -63,8 +63,10 @@ pub(crate) fn run(arguments: &cli::CouplingBench) -> Result<(), Failure> {
             Some(prices) => (whole, prices),
             None => {
                 eprintln!("fitting semidiscrete prices to {rows} images; --no-prices leaves them out");
-                let fitted =
-                    Semidiscrete::fit(images.rows.view(), None, &SemidiscreteOptions::default(), key);
+                let options = SemidiscreteOptions::default();
+                let fitted = Semidiscrete::fit(images.rows.view(), None, &options, key, |_, potential| {
+                    eprintln!("{} steps: χ² {:.3}", potential.steps, potential.chi_squared);
+                });
                 ("these images".into(), fitted.map_err(Failure::usage)?)
             }
         };
