@@ -11,7 +11,7 @@ const HEADER: &[u8] = b"immiscible semidiscrete 1\n";
 const FIRST_PRICE: f64 = 2.5;
 /// Noises of a gradient: at least so many, and one for so many prices.
 const NOISES: [usize; 2] = [1024, 16];
-/// η₀, M₀ and α of the steps η₀ (1 + M/M₀)^−α after M noises for a price. The results are the same from half to twice of each.
+/// η₀, M₀ and α of the steps η₀ (1 + M/M₀)^−α after M noises for a price. Half or twice of any of them changes little.
 const RATE: [f64; 3] = [0.5, 2.0, 0.7];
 /// The most of what a price's share is off by that one step takes back.
 const MOST: f64 = 0.5;
@@ -32,9 +32,10 @@ const TOGETHER: usize = 4096;
 ///
 /// The prices rise by stochastic gradients b − h, with the weights b of the images and the shares h of noises that go to them, in
 /// steps that a price's change of s/√(2 ln P) is the unit of: with scores of P images like normal numbers of standard deviation s
-/// it brings e times as many noises. The average of the prices is kept, which is several times better than the last ones: χ² is
-/// about 1.6/M after M noises for each image, whatever their number. Steps compare noises and images in 8 bits; what is told about
-/// the prices is measured in single precision. Images that are equal share a price, as do, if asked for, an image and its mirror image.
+/// it brings e times as many noises. The average of the prices is kept, which is several times better than the last ones: on
+/// Fashion-MNIST χ² is about 1.6/M after M noises for each image, be they 4,096 or 60,000. Steps compare noises and images in 8 bits;
+/// what is told about the prices is measured in single precision. Images that are equal share a price, as do, if asked for, an
+/// image and its mirror image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Semidiscrete {
     /// A SHA-256 of the data that it was fitted to.
