@@ -1,6 +1,7 @@
 //! What can be written on the command line.
 
 use crate::device_check::When;
+use crate::progress::Ui;
 use clap::{Args, Parser, Subcommand};
 use immiscible_coupling::SemidiscreteOptions;
 use std::path::PathBuf;
@@ -273,6 +274,9 @@ pub(crate) struct Train {
         require_equals = true
     )]
     pub(crate) check_device: When,
+    /// How progress is shown.
+    #[arg(long, value_enum, default_value = "bar")]
+    pub(crate) ui: Ui,
     /// Check and build everything, say what would be trained on what, and stop.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -74,11 +74,11 @@ impl Offer {
     /// # Errors
     /// What the driver says, in one line.
     fn open(&self) -> Result<Device, String> {
-        match self {
+        match *self {
             #[cfg(feature = "flex")]
             Self::Cpu => Ok(Device::flex()),
             #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
-            Self::Gpu(gpu) => panics::caught_silently(|| {
+            Self::Gpu(ref gpu) => panics::caught_silently(|| {
                 gpu.client();
                 Device::new(gpu.clone())
             }),
@@ -90,7 +90,7 @@ impl Offer {
     /// # Errors
     /// As [`open`](Self::open).
     fn describe(&self) -> Result<String, String> {
-        let (name, memory) = match self {
+        let (name, memory): (String, Option<u64>) = match *self {
             #[cfg(feature = "flex")]
             Self::Cpu => {
                 let threads = std::thread::available_parallelism().map_or(1, usize::from);
@@ -98,7 +98,7 @@ impl Offer {
                 (format!("{name}{threads} threads"), system_memory())
             }
             #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
-            Self::Gpu(gpu) => panics::caught_silently(|| {
+            Self::Gpu(ref gpu) => panics::caught_silently(|| {
                 let client = gpu.client();
                 let properties = client.properties();
                 (properties.identity.name.clone(), properties.memory.max_memory())

@@ -31,6 +31,7 @@ mod provenance;
 mod quality;
 mod report;
 mod sample;
+mod screen;
 mod signals;
 mod step_bench;
 mod tensorboard;

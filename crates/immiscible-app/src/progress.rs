@@ -1,7 +1,8 @@
-//! What a person sees while a run trains: a bar on a terminal, a line now and then elsewhere.
+//! What a person sees while a run trains: a bar on a terminal, or all of it, a line now and then elsewhere.
 
 use crate::eta::Eta;
 use crate::parts::{Parts, out_channels};
+use crate::screen::Screen;
 use crate::tensorboard::{self, TensorBoard};
 use crate::{grid, signals::Signals, train};
 use burn::tensor::Tensor;
@@ -15,12 +16,29 @@ use std::time::{Duration, Instant};
 /// Time between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Ui {
+    /// A bar, or where there is no terminal a line now and then.
+    Bar,
+    /// The whole terminal, with the curve of the loss.
+    Tui,
+}
+
+/// What it is shown on.
+enum Display {
+    Lines,
+    Bar(ProgressBar),
+    Screen(Box<Screen>),
+}
+
 /// Shows progress and draws the sample grids.
 pub(crate) struct Progress<'a> {
     parts: &'a Parts,
     run: PathBuf,
     signals: Signals,
-    bar: Option<ProgressBar>,
+    ui: Ui,
+    display: Display,
     tensorboard: Option<TensorBoard>,
     eta: Eta,
     /// When that which is now timed began: a step, a checkpoint or a grid.
@@ -55,13 +73,14 @@ impl Denoiser for Interruptible<'_> {
 
 impl<'a> Progress<'a> {
     /// Of the training in the directory `run`.
-    pub(crate) fn new(parts: &'a Parts, run: &Path, signals: Signals) -> Self {
+    pub(crate) fn new(parts: &'a Parts, run: &Path, ui: Ui, signals: Signals) -> Self {
         let (now, config) = (Instant::now(), &parts.config);
         Self {
             parts,
             run: run.into(),
             signals,
-            bar: None,
+            ui,
+            display: Display::Lines,
             tensorboard: None,
             eta: Eta::new(config.train.steps, config.sample.every, config.checkpoint.every),
             begun: now,
@@ -73,10 +92,18 @@ impl<'a> Progress<'a> {
         }
     }
 
-    fn say(&self, line: String) {
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => crate::say(line),
+    fn say(&mut self, line: String) {
+        match &mut self.display {
+            Display::Lines => crate::say(line),
+            Display::Bar(bar) => bar.println(line),
+            Display::Screen(screen) => screen.say(line),
+        }
+    }
+
+    /// Gives the terminal back, if all of it was taken.
+    pub(crate) fn close(&mut self) {
+        if matches!(self.display, Display::Screen(_)) {
+            self.display = Display::Lines;
         }
     }
 
@@ -156,10 +183,20 @@ impl Observer for Progress<'_> {
         }
         let steps = config.train.steps;
         (self.begun, self.last_line) = (Instant::now(), Instant::now());
-        if io::stderr().is_terminal() && step < steps {
+        if step == steps || !io::stderr().is_terminal() {
+            return;
+        }
+        if self.ui == Ui::Tui {
+            let title = format!("{}, {}", self.run.display(), config.coupling.kind);
+            match Screen::open(title, step, steps) {
+                Ok(screen) => self.display = Display::Screen(Box::new(screen)),
+                Err(error) => crate::say(format_args!("warning: --ui tui: {error}; lines take its place")),
+            }
+        } else {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len}  {prefix}\n{wide_msg}");
             let bar = ProgressBar::new(steps).with_position(step);
-            self.bar = Some(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
+            self.display =
+                Display::Bar(bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())));
         }
     }
 
@@ -172,22 +209,27 @@ impl Observer for Progress<'_> {
         }
         self.eta.step(took);
         let steps = config.train.steps;
-        match &self.bar {
-            Some(bar) => {
+        let due = self.last_line.elapsed() >= LINE || step == steps;
+        if matches!(self.display, Display::Lines) && !due {
+            return;
+        }
+        let numbers = self.numbers(step, report, total);
+        match &mut self.display {
+            Display::Lines => {
+                self.last_line = Instant::now();
+                let [speed, learning] = numbers;
+                crate::say(format_args!("step {step}/{steps}  {speed}  {learning}"));
+            }
+            Display::Bar(bar) => {
                 bar.set_position(step);
-                let [speed, learning] = self.numbers(step, report, total);
+                let [speed, learning] = numbers;
                 bar.set_prefix(speed);
                 bar.set_message(learning);
                 if step == steps {
                     bar.finish();
                 }
             }
-            None if self.last_line.elapsed() >= LINE || step == steps => {
-                self.last_line = Instant::now();
-                let [speed, learning] = self.numbers(step, report, total);
-                crate::say(format_args!("step {step}/{steps}  {speed}  {learning}"));
-            }
-            None => {}
+            Display::Screen(screen) => screen.step(step, total.loss_ema(), numbers),
         }
     }
 
@@ -199,8 +241,10 @@ impl Observer for Progress<'_> {
             self.last_skip = Some(Instant::now());
             self.say(format!("warning: {reason}; the step is skipped"));
         }
-        if let Some(bar) = &self.bar {
-            bar.set_position(step);
+        match &mut self.display {
+            Display::Lines => {}
+            Display::Bar(bar) => bar.set_position(step),
+            Display::Screen(screen) => screen.passed(step),
         }
     }
 
@@ -211,8 +255,8 @@ impl Observer for Progress<'_> {
     fn saved(&mut self, checkpoint: &Checkpoint) {
         let took = self.took();
         self.eta.checkpoint(took);
-        if self.bar.is_none() {
-            crate::say(format_args!("saved step {}", checkpoint.step));
+        if !matches!(self.display, Display::Bar(_)) {
+            self.say(format!("saved step {}", checkpoint.step));
         }
     }
 

@@ -4,7 +4,7 @@ use crate::config::{self, Change, Config, differences, structure};
 use crate::device_check::{self, Errors};
 use crate::memory::{Memory, size, window};
 use crate::parts::Parts;
-use crate::progress::Progress;
+use crate::progress::{Progress, Ui};
 use crate::signals::Signals;
 use crate::{Failure, cli, device, panics, quality, tensorboard};
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -13,6 +13,7 @@ use immiscible_data::{Crop, Loader, LoaderOptions, Source, Split};
 use immiscible_models::Network;
 use immiscible_sample::Pipeline;
 use immiscible_train::{Disk, FileSystem, RunLock, Start, TrainError, Trainer, sha256_hex};
+use std::io::{self, IsTerminal};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,6 +32,10 @@ const BAD_FILES: &str = "bad_files.jsonl";
 
 /// Trains, then says where the grid is and what the run is worth.
 pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
+    if arguments.ui == Ui::Tui && !arguments.dry_run && !io::stderr().is_terminal() {
+        let reason = anyhow!("--ui tui: standard error is no terminal; leave it out, or do not redirect it");
+        return Err(Failure::usage(reason));
+    }
     let (name, table) = read_config(arguments).map_err(Failure::usage)?;
     let (parts, source) = Parts::open(table).map_err(Failure::usage)?;
     let network = match &arguments.init {
@@ -58,8 +63,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         check_device(&parts)?;
     }
     let signals = Signals::listen().map_err(Failure::run)?;
-    let mut progress = Progress::new(&parts, &run, signals.clone());
+    let mut progress = Progress::new(&parts, &run, arguments.ui, signals.clone());
     let trained = panics::caught(|| trainer.run_from(start, &mut *method, loader, coupling, &mut progress));
+    progress.close();
     signals.end_at_once();
     let total = match (trained, signals.status()) {
         (Ok(Ok(_)), Some(code)) => {

@@ -151,6 +151,7 @@ fn what_a_user_gets_wrong_is_one_line_before_anything_happens() {
         (with("model.block_out_channels=[4611686018427387904,8]"), &["block_out_channels"]),
         (with("sample.guidance=nan"), &["sample.guidance = NaN", "finite"]),
         (refused(folder, &["train", "--run", ".."]), &["--run", "plain name"]),
+        (refused(folder, &["train", "--ui", "tui"]), &["--ui tui", "no terminal"]),
         (refused(folder, &["sample", "--checkpoint", "x", "--out", "grid.jpg"]), &["grid.jpg", ".png"]),
         (refused(folder, &["train", "--coupling", "knnn"]), &["knnn", "knn"]),
         (refused(folder, &["train", "--device", "cuda"]), &["cuda", "not compiled in", "--features"]),

@@ -57,8 +57,11 @@ impl Fit {
     }
 
     /// The largest square of `image`, resized. `place` says where it lies, `[x, y]` from 0 (left, top) to 1.
-    pub(crate) fn apply(self, image: &RgbImage, place: [f32; 2]) -> RgbImage {
+    pub(crate) fn apply(self, image: RgbImage, place: [f32; 2]) -> RgbImage {
         let (width, height) = image.dimensions();
+        if (width, height) == (self.side, self.side) {
+            return image;
+        }
         let crop = width.min(height);
         let at = |room: u32, place: f32| ((room + 1) as f32 * place).min(room as f32) as u32;
         // For the middle of an even room this is its half, of an odd one the half above.
@@ -67,9 +70,9 @@ impl Fit {
             [x, y] => (at(width - crop, x), at(height - crop, y)),
         };
         if crop == self.side {
-            return crop_imm(image, x, y, crop, crop).to_image();
+            return crop_imm(&image, x, y, crop, crop).to_image();
         }
-        self.resized(image, [x, y], crop)
+        self.resized(&image, [x, y], crop)
     }
 
     /// The square of `crop` pixels at `[x, y]`, resized.
@@ -120,7 +123,7 @@ mod tests {
         let mut expected = npy::read::<f32>(golden.as_ref()).unwrap().values.into_iter();
         for resize in [Resize::Bicubic, Resize::Box, Resize::Lanczos3, Resize::Triangle] {
             for side in [11, 40] {
-                let found = Fit { side, resize }.apply(&image, CENTER).into_raw();
+                let found = Fit { side, resize }.apply(image.clone(), CENTER).into_raw();
                 let expected = expected.by_ref().take(found.len());
                 let most =
                     found.iter().zip(expected).map(|(f, e)| (f32::from(*f) - e).abs()).fold(0.0, f32::max);
@@ -133,7 +136,7 @@ mod tests {
     #[test]
     fn the_box_is_the_mean_of_what_it_covers() {
         let image = RgbImage::from_fn(6, 6, |x, y| Rgb([(10 * x + y) as u8, 200, (x * y) as u8]));
-        let fit = |side| Fit { side, resize: Resize::Box }.apply(&image, CENTER);
+        let fit = |side| Fit { side, resize: Resize::Box }.apply(image.clone(), CENTER);
         // Columns 0 to 2 and rows 0 to 2: the mean of 10 x + y is 11.
         assert_eq!(fit(2).get_pixel(0, 0).0, [11, 200, 1]);
         assert_eq!(fit(12).get_pixel(3, 5), image.get_pixel(1, 2));
@@ -145,8 +148,8 @@ mod tests {
         let stripes = RgbImage::from_fn(40, 40, |x, _| Rgb([(x % 2 * 255) as u8; 3]));
         for resize in [Resize::Bicubic, Resize::Box, Resize::Gaussian, Resize::Lanczos3, Resize::Triangle] {
             let fit = Fit { side: 5, resize };
-            assert!(fit.apply(&flat, CENTER).pixels().all(|p| p.0 == [7, 100, 250]), "{resize:?}");
-            let grey = fit.apply(&stripes, CENTER);
+            assert!(fit.apply(flat.clone(), CENTER).pixels().all(|p| p.0 == [7, 100, 250]), "{resize:?}");
+            let grey = fit.apply(stripes.clone(), CENTER);
             assert!(
                 grey.pixels().all(|p| p.0[0].abs_diff(128) < 16),
                 "{resize:?}: {:?}",
@@ -158,8 +161,9 @@ mod tests {
     #[test]
     fn a_place_runs_over_all_there_is() {
         let image = RgbImage::from_fn(7, 4, |x, y| Rgb([x as u8, y as u8, 0]));
-        let first =
-            |place| Fit { side: 4, resize: Resize::default() }.apply(&image, place).get_pixel(0, 0).0[0];
+        let first = |place| {
+            Fit { side: 4, resize: Resize::default() }.apply(image.clone(), place).get_pixel(0, 0).0[0]
+        };
         assert_eq!([0.0, 0.24, 0.26, 0.51, 0.76, 0.999, 1.0].map(|x| first([x, 0.3])), [0, 0, 1, 2, 3, 3, 3]);
         assert_eq!(first(CENTER), 1);
     }

@@ -9,12 +9,14 @@ mod fit;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod huge_pages;
 mod image_file;
 mod in_memory;
 mod jpeg;
 mod loader;
 pub mod npy;
 mod order;
+mod planes;
 mod prefetch;
 mod registry;
 mod source;

@@ -4,7 +4,7 @@ use immiscible_random::{Key, Stream};
 use ndarray::{Array2, Array4, ArrayViewMut1, Axis};
 use rayon::prelude::*;
 
-use crate::{DataError, Order, Source};
+use crate::{DataError, Order, Source, huge_pages};
 
 /// Samples read together.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,6 +42,7 @@ impl Batch {
     ) -> Result<Self, DataError> {
         let [c, h, w] = source.shape();
         let mut values = vec![0.0; index.len() * c * h * w];
+        huge_pages::ask_for(&mut values);
         values
             .par_chunks_exact_mut(c * h * w)
             .zip(&index)

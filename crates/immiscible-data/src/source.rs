@@ -104,8 +104,13 @@ pub(crate) fn check_request(source: &dyn Source, index: usize, out: &[f32]) -> R
     Ok(())
 }
 
-/// `v ↦ 2v/white − 1` for every byte: 0 becomes −1 and `white` becomes 1.
+/// 2v/white − 1: 0 becomes −1 and `white` becomes 1.
+#[inline(always)]
+pub(crate) fn level(v: u8, white: u8) -> f32 {
+    f32::from(v) / (f32::from(white) / 2.0) - 1.0
+}
+
+/// The [`level`] of every byte.
 pub(crate) fn levels(white: u8) -> [f32; 256] {
-    let half = f32::from(white) / 2.0;
-    std::array::from_fn(|v| v as f32 / half - 1.0)
+    std::array::from_fn(|v| level(v as u8, white))
 }

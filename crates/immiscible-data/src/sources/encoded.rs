@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 use crate::bytes::Bytes;
 use crate::fit::{CENTER, Crop, Fit};
-use crate::source::{check_request, levels};
+use crate::planes::planes;
+use crate::source::check_request;
 use crate::{DataError, DataOptions, Source, image_file};
 
 /// Where encoded images lie.
@@ -32,7 +33,6 @@ pub(crate) struct Encoded {
     labels: Option<Labels>,
     shape: [usize; 3],
     fit: Option<Fit>,
-    levels: [f32; 256],
 }
 
 impl Encoded {
@@ -71,7 +71,7 @@ impl Encoded {
             (None, Some((_, (width, height)))) => [3, height as usize, width as usize],
             (None, None) => [3, 1, 1],
         };
-        Ok(Self { name: options.name.clone(), store, labels, shape, fit, levels: levels(255) })
+        Ok(Self { name: options.name.clone(), store, labels, shape, fit })
     }
 }
 
@@ -122,18 +122,11 @@ impl Source for Encoded {
         check_request(self, index, out)?;
         let mut image = image_file::decode(&self.store.bytes(index)?, &self.store.path(index))?;
         if let Some(fit) = self.fit {
-            image = fit.apply(&image, place);
+            image = fit.apply(image, place);
         }
         let [_, height, width] = self.shape;
         same_size(&*self.store, index, image.dimensions(), 0, (width as u32, height as u32))?;
-        let (red, rest) = out.split_at_mut(height * width);
-        let (green, blue) = rest.split_at_mut(height * width);
-        let pixels = image.as_raw().as_chunks::<3>().0;
-        for (((&[r, g, b], red), green), blue) in pixels.iter().zip(red).zip(green).zip(blue) {
-            *red = self.levels[usize::from(r)];
-            *green = self.levels[usize::from(g)];
-            *blue = self.levels[usize::from(b)];
-        }
+        planes(image.as_raw().as_chunks().0, out);
         Ok(())
     }
 }
