@@ -52,7 +52,8 @@ fn devices_are_listed_with_memory_and_with_what_is_missing() {
 fn steps_are_measured_for_every_coupling_and_batch() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1"];
+    // On a machine that does much else a step may take long.
+    let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1", "--most-seconds", "1000"];
     let what = ["--couplings", "independent,knn", "--batches", "1,2", "--out", "step"];
     let said = succeed(folder, &[&small[..], &what].concat());
     assert!(said.contains("| DiT-S/8 | knn | 2 |"), "{said}");
