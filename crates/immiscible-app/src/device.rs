@@ -74,6 +74,7 @@ impl Offer {
     /// # Errors
     /// What the driver says, in one line.
     fn open(&self) -> Result<Device, String> {
+        // By value: a reference to what cannot exist, without any backend, would still want an arm.
         match *self {
             #[cfg(feature = "flex")]
             Self::Cpu => Ok(Device::flex()),

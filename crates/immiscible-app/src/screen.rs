@@ -10,7 +10,8 @@ use ratatui::symbols::Marker;
 use ratatui::text::Line;
 use ratatui::widgets::{Axis, Block, Chart, Dataset, Gauge, GraphType, Paragraph, Wrap};
 use ratatui::{Frame, Terminal};
-use std::io::{self, Stderr, Write};
+use std::io::{self, BufWriter, Stderr, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Time between two drawings.
@@ -18,9 +19,23 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Points of the curve: with more, every other one is dropped.
 const POINTS: usize = 2000;
 
+/// Whether the terminal is taken.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// Gives the terminal back where the process ends at once. Handlers of signals may call it.
+#[cfg(unix)]
+pub(crate) fn leave_at_once() {
+    /// The terminal's own content and its cursor: what crossterm writes as well.
+    const OWN: &[u8] = b"\x1b[?1049l\x1b[?25h";
+    if TAKEN.load(Ordering::Relaxed) {
+        let _ = rustix::io::write(rustix::stdio::stderr(), OWN);
+    }
+}
+
 /// The terminal, which gets its own content back when this is dropped, and below it what was said meanwhile.
 pub(crate) struct Screen {
-    terminal: Terminal<CrosstermBackend<Stderr>>,
+    // Standard error has no buffer of its own, and a drawing is hundreds of small writes.
+    terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
     view: View,
     drawn: Option<Instant>,
 }
@@ -28,7 +43,8 @@ pub(crate) struct Screen {
 impl Screen {
     /// Takes the terminal of standard error.
     pub(crate) fn open(title: String, step: u64, steps: u64) -> io::Result<Self> {
-        let terminal = Terminal::new(CrosstermBackend::new(io::stderr()))?;
+        let terminal = Terminal::new(CrosstermBackend::new(BufWriter::new(io::stderr())))?;
+        TAKEN.store(true, Ordering::Relaxed);
         execute!(io::stderr(), EnterAlternateScreen, Hide)?;
         Ok(Self { terminal, view: View::new(title, step, steps), drawn: None })
     }
@@ -61,6 +77,7 @@ impl Drop for Screen {
     fn drop(&mut self) {
         let mut terminal = io::stderr();
         let _ = execute!(terminal, LeaveAlternateScreen, Show);
+        TAKEN.store(false, Ordering::Relaxed);
         for line in &self.view.said {
             let _ = writeln!(terminal, "{line}");
         }

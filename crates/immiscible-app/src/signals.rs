@@ -22,6 +22,7 @@ impl Signals {
         let signals = Self { received: Arc::default(), at_once: Arc::default() };
         for signal in [SIGINT, SIGTERM] {
             let listen = || {
+                leave_the_screen(signal, signals.at_once.clone())?;
                 // In this order: the first signal finds the flag down.
                 register_conditional_shutdown(signal, status(signal).into(), signals.at_once.clone())?;
                 signal_hook::flag::register(signal, signals.at_once.clone())?;
@@ -31,12 +32,12 @@ impl Signals {
         }
         // What an allocation that fails ends with, after it has said its size.
         #[cfg(unix)]
-        register_conditional_shutdown(
-            signal_hook::consts::SIGABRT,
-            Failure::DEVICE.into(),
-            Arc::new(AtomicBool::new(true)),
-        )
-        .context("the signals cannot be taken over")?;
+        leave_the_screen(signal_hook::consts::SIGABRT, Arc::new(AtomicBool::new(true)))
+            .and_then(|()| {
+                let always = Arc::new(AtomicBool::new(true));
+                register_conditional_shutdown(signal_hook::consts::SIGABRT, Failure::DEVICE.into(), always)
+            })
+            .context("the signals cannot be taken over")?;
         Ok(signals)
     }
 
@@ -57,6 +58,25 @@ impl Signals {
     pub(crate) fn end_at_once(&self) {
         self.at_once.store(true, Ordering::Relaxed);
     }
+}
+
+/// Gives the terminal back at a signal that ends the process at once.
+#[cfg(unix)]
+fn leave_the_screen(signal: i32, at_once: Arc<AtomicBool>) -> std::io::Result<()> {
+    let leave = move || {
+        if at_once.load(Ordering::Relaxed) {
+            crate::screen::leave_at_once();
+        }
+    };
+    // SAFETY: it reads two atomics and writes to a descriptor; nothing of that allocates, locks or panics.
+    #[expect(unsafe_code, reason = "a handler must keep to what handlers may do")]
+    unsafe { signal_hook::low_level::register(signal, leave) }.map(drop)
+}
+
+/// Elsewhere the terminal stays as it is.
+#[cfg(not(unix))]
+fn leave_the_screen(_: i32, _: Arc<AtomicBool>) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// As shells report it.

