@@ -9,11 +9,11 @@ mod fit;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod huge_pages;
 mod image_file;
 mod in_memory;
 mod jpeg;
 mod loader;
+mod memory;
 pub mod npy;
 mod order;
 mod planes;

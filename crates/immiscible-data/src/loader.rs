@@ -1,16 +1,18 @@
 use std::sync::Arc;
 
 use immiscible_random::{Key, Stream};
-use ndarray::{Array2, Array4, ArrayViewMut1, Axis};
+use ndarray::{ArcArray, Array2, Array4, ArrayViewMut1, Axis, Ix4};
 use rayon::prelude::*;
 
-use crate::{DataError, Order, Source, huge_pages};
+use crate::memory::{self, Lent};
+use crate::{DataError, Order, Source};
 
 /// Samples read together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The images, `[B, C, H, W]`, in [−1, 1] where they are not scaled.
-    pub images: Array4<f32>,
+    /// The images, `[B, C, H, W]`, in [−1, 1] where they are not scaled. Their memory is shared with the [`Loader`], which takes
+    /// that of a large batch for a later one when nobody else has it any more; until then, whoever changes them changes a copy.
+    pub images: ArcArray<f32, Ix4>,
     /// A label for each image, where the data set has labels.
     pub labels: Option<Vec<u32>>,
     /// Index of each image in its [`Source`].
@@ -25,7 +27,8 @@ impl Batch {
     /// # Errors
     /// Those of [`Source::read`].
     pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
-        Self::read_each(source, index, |index, image| source.read(index, image))
+        let values = memory::fresh(index.len() * values_of(source));
+        Self::read_each(source, index, values, |index, image| source.read(index, image))
     }
 
     /// Multiplies the images.
@@ -38,23 +41,27 @@ impl Batch {
     fn read_each(
         source: &dyn Source,
         index: Vec<u64>,
+        mut values: Vec<f32>,
         read: impl Fn(usize, &mut [f32]) -> Result<(), DataError> + Sync,
     ) -> Result<Self, DataError> {
         let [c, h, w] = source.shape();
-        let mut values = vec![0.0; index.len() * c * h * w];
-        huge_pages::ask_for(&mut values);
         values
             .par_chunks_exact_mut(c * h * w)
             .zip(&index)
             .try_for_each(|(image, &index)| read(to_usize(index), image))?;
         let images = Array4::from_shape_vec((index.len(), c, h, w), values)
-            .expect("the buffer was made for this shape");
+            .expect("the buffer was made for this shape")
+            .into_shared();
         let labels = match source.classes() {
             Some(_) => index.iter().map(|&index| source.label(to_usize(index))).collect(),
             None => None,
         };
         Ok(Self { images, labels, index, mask: None })
     }
+}
+
+fn values_of(source: &dyn Source) -> usize {
+    source.shape().iter().product()
 }
 
 fn mirror<T>(mut row: ArrayViewMut1<T>) {
@@ -89,6 +96,7 @@ pub struct Loader {
     random_crops: bool,
     scale: f64,
     masks: Option<Array4<bool>>,
+    lent: Lent,
 }
 
 impl Loader {
@@ -99,7 +107,15 @@ impl Loader {
     pub fn new(source: impl Into<Arc<dyn Source>>, options: LoaderOptions) -> Result<Self, DataError> {
         let source = source.into();
         let order = Order::new(options.seed, source.len(), options.batch_size)?;
-        Ok(Self { source, order, options, random_crops: false, scale: 1.0, masks: None })
+        Ok(Self {
+            source,
+            order,
+            options,
+            random_crops: false,
+            scale: 1.0,
+            masks: None,
+            lent: Lent::default(),
+        })
     }
 
     /// Reads each image at a place drawn for each (seed, epoch, sample), where it is larger than what is read.
@@ -148,9 +164,10 @@ impl Loader {
     pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
         let (source, index) = (self.source.as_ref(), self.order.indices(step));
         let key = Key::new(self.options.seed).step(self.order.epoch(step));
+        let values = self.lent.take(index.len() * values_of(source));
         let mut batch = match self.random_crops {
-            false => Batch::read(source, index)?,
-            true => Batch::read_each(source, index, |index, image| {
+            false => Batch::read_each(source, index, values, |index, image| source.read(index, image))?,
+            true => Batch::read_each(source, index, values, |index, image| {
                 let mut place = [0.0; 2];
                 key.stream(Stream::CROP).fill_uniforms(index as u64, 2, &mut place);
                 source.read_crop(index, place, image)
@@ -178,6 +195,7 @@ impl Loader {
                 .expect("as many values for each image")
         });
         batch.scale(self.scale);
+        self.lent.keep(&batch.images);
         Ok(batch)
     }
 }
@@ -252,6 +270,26 @@ mod tests {
             assert_eq!(loader(3, true).batch_at(step).unwrap(), batches[step as usize]);
         }
         assert_ne!(loader(4, true).batch_at(0).unwrap().index, batches[0].index);
+    }
+
+    #[test]
+    fn large_batches_use_memory_again_and_hold_their_own_images() {
+        let pixels = (0..9u8).flat_map(|i| std::iter::repeat_n(28 * i, 1 << 20)).collect();
+        let source: Arc<dyn Source> = Arc::new(InMemory::new("large", [1, 1024, 1024], pixels).unwrap());
+        let loader =
+            Loader::new(source, LoaderOptions { batch_size: 8, seed: 3, flip: true }).unwrap().scaled(2.0);
+        let holds_its_own = |batch: &Batch| {
+            batch.images.outer_iter().zip(&batch.index).all(|(image, &index)| {
+                image.iter().all(|&value| value == 2.0 * (28.0 * index as f32 / 127.5 - 1.0))
+            })
+        };
+        let first = loader.batch_at(0).unwrap();
+        let kept = loader.batch_at(1).unwrap();
+        let at = first.images.as_ptr();
+        drop(first);
+        let third = loader.batch_at(2).unwrap();
+        assert_eq!(third.images.as_ptr(), at);
+        assert!(holds_its_own(&kept) && holds_its_own(&third));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use immiscible_coupling::{Chosen, Compared, Coupling, CouplingError, Draw, PairC
 use immiscible_data::{Batch, DataError};
 use immiscible_models::{AutoencoderKL, Network};
 use immiscible_random::{Key, Stream};
-use ndarray::Array4;
+use ndarray::{Array4, ArrayView4, Axis, Slice};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -45,20 +45,19 @@ impl Latents {
     ///
     /// # Errors
     /// When the device does not return them.
-    pub fn encode(&self, images: &Array4<f32>, key: Key) -> Result<Array4<f32>, TrainError> {
+    pub fn encode(&self, images: ArrayView4<'_, f32>, key: Key) -> Result<Array4<f32>, TrainError> {
         read(self.encode_on_device(images, key))
     }
 
     /// The same without reading them back, `[B, channels, H/factor, W/factor]`.
-    fn encode_on_device(&self, images: &Array4<f32>, key: Key) -> Tensor<4> {
+    fn encode_on_device(&self, images: ArrayView4<'_, f32>, key: Key) -> Tensor<4> {
         let (rows, channels, height, width) = images.dim();
         let [c, h, w] = [self.channels, height / self.factor, width / self.factor];
         let numbers = c * h * w;
-        let pixels: Vec<f32> = images.iter().copied().collect();
         let chunks = (0..rows).step_by(CHUNK).map(|first| {
             let count = CHUNK.min(rows - first);
-            let size = channels * height * width;
-            let chunk = pixels[first * size..(first + count) * size].to_vec();
+            let chunk =
+                images.slice_axis(Axis(0), Slice::from(first..first + count)).iter().copied().collect();
             let x = TensorData::new(chunk, [count, channels, height, width]);
             let noise = self.sample.then(|| {
                 let mut values = vec![0.0; count * numbers];
@@ -194,7 +193,7 @@ impl LatentStep {
         let start = Instant::now();
         let elapsed_ms = || start.elapsed().as_secs_f64() * 1e3;
         let key = self.key.step(step);
-        let x0 = self.latents.encode_on_device(&batch.images, key);
+        let x0 = self.latents.encode_on_device(batch.images.view(), key);
         let numbers: usize = x0.dims().iter().product();
         let (images, latents) = (self.latents.bytes(batch.images.len(), numbers), size_of::<f32>() * numbers);
         let compared = self.coupling.compare(&x0, &pairing(batch), key.stream(Stream::NOISE));
@@ -213,7 +212,7 @@ impl LatentStep {
             });
         }
         let (labels, index, mask) = (batch.labels.clone(), batch.index.clone(), batch.mask.clone());
-        let batch = Batch { images: read(x0)?, labels, index, mask };
+        let batch = Batch { images: read(x0)?.into_shared(), labels, index, mask };
         let parts = Parts {
             encode_ms: elapsed_ms(),
             bytes_to_host: latents as f64,
@@ -255,7 +254,7 @@ impl LatentStep {
 
 /// Why a coupling refused latents: one of them that is not finite is the better culprit, where there is one.
 fn refused<T>(x0: &Tensor<4>, batch: &Batch, step: u64, source: CouplingError) -> Result<T, TrainError> {
-    all_finite(&Batch { images: read(x0.clone())?, ..batch.clone() }, step, true)?;
+    all_finite(&Batch { images: read(x0.clone())?.into_shared(), ..batch.clone() }, step, true)?;
     Err(TrainError::Coupling { step, source })
 }
 

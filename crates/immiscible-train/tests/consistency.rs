@@ -253,7 +253,12 @@ fn a_perfect_consistency_function_has_no_loss() {
             for (neighbours, pairs) in all_neighbours(32, KEY.step(5)) {
                 let loss = loss(kind, distance);
                 let images = Array4::from_elem((32, 1, 8, 8), IMAGE as f32);
-                let batch = Batch { images, labels: None, index: (0..32).collect(), mask: None };
+                let batch = Batch {
+                    images: images.into_shared(),
+                    labels: None,
+                    index: (0..32).collect(),
+                    mask: None,
+                };
                 let prepared = || prepare(&*loss.diffusion.coupling, batch.clone(), KEY, 5).unwrap();
                 let perfect = OneImage(objective());
                 let value = |network: &dyn Denoiser| -> f32 {
@@ -657,7 +662,12 @@ fn learn_by_lpips(weights: &Path, shape: [usize; 4], steps: u64) -> (Vec<f32>, [
     let take = |step| {
         let mut images = Array4::zeros(shape);
         KEY.step(step).fill_normals(0, images.len() / rows, images.as_slice_mut().unwrap());
-        let batch = Batch { images, labels: None, index: (0..rows as u64).collect(), mask: None };
+        let batch = Batch {
+            images: images.into_shared(),
+            labels: None,
+            index: (0..rows as u64).collect(),
+            mask: None,
+        };
         method.step(prepare(&*coupling, batch, KEY, step).unwrap(), step).unwrap().loss
     };
     let losses: Vec<f32> = (0..steps).map(take).collect();

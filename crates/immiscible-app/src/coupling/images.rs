@@ -47,7 +47,10 @@ impl Images {
             let source = build(&options).with_context(remedy)?;
             let batch = Batch::read(&*source, (0..source.len() as u64).collect())?;
             let shape @ [c, h, w] = source.shape();
-            let rows = batch.images.into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
+            let rows = batch
+                .images
+                .into_owned()
+                .into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
             let what = match (called, path) {
                 (Some(called), _) => called.into(),
                 (None, Some(path)) if CONTAINERS.contains(&name) => last(path),

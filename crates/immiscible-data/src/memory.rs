@@ -1,0 +1,106 @@
+//! Memory of large batches. New memory is dear: allocators give blocks of this size back, and the system clears every page of the
+//! next one, which for images of 3×256×256 takes as long as their decoding. So it is used again, and large pages are asked for.
+
+use ndarray::{ArcArray, Ix4};
+use std::sync::{Mutex, PoisonError};
+
+/// Below this, allocators reuse their memory themselves.
+const SMALLEST_BYTES: usize = 32 << 20;
+
+/// Zeros.
+pub(crate) fn fresh(len: usize) -> Vec<f32> {
+    let mut values = vec![0.0; len];
+    if size_of_val(&*values) >= SMALLEST_BYTES {
+        ask_for_large_pages(&mut values);
+    }
+    values
+}
+
+/// Batches of which somebody may still have the images.
+#[derive(Default)]
+pub(crate) struct Lent(Mutex<Vec<ArcArray<f32, Ix4>>>);
+
+impl Lent {
+    /// Any values: those of a batch that nobody has any more, if there is one of this length, or [`fresh`] ones. Whatever else
+    /// nobody has is given back to the system.
+    pub(crate) fn take(&self, len: usize) -> Vec<f32> {
+        let mut lent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = None;
+        for images in std::mem::take(&mut *lent) {
+            match images.try_into_owned_nocopy() {
+                Ok(images) if images.len() == len => free = Some(images.into_raw_vec_and_offset().0),
+                Ok(_) => {}
+                Err(images) => lent.push(images),
+            }
+        }
+        drop(lent);
+        free.filter(|values| values.len() == len).unwrap_or_else(|| fresh(len))
+    }
+
+    /// Remembers a batch, if it is large.
+    pub(crate) fn keep(&self, images: &ArcArray<f32, Ix4>) {
+        if images.len() * size_of::<f32>() >= SMALLEST_BYTES {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(images.clone());
+        }
+    }
+}
+
+/// Asks Linux for large pages under values that nobody has touched yet: with 512 times as few pages they are there earlier.
+/// Nowhere else does this do anything, and nothing depends on it.
+#[cfg(target_os = "linux")]
+fn ask_for_large_pages(values: &mut [f32]) {
+    use rustix::mm::{Advice, madvise};
+
+    /// A large page, where the others have 4 KiB.
+    const LARGE: usize = 2 << 20;
+    let start = values.as_mut_ptr().cast::<u8>();
+    let skipped = start.align_offset(LARGE);
+    let bytes = (size_of_val(values) - skipped) / LARGE * LARGE;
+    // SAFETY: the whole pages from `start + skipped` on are inside of `values`, and this advice changes no content.
+    #[expect(unsafe_code, reason = "other advice could change the content")]
+    let _ = unsafe { madvise(start.add(skipped).cast(), bytes, Advice::LinuxHugepage) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn ask_for_large_pages(_: &mut [f32]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ndarray::Array4;
+
+    const SHAPE: (usize, usize, usize, usize) = (SMALLEST_BYTES / size_of::<f32>() / 1024, 1, 32, 32);
+
+    fn lend(lent: &Lent) -> ArcArray<f32, Ix4> {
+        let values = lent.take(SMALLEST_BYTES / size_of::<f32>());
+        let images = Array4::from_shape_vec(SHAPE, values).unwrap().into_shared();
+        lent.keep(&images);
+        images
+    }
+
+    #[test]
+    fn memory_of_a_batch_is_used_again_once_nobody_has_it() {
+        let lent = Lent::default();
+        let [first, second] = [lend(&lent), lend(&lent)];
+        assert_ne!(first.as_ptr(), second.as_ptr());
+        let (at, copy) = (first.as_ptr(), first.clone());
+        drop(first);
+        let third = lend(&lent);
+        assert_ne!(third.as_ptr(), at, "a copy is still there");
+        drop(copy);
+        assert_eq!(lend(&lent).as_ptr(), at);
+        drop((second, third));
+        // Three were free, of which one was taken and two given back.
+        let _fourth = lend(&lent);
+        assert_eq!(lent.0.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn another_length_and_small_batches_are_new() {
+        let lent = Lent::default();
+        drop(lend(&lent));
+        assert_eq!(lent.take(7), [0.0; 7]);
+        lent.keep(&Array4::zeros((2, 1, 2, 2)).into_shared());
+        assert!(lent.0.lock().unwrap().is_empty());
+    }
+}
