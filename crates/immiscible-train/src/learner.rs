@@ -160,7 +160,10 @@ impl Learner {
         self.network.load(&folder.join(WEIGHTS))?;
         let path = folder.join(OPTIMIZER);
         let optimizer = self.optimizer_config.build(&self.network)?;
-        self.optimizer = optimizer.load(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
+        // Not by its path: a GPU would read the file when it gets to it, and the checkpoint may be pruned until then.
+        let record = std::fs::read(&path).map_err(|e| TrainError::checkpoint(&path, e))?;
+        let record = optimizer.from_bytes(Bytes::from_bytes_vec(record));
+        self.optimizer = record.map_err(|e| TrainError::checkpoint(&path, e))?;
         Ok(())
     }
 }
