@@ -1,3 +1,4 @@
+use crate::group_norm::Normalize;
 use burn::module::Module;
 use burn::nn::{Dropout, GroupNorm, Linear};
 use burn::tensor::Tensor;
@@ -47,7 +48,7 @@ impl Attention {
     pub(crate) fn forward_map(&self, x: Tensor<4>) -> Tensor<4> {
         let shape = x.dims();
         let normed = match &self.group_norm {
-            Some(norm) => norm.forward(x.clone()),
+            Some(norm) => norm.normalize(x.clone(), None),
             None => x.clone(),
         };
         let tokens = normed.flatten::<3>(2, 3).swap_dims(1, 2);

@@ -4,10 +4,12 @@ use burn::module::Module;
 use burn::nn::GroupNorm;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
+use crate::ActFn;
 use crate::AutoencoderKLConfig;
 use crate::attention::Attention;
+use crate::convolution::Convolve;
+use crate::group_norm::Normalize;
 use crate::hook::Trace;
 use crate::resnet::{Downsample2D, Plan, ResnetBlock2D, Upsample2D, conv3x3};
 
@@ -48,7 +50,7 @@ impl Stage {
             }
         }
         for (j, downsampler) in self.downsamplers.iter().enumerate() {
-            x = trace.map(format_args!("{name}.downsamplers.{j}"), x, |x| downsampler.conv.forward(x));
+            x = trace.map(format_args!("{name}.downsamplers.{j}"), x, |x| downsampler.conv.convolve(x));
         }
         for (j, upsampler) in self.upsamplers.iter().enumerate() {
             x = trace.map(format_args!("{name}.upsamplers.{j}"), x, |x| upsampler.forward(x));
@@ -105,13 +107,13 @@ impl Encoder {
     /// # Shapes
     /// `[B, in_channels, H, W]` → `[B, 2·latent_channels, H/f, W/f]`
     pub(crate) fn forward(&self, x: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
-        let mut x = trace.map(format_args!("encoder.conv_in"), x, |x| self.conv_in.forward(x));
+        let mut x = trace.map(format_args!("encoder.conv_in"), x, |x| self.conv_in.convolve(x));
         for (i, block) in self.down_blocks.iter().enumerate() {
             x = block.forward(&format!("encoder.down_blocks.{i}"), x, trace);
         }
         x = self.mid_block.forward("encoder.mid_block", x, trace);
         trace.map(format_args!("encoder.conv_out"), x, |x| {
-            self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+            self.conv_out.convolve(self.conv_norm_out.normalize(x, Some(ActFn::Silu)))
         })
     }
 
@@ -161,13 +163,13 @@ impl Decoder {
     /// # Shapes
     /// `[B, latent_channels, h, w]` → `[B, out_channels, h·f, w·f]`
     pub(crate) fn forward(&self, z: Tensor<4>, trace: &mut Trace<'_>) -> Tensor<4> {
-        let mut x = trace.map(format_args!("decoder.conv_in"), z, |z| self.conv_in.forward(z));
+        let mut x = trace.map(format_args!("decoder.conv_in"), z, |z| self.conv_in.convolve(z));
         x = self.mid_block.forward("decoder.mid_block", x, trace);
         for (i, block) in self.up_blocks.iter().enumerate() {
             x = block.forward(&format!("decoder.up_blocks.{i}"), x, trace);
         }
         trace.map(format_args!("decoder.conv_out"), x, |x| {
-            self.conv_out.forward(silu(self.conv_norm_out.forward(x)))
+            self.conv_out.convolve(self.conv_norm_out.normalize(x, Some(ActFn::Silu)))
         })
     }
 

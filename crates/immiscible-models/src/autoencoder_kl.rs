@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::autoencoder_blocks::{Decoder, Encoder};
 use crate::checks::{only, positive};
+use crate::convolution::Convolve;
 use crate::hook::Trace;
 use crate::network::Draw;
 use crate::pretrained::{DIFFUSERS, read, write};
@@ -364,7 +365,7 @@ impl AutoencoderKL {
         let trace = &mut Trace::new(ctx);
         let mut moments = self.encoder.forward(x, trace);
         if let Some(conv) = &self.quant_conv {
-            moments = trace.map(format_args!("quant_conv"), moments, |x| conv.forward(x));
+            moments = trace.map(format_args!("quant_conv"), moments, |x| conv.convolve(x));
         }
         trace.output(moments)
     }
@@ -379,7 +380,7 @@ impl AutoencoderKL {
     pub fn decode_with(&self, mut z: Tensor<4>, ctx: Ctx<'_>) -> Output {
         let trace = &mut Trace::new(ctx);
         if let Some(conv) = &self.post_quant_conv {
-            z = trace.map(format_args!("post_quant_conv"), z, |z| conv.forward(z));
+            z = trace.map(format_args!("post_quant_conv"), z, |z| conv.convolve(z));
         }
         let images = self.decoder.forward(z, trace);
         trace.output(images)

@@ -11,6 +11,7 @@ use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::attention::Attention;
+use crate::convolution::Convolve;
 use crate::dit::{Activation, DiTConfig};
 use crate::hook::Trace;
 use crate::time::{TimestepEmbedding, linear_zero_bias};
@@ -52,7 +53,7 @@ impl PatchEmbed {
     /// # Shapes
     /// `[B, C, H, W]` → `[B, H/p · W/p, D]`
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<3> {
-        let x = self.proj.forward(x);
+        let x = self.proj.convolve(x);
         let [_, width, rows, cols] = x.dims();
         let axis = |length| {
             let table = TensorData::new(axis_embedding(length, self.base, width / 2), [length, width / 2]);

@@ -8,9 +8,13 @@ mod checks;
 mod clip_text;
 mod clip_tokenizer;
 mod condition;
+mod convolution;
 mod dit;
 mod dit_blocks;
 mod error;
+#[cfg(feature = "flex")]
+mod flex;
+mod group_norm;
 mod hook;
 mod lpips;
 mod network;

@@ -8,6 +8,7 @@ use burn::tensor::module::max_pool2d;
 use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use crate::convolution::Convolve;
 use crate::{ModelError, weights};
 
 /// How different two images look (Zhang et al. 2018, arXiv 1801.03924): the distance of their features in VGG-16, weighted by
@@ -85,7 +86,7 @@ impl Lpips {
         let depths = self.features(a).into_iter().zip(self.features(b)).zip(&self.heads);
         let terms = depths.map(|((a, b), head)| {
             let difference = (unit(a) - unit(b)).square();
-            head.forward(difference).flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1)
+            head.convolve(difference).flatten::<2>(1, 3).mean_dim(1).squeeze_dim::<1>(1)
         });
         terms.reduce(|sum, term| sum + term).expect("five depths")
     }
@@ -103,7 +104,7 @@ impl Lpips {
                 x = max_pool2d(x, MaxPoolOptions::new([2, 2]).with_stride([2, 2]));
             }
             for conv in convs.by_ref().take(layers.len()) {
-                x = relu(conv.forward(x));
+                x = relu(conv.convolve(x));
             }
             features.push(x.clone());
         }

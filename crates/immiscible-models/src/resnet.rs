@@ -13,6 +13,8 @@ use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::attention::Attention;
+use crate::convolution::Convolve;
+use crate::group_norm::Normalize;
 
 /// The activation of the residual blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,12 +171,12 @@ impl ResnetBlock2D {
     /// `x`: `[B, C_in, H, W]`, `embedding`: `[B, D]` after its activation → `[B, C, H, W]`; H and W are
     /// halved or doubled by a block that changes the resolution.
     pub(crate) fn forward(&self, x: Tensor<4>, embedding: Option<&Tensor<2>>) -> Tensor<4> {
-        let h = self.act.forward(self.norm1.forward(x.clone()));
+        let h = self.norm1.normalize(x.clone(), Some(self.act));
         let (x, h) = match self.resample {
             Some(resample) => (resample.forward(x), resample.forward(h)),
             None => (x, h),
         };
-        let h = self.conv1.forward(h);
+        let h = self.conv1.convolve(h);
         let modulation = match (&self.time_emb_proj, embedding) {
             (Some(proj), Some(embedding)) => {
                 Some(proj.forward(embedding.clone()).unsqueeze_dims::<4>(&[2, 3]))
@@ -182,18 +184,18 @@ impl ResnetBlock2D {
             _ => None,
         };
         let h = match (modulation, self.scale_shift) {
-            (None, _) => self.norm2.forward(h),
-            (Some(shift), TimeScaleShift::Default) => self.norm2.forward(h + shift),
+            (None, _) => self.norm2.normalize(h, Some(self.act)),
+            (Some(shift), TimeScaleShift::Default) => self.norm2.normalize(h + shift, Some(self.act)),
             (Some(both), TimeScaleShift::ScaleShift) => {
                 let [_, channels, ..] = h.dims();
                 let scale = both.clone().narrow(1, 0, channels);
                 let shift = both.narrow(1, channels, channels);
-                self.norm2.forward(h) * (scale + 1.0) + shift
+                self.act.forward(self.norm2.normalize(h, None) * (scale + 1.0) + shift)
             }
         };
-        let h = self.conv2.forward(self.dropout.forward(self.act.forward(h)));
+        let h = self.conv2.convolve(self.dropout.forward(h));
         match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x) + h,
+            Some(shortcut) => shortcut.convolve(x) + h,
             None => x + h,
         }
     }
@@ -229,7 +231,7 @@ impl Upsample2D {
     }
 
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.conv.forward(twice(x))
+        self.conv.convolve(twice(x))
     }
 }
 

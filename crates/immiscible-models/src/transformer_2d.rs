@@ -11,6 +11,8 @@ use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 
 use crate::attention::Attention;
+use crate::convolution::Convolve;
+use crate::group_norm::Normalize;
 use crate::hook::Trace;
 use crate::resnet::Plan;
 
@@ -63,7 +65,7 @@ impl Transformer2DModel {
         trace: &mut Trace<'_>,
     ) -> Tensor<4> {
         let shape = x.dims();
-        let h = self.proj_in.forward(self.norm.forward(x.clone()));
+        let h = self.proj_in.forward(self.norm.normalize(x.clone(), None));
         let mut tokens = h.flatten::<3>(2, 3).swap_dims(1, 2);
         for (k, block) in self.transformer_blocks.iter().enumerate() {
             let name = format!("{name}.transformer_blocks.{k}");
@@ -106,7 +108,7 @@ impl Projection {
     /// `[B, C, H, W]` → `[B, C, H, W]`
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Conv(conv) => conv.forward(x),
+            Self::Conv(conv) => conv.convolve(x),
             Self::Linear(linear) => linear.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]),
         }
     }

@@ -10,6 +10,8 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::attention::Attention;
+use crate::convolution::Convolve;
+use crate::group_norm::Normalize;
 use crate::hook::{Feature, Trace};
 use crate::resnet::{ActFn, Downsample2D, Plan, Resample, ResnetBlock2D, Upsample2D};
 use crate::transformer_2d::{Transformer2DModel, TransformerPlan};
@@ -138,7 +140,7 @@ pub(crate) struct Body<'a> {
 impl Body<'_> {
     /// Down, through the middle and up again, past the feature maps that the way down left.
     pub(crate) fn forward(&self, x: Tensor<4>, pass: &mut Pass<'_, '_>) -> Tensor<4> {
-        let mut x = pass.trace.map(format_args!("conv_in"), x, |x| self.conv_in.forward(x));
+        let mut x = pass.trace.map(format_args!("conv_in"), x, |x| self.conv_in.convolve(x));
         let mut skips = vec![x.clone()];
         for (i, block) in self.down_blocks.iter().enumerate() {
             x = block.forward(&format!("down_blocks.{i}"), x, &mut skips, pass);
@@ -150,7 +152,7 @@ impl Body<'_> {
             x = block.forward(&format!("up_blocks.{i}"), x, &mut skips, pass);
         }
         pass.trace.map(format_args!("conv_out"), x, |x| {
-            self.conv_out.forward(self.act.forward(self.conv_norm_out.forward(x)))
+            self.conv_out.convolve(self.conv_norm_out.normalize(x, Some(self.act)))
         })
     }
 
@@ -238,7 +240,7 @@ impl DownBlock {
         for (j, downsampler) in self.downsamplers.iter().enumerate() {
             let embedding = Some(&pass.embedding);
             x = pass.trace.map(format_args!("{name}.downsamplers.{j}"), x, |x| match downsampler {
-                Downsampler::Conv(down) => down.conv.forward(x),
+                Downsampler::Conv(down) => down.conv.convolve(x),
                 Downsampler::Resnet(resnet) => resnet.forward(x, embedding),
             });
             skips.push(x.clone());

@@ -1,0 +1,28 @@
+//! Group norms and the activations behind them, by the device that they run on.
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod fused;
+
+use crate::resnet::ActFn;
+use burn::nn::GroupNorm;
+use burn::tensor::Tensor;
+
+/// [`GroupNorm::forward`] and an activation, in one go where that is faster.
+pub(crate) trait Normalize {
+    /// # Shapes
+    /// `[B, C, H, W]` → `[B, C, H, W]`
+    fn normalize(&self, x: Tensor<4>, act: Option<ActFn>) -> Tensor<4>;
+}
+
+impl Normalize for GroupNorm {
+    fn normalize(&self, x: Tensor<4>, act: Option<ActFn>) -> Tensor<4> {
+        #[cfg(feature = "flex")]
+        if let Some(layer) = flex::layer(self, &x, act) {
+            return flex::normalize(self, x, layer);
+        }
+        let y = self.forward(x);
+        act.map_or_else(|| y.clone(), |act| act.forward(y.clone()))
+    }
+}
