@@ -1,6 +1,7 @@
 //! The config: a preset or a file, changed key by key on the command line, checked as a whole.
 
 use crate::latent::LatentConfig;
+use crate::network_table;
 use crate::presets::PRESETS;
 use anyhow::{Context, Error, Result, anyhow, bail};
 use immiscible_coupling::{CouplingConfig, Scope};
@@ -29,6 +30,7 @@ pub(crate) struct Config {
     #[serde(default = "flex")]
     pub(crate) device: String,
     pub(crate) data: DataConfig,
+    #[serde(with = "network_table")]
     pub(crate) model: NetworkConfig,
     pub(crate) schedule: ScheduleConfig,
     /// What the network regresses; consistency methods have their own.
@@ -381,7 +383,7 @@ pub(crate) fn expand_size(table: &mut Table) -> Result<()> {
             network.name()
         );
     }
-    let mut settings = Table::try_from(network)?;
+    let mut settings = Table::try_from(network_table::table(&network)?)?;
     for open in ["in_channels", "out_channels", "sample_size", "num_class_embeds", "num_embeds_ada_norm"] {
         settings.remove(open);
     }

@@ -19,10 +19,12 @@ mod export;
 #[doc(hidden)]
 pub mod fuzzing;
 mod grid;
+mod large_pages;
 mod latent;
 mod list;
 mod mask;
 mod memory;
+mod network_table;
 mod panics;
 mod parts;
 mod presets;
@@ -45,6 +47,7 @@ use std::process::ExitCode;
 
 /// The `immiscible` command: does what the arguments of this process ask for, and returns the exit status.
 pub fn immiscible() -> ExitCode {
+    large_pages::ask_for();
     signals::outlive_the_file_limit();
     device::read_records_on_the_cpu();
     let outcome = match cli::Cli::parse().command {

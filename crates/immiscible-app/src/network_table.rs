@@ -1,0 +1,61 @@
+//! A network's settings in TOML, which has no null: a setting that is absent although its default is not, such as a UNet's
+//! `attention_head_dim` for a single head, is written as `"none"`.
+
+use immiscible_models::NetworkConfig;
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value, json};
+
+const NONE: &str = "none";
+
+pub(crate) fn serialize<S: Serializer>(network: &NetworkConfig, serializer: S) -> Result<S::Ok, S::Error> {
+    table(network).map_err(S::Error::custom)?.serialize(serializer)
+}
+
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
+    let mut settings = Map::deserialize(deserializer)?;
+    for value in settings.values_mut().filter(|value| *value == NONE) {
+        *value = Value::Null;
+    }
+    serde_json::from_value(Value::Object(settings)).map_err(D::Error::custom)
+}
+
+/// The settings without those that are absent by default.
+pub(crate) fn table(network: &NetworkConfig) -> serde_json::Result<Map<String, Value>> {
+    let settings = settings(network)?;
+    let default = self::settings(&serde_json::from_value(json!({ "kind": network.name() }))?)?;
+    let there = |(key, value): (String, Value)| match value {
+        Value::Null => default.get(&key).filter(|value| !value.is_null()).map(|_| (key, NONE.into())),
+        value => Some((key, value)),
+    };
+    Ok(settings.into_iter().filter_map(there).collect())
+}
+
+fn settings(network: &NetworkConfig) -> serde_json::Result<Map<String, Value>> {
+    serde_json::from_value(serde_json::to_value(network)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use immiscible_models::SIZES;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Config {
+        #[serde(with = "super")]
+        model: NetworkConfig,
+    }
+
+    #[test]
+    fn every_size_is_itself_after_it_was_written() {
+        let mut absent = 0;
+        for size in SIZES {
+            let config = Config { model: NetworkConfig::of_size(size.name).unwrap() };
+            let text = toml::to_string(&config).unwrap();
+            absent += text.matches("\"none\"").count();
+            assert_eq!(toml::from_str::<Config>(&text).unwrap(), config, "{}: {text}", size.name);
+        }
+        assert!(absent > 0, "no size has a single head");
+    }
+}
