@@ -227,6 +227,9 @@ pub(crate) struct BenchStep {
     /// Larger batches are not tried once a step takes longer.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) most_seconds: f64,
+    /// A Python that has torch and diffusers: the same networks there, eager and compiled, are rows of the table.
+    #[arg(long)]
+    pub(crate) python: Option<PathBuf>,
     /// Also write the table and its numbers to this name with .md and .json.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,

@@ -16,10 +16,11 @@ use immiscible_models::NetworkConfig;
 use immiscible_random::{Key, Stream};
 use immiscible_train::prepare;
 use ndarray::Array4;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 use toml::{Table, Value};
@@ -42,6 +43,8 @@ struct Case<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
     network: String,
+    /// What trained it.
+    by: String,
     coupling: String,
     batch: usize,
     /// Of the first step, which compiles kernels and tries which are fastest.
@@ -60,8 +63,9 @@ struct Report {
     device: String,
     provenance: Provenance,
     steps: u64,
+    threads: usize,
     rows: Vec<Row>,
-    /// Where larger batches were not tried, and why.
+    /// What was not tried, or failed, and why.
     ends: Vec<String>,
 }
 
@@ -79,6 +83,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         device: arguments.device.clone(),
         provenance: Provenance::of_this(),
         steps: arguments.steps,
+        threads: rayon::current_num_threads(),
         rows: Vec::new(),
         ends: Vec::new(),
     };
@@ -96,6 +101,21 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
                 crate::say(format_args!("{row}"));
                 let slow = row.step_ms > 1e3 * arguments.most_seconds;
                 report.rows.push(row);
+                // Once for each batch: its noise is independent.
+                if let Some(python) =
+                    arguments.python.as_deref().filter(|_| *coupling == arguments.couplings[0])
+                {
+                    for how in PYTORCH {
+                        match pytorch(python, how, arguments, &case) {
+                            Ok(row) => {
+                                crate::say(format_args!("{row}"));
+                                report.rows.push(row);
+                            }
+                            Err(reason) => report
+                                .note(format!("{network} by PyTorch, {how}, {batch} images: {reason:#}")),
+                        }
+                    }
+                }
                 if slow {
                     report.end(&case, &format!("a step takes more than {} s", arguments.most_seconds));
                     break;
@@ -139,11 +159,60 @@ fn apart(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     child.args(["bench-step", "--one", "--device", &arguments.device, "--networks", case.network]);
     child.args(["--couplings", case.coupling, "--batches", &case.batch.to_string()]);
     child.args(["--steps", &arguments.steps.to_string()]).stdin(Stdio::null());
-    let output = child.output().context("this program")?;
+    said(child.output().context("this program")?)
+}
+
+/// The JSON that a process printed, or the last line that it said before it failed.
+fn said<T: DeserializeOwned>(output: Output) -> Result<T> {
     let said = String::from_utf8_lossy(&output.stderr);
     let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
     ensure!(output.status.success(), "{}: {line}", output.status);
     serde_json::from_slice(&output.stdout).context("what the process printed")
+}
+
+/// How PyTorch runs a network.
+const PYTORCH: [&str; 2] = ["eager", "compile"];
+
+/// What [`SCRIPT`] prints.
+#[derive(Deserialize)]
+struct PyTorch {
+    version: String,
+    first_seconds: f64,
+    step_ms: f64,
+    memory_bytes: u64,
+}
+
+const SCRIPT: &str = include_str!("step_bench.py");
+
+/// Measures the same network in PyTorch.
+fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
+    let device = match arguments.device.split(':').next() {
+        Some("flex") => "cpu",
+        Some("cuda") => "cuda",
+        _ => anyhow::bail!("it has no {}", arguments.device),
+    };
+    let folder = tempfile::tempdir()?;
+    let images = folder.path().join("images.npy");
+    npy::write(&images, noise(case.batch).view())?;
+    let (parts, _) = Parts::open(table(&arguments.device, case, &images)?)?;
+    let config = folder.path().join("config.json");
+    std::fs::write(&config, parts.config.model.to_json())?;
+    let mut command = Command::new(python);
+    command.args(["-c", SCRIPT]).arg(&config).arg(how);
+    command.args([case.batch as u64, arguments.steps, WARM].map(|number| number.to_string()));
+    command.arg(rayon::current_num_threads().to_string()).arg(device).stdin(Stdio::null());
+    let found: PyTorch = said(command.output().with_context(|| python.display().to_string())?)?;
+    Ok(Row {
+        network: case.network.into(),
+        by: format!("PyTorch {}, {how}", found.version),
+        coupling: "independent".into(),
+        batch: case.batch,
+        first_seconds: found.first_seconds,
+        step_ms: found.step_ms,
+        images_per_second: 1e3 * case.batch as f64 / found.step_ms,
+        coupling_ms: 0.0,
+        memory_bytes: Some(found.memory_bytes),
+    })
 }
 
 fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
@@ -176,6 +245,7 @@ fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let step_ms = milliseconds[milliseconds.len() / 2];
     Ok(Row {
         network: case.network.into(),
+        by: "immiscible".into(),
         coupling: case.coupling.into(),
         batch: case.batch,
         first_seconds,
@@ -218,7 +288,10 @@ fn table(device: &str, case: &Case, images: &Path) -> Result<Table> {
 
 impl Report {
     fn end(&mut self, case: &Case, reason: &str) {
-        let line = format!("{} with {}: not beyond {}: {reason}", case.network, case.coupling, case.batch);
+        self.note(format!("{} with {}: not beyond {}: {reason}", case.network, case.coupling, case.batch));
+    }
+
+    fn note(&mut self, line: String) {
         crate::say(format_args!("{line}"));
         self.ends.push(line);
     }
@@ -239,10 +312,10 @@ impl Report {
 
 impl Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, coupling, batch, step_ms, images_per_second, .. } = self;
+        let Self { network, by, coupling, batch, step_ms, images_per_second, .. } = self;
         write!(
             f,
-            "{network}, {coupling}, {batch} images: {step_ms:.1} ms a step, {images_per_second:.1} img/s"
+            "{network}, {by}, {coupling}, {batch} images: {step_ms:.1} ms a step, {images_per_second:.1} img/s"
         )
     }
 }
@@ -250,19 +323,35 @@ impl Display for Row {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}.\n", self.provenance)?;
-        writeln!(f, "3×32×32 images, single precision; the median of {} steps after {WARM}.\n", self.steps)?;
-        let mut table = "| network | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
-                         |---|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        let Self { steps, threads, .. } = self;
+        let threads = match threads {
+            1 => "one thread of the CPU".into(),
+            threads => format!("{threads} threads of the CPU"),
+        };
+        writeln!(
+            f,
+            "3×32×32 images, single precision, {threads}; the median of {steps} steps after {WARM}.\n"
+        )?;
+        let mut table = "| network | by | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
+                         |---|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
         for row in &self.rows {
             let Row {
-                network, coupling, batch, step_ms, images_per_second, coupling_ms, first_seconds, ..
+                network,
+                by,
+                coupling,
+                batch,
+                step_ms,
+                images_per_second,
+                coupling_ms,
+                first_seconds,
+                ..
             } = row;
             let share = 100.0 * coupling_ms / step_ms;
             let memory = row.memory_bytes.map_or("–".into(), |bytes| size(bytes as f64));
             writeln!(
                 table,
-                "| {network} | {coupling} | {batch} | {step_ms:.1} | {images_per_second:.1} | {coupling_ms:.2} | {share:.2} | \
+                "| {network} | {by} | {coupling} | {batch} | {step_ms:.1} | {images_per_second:.1} | {coupling_ms:.2} | {share:.2} | \
                  {first_seconds:.1} | {memory} |"
             )?;
         }

@@ -56,7 +56,7 @@ fn steps_are_measured_for_every_coupling_and_batch() {
     let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1", "--most-seconds", "1000"];
     let what = ["--couplings", "independent,knn", "--batches", "1,2", "--out", "step"];
     let said = succeed(folder, &[&small[..], &what].concat());
-    assert!(said.contains("| DiT-S/8 | knn | 2 |"), "{said}");
+    assert!(said.contains("| DiT-S/8 | immiscible | knn | 2 |"), "{said}");
     let report = std::fs::read_to_string(folder.join("step.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let rows = report["rows"].as_array().unwrap();
