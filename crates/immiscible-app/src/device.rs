@@ -235,10 +235,15 @@ pub(crate) fn print() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether that name is the CPU's.
+pub(crate) fn is_the_cpu(name: &str) -> bool {
+    name == "flex"
+}
+
 /// Bytes of memory of the device of this name, where it is the CPU and the system tells.
 pub(crate) fn cpu_memory(name: &str) -> Option<u64> {
     #[cfg(feature = "flex")]
-    if name == "flex" {
+    if is_the_cpu(name) {
         return system_memory();
     }
     let _ = name;

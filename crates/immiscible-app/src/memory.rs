@@ -1,5 +1,6 @@
 //! How much memory a run takes, and how much room its checkpoints: told before it begins, and where a device failed.
 
+use crate::device;
 use crate::parts::Parts;
 use burn::module::Module;
 use immiscible_models::Network;
@@ -30,7 +31,8 @@ impl Memory {
         let state = BYTES * config.optimizer.state_numbers(network) as f64;
         let at_once = train.micro_batch.unwrap_or(train.batch_size);
         let kept = if train.gradient_checkpointing { CHECKPOINTED } else { 1.0 };
-        let activations = kept * BYTES * at_once as f64 * config.model.activations(height, width);
+        let fused = device::is_the_cpu(&config.device);
+        let activations = kept * BYTES * at_once as f64 * config.model.activations(height, width, fused);
 
         let averages = config.ema.others.keys().map(|name| format!("average {name}"));
         let mut copies: Vec<String> = std::iter::once("average".into()).chain(averages).collect();

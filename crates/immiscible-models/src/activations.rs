@@ -1,14 +1,12 @@
 //! How much memory the backward pass needs, told from the settings alone.
 //!
 //! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
-//! activation keep five times their size together with the input of the convolution behind them, and so on. Left out is
-//! what does not grow with the image, and the working memory of single operations.
+//! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
+//! operation, and so on. Left out is what does not grow with the image, and the working memory of single operations.
 
 use crate::unet_blocks::{AttentionPlan, BlockPlan};
 use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DConfig};
 
-/// A group norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input.
-const NORM_ACTIVATION_CONV: f64 = 5.0;
 /// x − mean, and what it is divided to.
 const NORM: f64 = 2.0;
 /// The input of the three projections, what they make, and the input of the one behind.
@@ -20,19 +18,36 @@ const TEXT: f64 = 77.0;
 
 impl NetworkConfig {
     /// About how many numbers a forward pass keeps for the backward pass, for each image of this height and width, without
-    /// gradient checkpointing. An estimate for valid settings.
-    pub fn activations(&self, height: usize, width: usize) -> f64 {
+    /// gradient checkpointing. An estimate for valid settings. `fused`: group norms are one operation with SiLU behind them, as on
+    /// the CPU with the feature `flex`.
+    pub fn activations(&self, height: usize, width: usize, fused: bool) -> f64 {
         let pixels = height as f64 * width as f64;
+        let norms = if fused { FUSED } else { APART };
         match self {
-            Self::UNet2DModel(config) => unet(config, pixels),
-            Self::UNet2DConditionModel(config) => unet_condition(config, pixels),
+            Self::UNet2DModel(config) => unet(config, norms, pixels),
+            Self::UNet2DConditionModel(config) => unet_condition(config, norms, pixels),
             Self::DiTTransformer2DModel(config) => dit(config, pixels),
         }
     }
 }
 
+/// What is kept of group norms, in times of their size.
+#[derive(Clone, Copy)]
+struct GroupNorms {
+    /// Of a norm by itself.
+    alone: f64,
+    /// With an activation and a convolution behind it.
+    with_conv: f64,
+}
+
+/// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input.
+const APART: GroupNorms = GroupNorms { alone: NORM, with_conv: NORM + 3.0 };
+/// A norm keeps its input, and so does a convolution.
+const FUSED: GroupNorms = GroupNorms { alone: 1.0, with_conv: 2.0 };
+
 /// What the layers of a UNet have in common.
 struct Layers {
+    norms: GroupNorms,
     dropout: bool,
     /// Channels of a head of the attention between pixels; one head if absent.
     head_dim: Option<usize>,
@@ -43,14 +58,14 @@ impl Layers {
         let shortcut = if channels_in == channels { 0.0 } else { channels_in };
         // The mask, and what it is multiplied with.
         let dropout = if self.dropout { 2.0 * channels } else { 0.0 };
-        NORM_ACTIVATION_CONV * (channels_in + channels) + shortcut + dropout
+        self.norms.with_conv * (channels_in + channels) + shortcut + dropout
     }
 
     fn attention(&self, plan: &AttentionPlan, channels: f64, pixels: f64) -> f64 {
         match plan {
             AttentionPlan::None => 0.0,
             AttentionPlan::Pixels { groups } => {
-                let norm = if groups.is_some() { NORM } else { 0.0 };
+                let norm = if groups.is_some() { self.norms.alone } else { 0.0 };
                 let heads = self.head_dim.map_or(1.0, |dim| channels / dim as f64);
                 (norm + ATTENTION) * channels + SCORES * pixels * heads
             }
@@ -62,7 +77,8 @@ impl Layers {
                 // The input, both halves of what it becomes, GELU of four times the channels, the product and its factors.
                 let feed_forward = 1.0 + 8.0 + 4.0 * GELU + 4.0;
                 // With a norm and a projection before and one after.
-                layers * ((attention + feed_forward) * channels + scores) + (NORM + 2.0) * channels
+                layers * ((attention + feed_forward) * channels + scores)
+                    + (self.norms.alone + 2.0) * channels
             }
         }
     }
@@ -73,8 +89,8 @@ const GELU: f64 = 3.0;
 /// x and its powers, the argument of tanh, tanh, and one plus that.
 const GELU_APPROXIMATE: f64 = 6.0;
 
-fn unet(config: &UNet2DConfig, pixels: f64) -> f64 {
-    let layers = Layers { dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
+fn unet(config: &UNet2DConfig, norms: GroupNorms, pixels: f64) -> f64 {
+    let layers = Layers { norms, dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
     let attention = match config.add_attention {
         true => AttentionPlan::Pixels { groups: config.mid_groups() },
         false => AttentionPlan::None,
@@ -83,8 +99,8 @@ fn unet(config: &UNet2DConfig, pixels: f64) -> f64 {
     ways(&layers, &config.down_plan(), middle, &config.up_plan(), config.in_channels, pixels)
 }
 
-fn unet_condition(config: &UNet2DConditionConfig, pixels: f64) -> f64 {
-    let layers = Layers { dropout: config.dropout > 0.0, head_dim: None };
+fn unet_condition(config: &UNet2DConditionConfig, norms: GroupNorms, pixels: f64) -> f64 {
+    let layers = Layers { norms, dropout: config.dropout > 0.0, head_dim: None };
     let (down, up) = (config.down_plan(), config.up_plan());
     ways(&layers, &down, config.mid_plan(), &up, config.in_channels, pixels)
 }
@@ -100,7 +116,7 @@ fn ways(
 ) -> f64 {
     let mut x = down.first().map_or(0.0, |block| block.channels as f64);
     let mut skips = vec![x];
-    let mut kept = (in_channels as f64 + NORM_ACTIVATION_CONV * x) * pixels;
+    let mut kept = (in_channels as f64 + layers.norms.with_conv * x) * pixels;
     for (i, block) in down.iter().enumerate() {
         let channels = block.channels as f64;
         for _ in 0..block.layers {
@@ -159,11 +175,13 @@ mod tests {
     fn an_image_costs_more_the_larger_it_is_and_the_deeper_the_network() {
         for config in ["DiT-S/4", "DiT-B/2", "ddpm-cifar10", "adm-64", "stable-diffusion-1"] {
             let config = NetworkConfig::of_size(config).unwrap();
-            let [small, large] = [32, 64].map(|side| config.activations(side, side));
+            let [small, large] = [32, 64].map(|side| config.activations(side, side, false));
             // Pixels make it grow with the area, and their attention to each other with its square.
             assert!((4.0..16.0).contains(&(large / small)), "{small} {large}");
         }
-        let of = |name: &str| NetworkConfig::of_size(name).unwrap().activations(32, 32);
+        let of = |name: &str| NetworkConfig::of_size(name).unwrap().activations(32, 32, false);
+        let unet = NetworkConfig::of_size("ddpm-cifar10").unwrap();
+        assert!(unet.activations(32, 32, true) < 0.6 * unet.activations(32, 32, false));
         // Twice as many layers, and more and wider heads.
         assert!(of("DiT-L/2") > 2.0 * of("DiT-B/2") && of("DiT-B/2") > of("DiT-B/4"));
     }
