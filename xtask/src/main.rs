@@ -39,7 +39,7 @@ cargo xtask COMMAND
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, and what TensorBoard and Chromium read of a run
-                    --devices: also the device suite on WGPU over Vulkan in software, and checks of every backend's code
+                    --devices: only the device suite on WGPU over Vulkan in software, and checks of every backend's code
                     --device D: only the device suite on flex, cuda, vulkan or wgpu, with its feature
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
   golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)
@@ -60,11 +60,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(&arguments[1..]),
         Some("device-test") => devices::test(&arguments[1..]),
         Some("reliability") => reliability::run(&arguments[1..]),
-        Some("test") if arguments[1..] == ["--diffusers"] => diffusers::check(),
-        Some("test") if arguments.len() == 3 && arguments[1] == "--device" => {
-            devices::suite_alone(&arguments[2])
-        }
-        Some("test") if let Some(extra) = test::Extra::read(&arguments[1..]) => test::run(extra),
+        Some("test") => test::of(&arguments[1..]),
         Some("golden") if arguments.len() == 1 => golden::run(false),
         Some("golden") if arguments[1..] == ["--check"] => golden::run(true),
         Some("help" | "--help" | "-h") => {

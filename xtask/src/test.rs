@@ -1,76 +1,35 @@
 //! `cargo xtask test`: everything that CI runs, one stage after the other, with the minutes of each.
 
-use crate::{Outcome, cargo, devices, layers, python, reliability, seeing};
-use std::{fs, path::Path, process::Command, time::Instant};
+use crate::{Outcome, cargo, devices, diffusers, layers, python, reliability, seeing};
+use std::{fs, path::Path, time::Instant};
 
-/// Which features of the command the stages ask for. All of them ask for the same, so that Burn is built once.
-#[derive(Clone, Copy)]
-struct Features {
-    /// Of what runs.
-    built: [&'static str; 2],
-    /// Of what is only checked, and needs no driver.
-    checked: [&'static str; 2],
-    /// Devices that the device suite runs on.
-    devices: &'static [&'static str],
-}
+/// Features of the command that the stages ask for. All of them ask for the same, so that Burn is built once.
+const FEATURES: [&str; 2] = ["--features", "immiscible-app/fetch"];
 
-const CPU: Features = Features { built: FETCH, checked: FETCH, devices: &["flex"] };
-const FETCH: [&str; 2] = ["--features", "immiscible-app/fetch"];
-
-impl Features {
-    /// WGPU as far as it can run here, and every backend as far as it can be checked.
-    fn all() -> Self {
-        let checked = ["--features", "immiscible-app/fetch,immiscible-app/cuda,immiscible-app/vulkan"];
-        match devices::install_software_vulkan() {
-            Ok(()) => Self {
-                built: ["--features", "immiscible-app/fetch,immiscible-app/wgpu-untuned"],
-                checked,
-                devices: &["flex", "wgpu"],
-            },
-            Err(reason) => {
-                println!("skipped: the device suite on WGPU: {reason}");
-                Self { checked, ..CPU }
-            }
-        }
-    }
-
-    /// A command that only checks.
-    fn check(self, command: &[&str]) -> Command {
-        let mut check = cargo();
-        // Else the build of Burn's compiler for CUDA fetches LLVM, which only a link needs.
-        check.args(command).args(NO_PYTHON).args(self.checked).env("DOCS_RS", "1");
-        check
-    }
-}
-
-type Stage = (&'static str, fn(Features) -> Outcome);
+type Stage = (&'static str, fn() -> Outcome);
 
 const STAGES: &[Stage] = &[
-    ("format", |_| crate::run(cargo().args(["fmt", "--all", "--check"]))),
-    ("layers", |_| layers::check()),
-    ("tests", |features| {
+    ("format", || crate::run(cargo().args(["fmt", "--all", "--check"]))),
+    ("layers", layers::check),
+    ("tests", || {
         let test = ["test", "--workspace", "--exclude", "immiscible-benches"];
-        crate::run(cargo().args(test).args(NO_PYTHON).args(features.built))
+        crate::run(cargo().args(test).args(NO_PYTHON).args(FEATURES))
     }),
     // What a build leaves out unless it is asked for. The tests download from a server of their own on this machine.
-    ("features", |_| {
+    ("features", || {
         crate::run(cargo().args(["test", "--package", "immiscible-data", "--features", "fetch,parquet"]))
     }),
-    ("devices", |features| {
-        features.devices.iter().try_for_each(|device| devices::suite(device, &features.built))
-    }),
-    ("reliability", |features| reliability::check(&features.built)),
+    ("device", || devices::suite("flex", &FEATURES)),
+    ("reliability", || reliability::check(&FEATURES)),
     // Apart, because Criterion asks for other features of shared dependencies, with which all of Burn would be built again.
-    ("benches", |_| crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),
-    ("lints", |features| {
-        let mut clippy = features.check(&["clippy", "--workspace", "--all-targets"]);
-        crate::run(clippy.args(["--", "-D", "warnings"]))
-    }),
-    ("docs", |features| {
-        let mut doc = features.check(&["doc", "--workspace", "--no-deps"]);
+    ("benches", || crate::run(cargo().args(["test", "--package", "immiscible-benches"]))),
+    ("lints", || lints(&FEATURES)),
+    ("docs", || {
+        let mut doc = cargo();
+        doc.args(["doc", "--workspace", "--no-deps"]).args(NO_PYTHON).args(FEATURES);
         crate::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
     }),
-    ("consumer", |_| consumer()),
+    ("consumer", consumer),
 ];
 
 /// The stages that build more than one crate leave the Python wheel out: they must pass where there is no Python, and its
@@ -78,42 +37,50 @@ const STAGES: &[Stage] = &[
 const NO_PYTHON: [&str; 2] = ["--exclude", "immiscible-python"];
 
 /// Those that need Python and a package index.
-const WITH_PYTHON: [Stage; 2] =
-    [("python", |_| python::check()), ("seeing", |features| seeing::check(&features.built))];
+const WITH_PYTHON: &[Stage] = &[("python", python::check), ("seeing", || seeing::check(&FEATURES))];
 
-/// What is run only when it is asked for.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Extra {
-    /// The device suite on WGPU over Vulkan in software, and checks of every backend.
-    devices: bool,
-    /// The stages that need Python and a package index.
-    python: bool,
+/// Those of the other backends, for which Burn is built again.
+const DEVICES: &[Stage] = &[
+    ("wgpu", || match devices::install_software_vulkan() {
+        Ok(()) => devices::suite("wgpu", &["--features", "immiscible-app/fetch,immiscible-app/wgpu-untuned"]),
+        Err(reason) => {
+            println!("skipped: the device suite on WGPU: {reason}");
+            Ok(())
+        }
+    }),
+    ("backends", || lints(&["--features", "immiscible-app/fetch,immiscible-app/cuda,immiscible-app/vulkan"])),
+];
+
+/// Checks the code, which needs no driver.
+fn lints(features: &[&str]) -> Outcome {
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets"]).args(NO_PYTHON).args(features);
+    // Else the build of Burn's compiler for CUDA fetches LLVM, which only a link needs.
+    crate::run(clippy.env("DOCS_RS", "1").args(["--", "-D", "warnings"]))
 }
 
-impl Extra {
-    /// What the arguments ask for; none if they ask for something else.
-    pub(crate) fn read(arguments: &[String]) -> Option<Self> {
-        let mut extra = Self::default();
-        for argument in arguments {
-            match &**argument {
-                "--devices" => extra.devices = true,
-                "--python" => extra.python = true,
-                _ => return None,
-            }
+/// `cargo xtask test`, or the part of it that the arguments ask for.
+pub(crate) fn of(arguments: &[String]) -> Outcome {
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => run(STAGES),
+        ["--python"] => run(&[STAGES, WITH_PYTHON].concat()),
+        ["--devices"] => run(DEVICES),
+        ["--device", device] => devices::suite_alone(device),
+        ["--diffusers"] => diffusers::check(),
+        other => {
+            eprintln!("xtask: cargo xtask test {}: see cargo xtask help", other.join(" "));
+            Err(2)
         }
-        Some(extra)
     }
 }
 
-pub(crate) fn run(extra: Extra) -> Outcome {
-    let features = if extra.devices { Features::all() } else { CPU };
+fn run(stages: &[Stage]) -> Outcome {
     let mut minutes = Vec::new();
     let mut outcome = Ok(());
-    let last: &[Stage] = if extra.python { &WITH_PYTHON } else { &[] };
-    for (name, stage) in STAGES.iter().chain(last) {
+    for (name, stage) in stages {
         println!("== {name}");
         let start = Instant::now();
-        outcome = stage(features);
+        outcome = stage();
         minutes.push((name, start.elapsed().as_secs_f64() / 60.0));
         if outcome.is_err() {
             eprintln!("== {name} failed");
@@ -122,9 +89,9 @@ pub(crate) fn run(extra: Extra) -> Outcome {
     }
     println!("== minutes");
     for (name, time) in &minutes {
-        println!("{name:10} {time:6.1}");
+        println!("{name:11} {time:6.1}");
     }
-    println!("{:10} {:6.1}", "total", minutes.iter().map(|(_, time)| time).sum::<f64>());
+    println!("{:11} {:6.1}", "total", minutes.iter().map(|(_, time)| time).sum::<f64>());
     outcome
 }
 

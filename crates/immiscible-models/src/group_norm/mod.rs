@@ -23,6 +23,9 @@ impl Normalize for GroupNorm {
             return flex::normalize(self, x, layer);
         }
         let y = self.forward(x);
-        act.map_or_else(|| y.clone(), |act| act.forward(y.clone()))
+        match act {
+            Some(act) => act.forward(y),
+            None => y,
+        }
     }
 }
