@@ -2,7 +2,7 @@
 //!
 //! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
 //! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
-//! operation, and so on. Left out is what does not grow with the image, and the working memory of single operations.
+//! operation, attention its scores twice or not at all, and so on. Left out is what does not grow with the image, and the working memory of single operations.
 
 use crate::unet_blocks::{AttentionPlan, BlockPlan};
 use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DConfig};
@@ -11,43 +11,44 @@ use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DC
 const NORM: f64 = 2.0;
 /// The input of the three projections, what they make, and the input of the one behind.
 const ATTENTION: f64 = 5.0;
-/// The exponentials of the scores, and their shares.
-const SCORES: f64 = 2.0;
 /// The numbers that a text is long, of which the published encoders have 77.
 const TEXT: f64 = 77.0;
 
 impl NetworkConfig {
     /// About how many numbers a forward pass keeps for the backward pass, for each image of this height and width, without
-    /// gradient checkpointing. An estimate for valid settings. `fused`: group norms are one operation with SiLU behind them, as on
-    /// the CPU with the feature `flex`.
+    /// gradient checkpointing. An estimate for valid settings. `fused`: group norms are one operation with SiLU behind them, and
+    /// attention another, as on the CPU with the feature `flex`.
     pub fn activations(&self, height: usize, width: usize, fused: bool) -> f64 {
         let pixels = height as f64 * width as f64;
-        let norms = if fused { FUSED } else { APART };
+        let kept = if fused { FUSED } else { APART };
         match self {
-            Self::UNet2DModel(config) => unet(config, norms, pixels),
-            Self::UNet2DConditionModel(config) => unet_condition(config, norms, pixels),
-            Self::DiTTransformer2DModel(config) => dit(config, pixels),
+            Self::UNet2DModel(config) => unet(config, kept, pixels),
+            Self::UNet2DConditionModel(config) => unet_condition(config, kept, pixels),
+            Self::DiTTransformer2DModel(config) => dit(config, kept, pixels),
         }
     }
 }
 
-/// What is kept of group norms, in times of their size.
+/// What is kept of layers that are one operation on some devices and several on others, in times of their size.
 #[derive(Clone, Copy)]
-struct GroupNorms {
-    /// Of a norm by itself.
-    alone: f64,
+struct Kept {
+    /// Of a group norm by itself.
+    norm: f64,
     /// With an activation and a convolution behind it.
-    with_conv: f64,
+    norm_conv: f64,
+    /// Of the scores of attention.
+    scores: f64,
 }
 
-/// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input.
-const APART: GroupNorms = GroupNorms { alone: NORM, with_conv: NORM + 3.0 };
+/// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input; attention the
+/// exponentials of its scores, and their shares.
+const APART: Kept = Kept { norm: NORM, norm_conv: NORM + 3.0, scores: 2.0 };
 /// A norm keeps its input, and so does a convolution.
-const FUSED: GroupNorms = GroupNorms { alone: 1.0, with_conv: 2.0 };
+const FUSED: Kept = Kept { norm: 1.0, norm_conv: 2.0, scores: 0.0 };
 
 /// What the layers of a UNet have in common.
 struct Layers {
-    norms: GroupNorms,
+    kept: Kept,
     dropout: bool,
     /// Channels of a head of the attention between pixels; one head if absent.
     head_dim: Option<usize>,
@@ -58,27 +59,27 @@ impl Layers {
         let shortcut = if channels_in == channels { 0.0 } else { channels_in };
         // The mask, and what it is multiplied with.
         let dropout = if self.dropout { 2.0 * channels } else { 0.0 };
-        self.norms.with_conv * (channels_in + channels) + shortcut + dropout
+        self.kept.norm_conv * (channels_in + channels) + shortcut + dropout
     }
 
     fn attention(&self, plan: &AttentionPlan, channels: f64, pixels: f64) -> f64 {
         match plan {
             AttentionPlan::None => 0.0,
             AttentionPlan::Pixels { groups } => {
-                let norm = if groups.is_some() { self.norms.alone } else { 0.0 };
+                let norm = if groups.is_some() { self.kept.norm } else { 0.0 };
                 let heads = self.head_dim.map_or(1.0, |dim| channels / dim as f64);
-                (norm + ATTENTION) * channels + SCORES * pixels * heads
+                (norm + ATTENTION) * channels + self.kept.scores * pixels * heads
             }
             AttentionPlan::Text(plan) => {
                 let (heads, layers) = (plan.heads as f64, plan.layers as f64);
-                let scores = SCORES * heads * if plan.only_cross { 2.0 * TEXT } else { pixels + TEXT };
+                let scores =
+                    self.kept.scores * heads * if plan.only_cross { 2.0 * TEXT } else { pixels + TEXT };
                 // Three norms, attention between pixels, and to the text, whose keys are short.
                 let attention = 3.0 * NORM + ATTENTION + 3.0;
                 // The input, both halves of what it becomes, GELU of four times the channels, the product and its factors.
                 let feed_forward = 1.0 + 8.0 + 4.0 * GELU + 4.0;
                 // With a norm and a projection before and one after.
-                layers * ((attention + feed_forward) * channels + scores)
-                    + (self.norms.alone + 2.0) * channels
+                layers * ((attention + feed_forward) * channels + scores) + (self.kept.norm + 2.0) * channels
             }
         }
     }
@@ -89,8 +90,8 @@ const GELU: f64 = 3.0;
 /// x and its powers, the argument of tanh, tanh, and one plus that.
 const GELU_APPROXIMATE: f64 = 6.0;
 
-fn unet(config: &UNet2DConfig, norms: GroupNorms, pixels: f64) -> f64 {
-    let layers = Layers { norms, dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
+fn unet(config: &UNet2DConfig, kept: Kept, pixels: f64) -> f64 {
+    let layers = Layers { kept, dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
     let attention = match config.add_attention {
         true => AttentionPlan::Pixels { groups: config.mid_groups() },
         false => AttentionPlan::None,
@@ -99,8 +100,8 @@ fn unet(config: &UNet2DConfig, norms: GroupNorms, pixels: f64) -> f64 {
     ways(&layers, &config.down_plan(), middle, &config.up_plan(), config.in_channels, pixels)
 }
 
-fn unet_condition(config: &UNet2DConditionConfig, norms: GroupNorms, pixels: f64) -> f64 {
-    let layers = Layers { norms, dropout: config.dropout > 0.0, head_dim: None };
+fn unet_condition(config: &UNet2DConditionConfig, kept: Kept, pixels: f64) -> f64 {
+    let layers = Layers { kept, dropout: config.dropout > 0.0, head_dim: None };
     let (down, up) = (config.down_plan(), config.up_plan());
     ways(&layers, &down, config.mid_plan(), &up, config.in_channels, pixels)
 }
@@ -116,7 +117,7 @@ fn ways(
 ) -> f64 {
     let mut x = down.first().map_or(0.0, |block| block.channels as f64);
     let mut skips = vec![x];
-    let mut kept = (in_channels as f64 + layers.norms.with_conv * x) * pixels;
+    let mut kept = (in_channels as f64 + layers.kept.norm_conv * x) * pixels;
     for (i, block) in down.iter().enumerate() {
         let channels = block.channels as f64;
         for _ in 0..block.layers {
@@ -150,7 +151,7 @@ fn ways(
     kept
 }
 
-fn dit(config: &DiTConfig, pixels: f64) -> f64 {
+fn dit(config: &DiTConfig, kept: Kept, pixels: f64) -> f64 {
     let patch = (config.patch_size * config.patch_size) as f64;
     let (tokens, width) = (pixels / patch, config.width() as f64);
     let gelu = match config.activation_fn {
@@ -161,7 +162,7 @@ fn dit(config: &DiTConfig, pixels: f64) -> f64 {
     // Two norms, each with its scale; the gates multiply what comes back.
     let around = 2.0 * (NORM + 1.0) + 2.0;
     let feed_forward = 1.0 + 4.0 * gelu + 4.0;
-    let scores = SCORES * tokens * config.num_attention_heads as f64;
+    let scores = kept.scores * tokens * config.num_attention_heads as f64;
     let block = (around + ATTENTION + feed_forward + dropout) * width + scores;
     let ends = (config.in_channels * config.patch_size * config.patch_size) as f64 + (NORM + 2.0) * width;
     (config.num_layers as f64 * block + ends) * tokens

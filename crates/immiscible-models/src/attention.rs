@@ -1,8 +1,8 @@
 use crate::group_norm::Normalize;
+use crate::scaled_dot_product::scaled_dot_product;
 use burn::module::Module;
 use burn::nn::{Dropout, GroupNorm, Linear};
 use burn::tensor::Tensor;
-use burn::tensor::module::attention;
 
 /// Multi-head attention over a sequence (Vaswani et al. 2017, §3.2), with a group norm before it in
 /// unconditional UNets.
@@ -28,16 +28,9 @@ impl Attention {
     /// # Shapes
     /// `x`: `[B, N, D]`, `context`: `[B, M, E]` → `[B, N, D]`
     pub(crate) fn cross(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let [batch, length, width] = x.dims();
-        let split = |linear: &Linear, x: Tensor<3>| {
-            let [_, length, _] = x.dims();
-            linear.forward(x).reshape([batch, length, self.heads, width / self.heads]).swap_dims(1, 2)
-        };
-        let q = split(&self.to_q, x);
-        let (k, v) = (split(&self.to_k, context.clone()), split(&self.to_v, context));
-        // softmax(q kᵀ / √d) v
-        let y = attention(q, k, v, None, None, Default::default());
-        let y = y.swap_dims(1, 2).reshape([batch, length, width]);
+        let q = self.to_q.forward(x);
+        let (k, v) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
+        let y = scaled_dot_product(q, k, v, self.heads);
         self.to_out.1.forward(self.to_out.0.forward(y))
     }
 

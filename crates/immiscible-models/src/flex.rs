@@ -1,11 +1,25 @@
-//! What the operations have in common that are written for Burn's CPU backend.
+//! Operations of our own on Burn's CPU backend, with their gradients.
 
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{DispatchDevice, Flex};
+use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
+use std::fmt::Debug;
+use std::sync::Arc;
 
 /// A tensor of the CPU.
 pub(crate) type Values = FloatTensor<Flex>;
+
+/// An operation of three tensors of single precision, each in the order of its dimensions.
+pub(crate) trait Operation: Debug + Send + Sync + 'static {
+    fn forward(&self, inputs: [&Values; 3]) -> Values;
+
+    /// The gradients of a loss by the inputs, or at least by those that are `wanted`; `gradient` is that by the output.
+    fn backward(&self, inputs: [&Values; 3], gradient: &Values, wanted: [bool; 3]) -> [Option<Values>; 3];
+}
 
 /// Whether `x` is on the CPU and of single precision.
 pub(crate) fn has<const D: usize>(x: &Tensor<D>) -> bool {
@@ -18,38 +32,127 @@ pub(crate) fn has<const D: usize>(x: &Tensor<D>) -> bool {
     on_the_cpu && x.dtype() == DType::F32
 }
 
+/// Applies an operation to tensors that the CPU [`has`].
+pub(crate) fn apply<const A: usize, const B: usize, const C: usize, const D: usize>(
+    operation: impl Operation,
+    (a, b, c): (Tensor<A>, Tensor<B>, Tensor<C>),
+) -> Tensor<D> {
+    let [a, b, c] = [a.into_dispatch(), b.into_dispatch(), c.into_dispatch()];
+    Tensor::from_dispatch(<Dispatch as Apply>::apply(a, b, c, Arc::new(operation)))
+}
+
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Values {
     Values::from_data(TensorData::new(values, shape))
 }
 
-/// Values in the order of their dimensions.
+/// The values of an input of an [`Operation`].
 ///
 /// # Panics
-/// Where they are in another, or not of single precision.
+/// Where they are not in the order of their dimensions, or not of single precision.
 pub(crate) fn slice(tensor: &Values) -> &[f32] {
     tensor.as_slice().expect("values of single precision, made contiguous")
+}
+
+#[backend_extension(Flex, Autodiff)]
+trait Apply: Backend {
+    fn apply(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        operation: Arc<dyn Operation>,
+    ) -> FloatTensor<Self>;
+}
+
+impl Apply for Flex {
+    fn apply(a: Values, b: Values, c: Values, operation: Arc<dyn Operation>) -> Values {
+        let inputs = [a, b, c].map(|it| it.to_contiguous());
+        operation.forward(inputs.each_ref())
+    }
+}
+
+impl<S: CheckpointStrategy> Apply for Autodiff<Flex, S> {
+    fn apply(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        operation: Arc<dyn Operation>,
+    ) -> FloatTensor<Self> {
+        let inputs = [a, b, c];
+        let prepared = Differentiated.prepare::<S>(inputs.each_ref().map(|it| it.node()));
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(mut prepared) => {
+                let state = (inputs.each_ref().map(|it| prepared.checkpoint(it)), operation.clone());
+                let [a, b, c] = inputs.map(|it| it.into_primitive());
+                prepared.finish(state, Flex::apply(a, b, c, operation))
+            }
+            OpsKind::UnTracked(prepared) => {
+                let [a, b, c] = inputs.map(|it| it.into_primitive());
+                prepared.finish(Flex::apply(a, b, c, operation))
+            }
+        }
+    }
+}
+
+/// The backward pass of an [`Operation`], for which its inputs are kept.
+#[derive(Debug)]
+struct Differentiated;
+
+impl Backward<Flex, 3> for Differentiated {
+    type State = ([NodeId; 3], Arc<dyn Operation>);
+
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+        let (inputs, operation) = ops.state;
+        let inputs = inputs.map(|it| checkpointer.retrieve_node_output::<Values>(it).to_contiguous());
+        let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
+        let wanted = ops.parents.each_ref().map(Option::is_some);
+        let all = operation.backward(inputs.each_ref(), &gradient, wanted);
+        for (node, by) in ops.parents.iter().zip(all) {
+            if let (Some(node), Some(by)) = (node, by) {
+                gradients.register::<Flex>(node.id, by);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use burn::tensor::Int;
+    use burn::tensor::{Device, Distribution, Int, Tolerance};
 
-    /// The output for `x`, and the gradients by `x` and by parameters, of a loss in which no two pixels count the same.
-    pub(crate) fn with_gradients(
-        x: Tensor<4>,
-        apply: impl Fn(Tensor<4>) -> Tensor<4>,
-        vectors: &[Tensor<1>],
-        kernels: &[Tensor<4>],
-    ) -> Vec<TensorData> {
-        let x = x.require_grad();
-        let out = apply(x.clone());
-        let weights = Tensor::<1, Int>::arange(0..out.shape().num_elements() as i64, &x.device());
+    /// The output, and the gradients by all inputs of a loss in which no two values count the same.
+    fn with_gradients<const A: usize, const B: usize, const C: usize, const D: usize>(
+        inputs: &(TensorData, TensorData, TensorData),
+        device: &Device,
+        apply: impl Fn(Tensor<A>, Tensor<B>, Tensor<C>) -> Tensor<D>,
+    ) -> [TensorData; 4] {
+        let a = Tensor::<A>::from_data(inputs.0.clone(), device).require_grad();
+        let b = Tensor::<B>::from_data(inputs.1.clone(), device).require_grad();
+        let c = Tensor::<C>::from_data(inputs.2.clone(), device).require_grad();
+        // What follows another operation is not in the order of its dimensions, or is computed again for the gradients.
+        let out =
+            apply(a.clone().swap_dims(0, 1).exp().swap_dims(0, 1).mul_scalar(0.5), b.clone(), c.clone());
+        let weights = Tensor::<1, Int>::arange(0..out.shape().num_elements() as i64, device);
         let weights = weights.float().mul_scalar(0.7).sin().reshape(out.dims());
         let gradients = (out.clone() * weights).sum().backward();
-        let mut all = vec![out.into_data(), x.grad(&gradients).unwrap().into_data()];
-        all.extend(vectors.iter().map(|it| it.grad(&gradients).unwrap().into_data()));
-        all.extend(kernels.iter().map(|it| it.grad(&gradients).unwrap().into_data()));
-        all
+        let by = (a.grad(&gradients).unwrap(), b.grad(&gradients).unwrap(), c.grad(&gradients).unwrap());
+        [out.into_data(), by.0.into_data(), by.1.into_data(), by.2.into_data()]
+    }
+
+    /// Compares an operation with what Burn makes of the same inputs.
+    pub(crate) fn agree<const A: usize, const B: usize, const C: usize, const D: usize>(
+        shapes: ([usize; A], [usize; B], [usize; C]),
+        ours: impl Fn(Tensor<A>, Tensor<B>, Tensor<C>) -> Tensor<D>,
+        theirs: impl Fn(Tensor<A>, Tensor<B>, Tensor<C>) -> Tensor<D>,
+    ) {
+        fn random<const D: usize>(shape: [usize; D]) -> TensorData {
+            Tensor::<D>::random(shape, Distribution::Normal(0.3, 1.0), &Device::flex()).into_data()
+        }
+        let inputs = (random(shapes.0), random(shapes.1), random(shapes.2));
+        let expected = with_gradients(&inputs, &Device::flex().autodiff(), theirs);
+        for device in [Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()] {
+            for (found, expected) in with_gradients(&inputs, &device, &ours).iter().zip(&expected) {
+                found.assert_approx_eq::<f32>(expected, Tolerance::rel_abs(2e-4, 2e-4));
+            }
+        }
     }
 }

@@ -17,9 +17,12 @@ mod flex;
 mod group_norm;
 mod hook;
 mod lpips;
+#[cfg(feature = "flex")]
+mod matrix;
 mod network;
 mod pretrained;
 mod resnet;
+mod scaled_dot_product;
 mod sizes;
 mod text_encoder;
 mod time;
@@ -31,6 +34,8 @@ mod unet_condition_config;
 mod unet_embedding;
 mod unet_frame;
 mod weights;
+#[cfg(feature = "flex")]
+mod wide;
 
 pub use autoencoder_kl::{AutoencoderKL, AutoencoderKLConfig, Posterior};
 pub use clip_text::{CLIPActivation, CLIPTextConfig, CLIPTextModel, TextOutput};

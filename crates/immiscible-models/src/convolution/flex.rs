@@ -2,14 +2,9 @@
 //! kernel, which it computes as a convolution whose kernel is as large as the image.
 
 use super::im2col::{self, Geometry};
-use crate::flex::{self, Values, slice, tensor};
-use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
-use burn::backend::autodiff::grads::Gradients;
-use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use crate::flex::{self, Operation, Values, slice, tensor};
+use burn::backend::Flex;
 use burn::backend::ops::{ConvOptions, ModuleOps};
-use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
@@ -51,63 +46,34 @@ pub(super) fn geometry(conv: &Conv2d, x: &Tensor<4>) -> Option<Geometry> {
 /// The convolution on the CPU.
 pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>, geometry: Geometry) -> Tensor<4> {
     let zeros = || Tensor::zeros([geometry.output[0]], &x.device().inner());
-    let bias = conv.bias.as_ref().map_or_else(zeros, |bias| bias.val()).into_dispatch();
-    let weight = conv.weight.val().into_dispatch();
-    Tensor::from_dispatch(<Dispatch as Convolution>::convolution(x.into_dispatch(), weight, bias, geometry))
+    let bias = conv.bias.as_ref().map_or_else(zeros, |bias| bias.val());
+    flex::apply(geometry, (x, conv.weight.val(), bias))
 }
 
-#[backend_extension(Flex, Autodiff)]
-trait Convolution: Backend {
-    fn convolution(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        geometry: Geometry,
-    ) -> FloatTensor<Self>;
-}
-
-impl Convolution for Flex {
-    fn convolution(x: Values, weight: Values, bias: Values, geometry: Geometry) -> Values {
-        let [x, weight, bias] = [x, weight, bias].map(|it| it.to_contiguous());
-        let out = im2col::forward(slice(&x), slice(&weight), Some(slice(&bias)), &geometry);
-        let [channels, height, width] = geometry.output;
-        tensor(out, [geometry.batch, channels, height, width])
+impl Operation for Geometry {
+    fn forward(&self, [x, weight, bias]: [&Values; 3]) -> Values {
+        let [channels, height, width] = self.output;
+        let out = im2col::forward(slice(x), slice(weight), Some(slice(bias)), self);
+        tensor(out, [self.batch, channels, height, width])
     }
-}
 
-/// The gradients by `x`, by the kernel and by the bias.
-#[derive(Debug)]
-struct Gradient;
-
-impl Backward<Flex, 3> for Gradient {
-    /// `x`, the kernel, and what the convolution looks like.
-    type State = (NodeId, NodeId, Geometry);
-
-    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let (x, weight, geometry) = ops.state;
-        let [x, weight] = [x, weight].map(|it| checkpointer.retrieve_node_output::<Values>(it));
-        let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
-        let of_output = slice(&gradient);
-        let [height, width] = geometry.kernel;
-        let [[from, high, wide], [to, ..]] = [geometry.input, geometry.output];
-        for (which, node) in ops.parents.iter().enumerate() {
-            let Some(node) = node else { continue };
-            let by = match which {
-                0 if geometry.stride == [1, 1] => {
-                    let weight = weight.to_contiguous();
-                    let by = im2col::input_gradient(slice(&weight), of_output, &geometry);
-                    tensor(by, [geometry.batch, from, high, wide])
-                }
-                0 => Flex::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), options(&geometry)),
-                1 => {
-                    let x = x.to_contiguous();
-                    let by = im2col::weight_gradient(slice(&x), of_output, &geometry);
-                    tensor(by, [to, from, height, width])
-                }
-                _ => tensor(im2col::bias_gradient(of_output, &geometry), [to]),
-            };
-            gradients.register::<Flex>(node.id, by);
-        }
+    fn backward(
+        &self,
+        [x, weight, _]: [&Values; 3],
+        gradient: &Values,
+        [by_x, by_weight, by_bias]: [bool; 3],
+    ) -> [Option<Values>; 3] {
+        let ([from, high, wide], [to, ..], [tall, broad]) = (self.input, self.output, self.kernel);
+        let of_output = slice(gradient);
+        let input = || match self.stride {
+            [1, 1] => {
+                tensor(im2col::input_gradient(slice(weight), of_output, self), [self.batch, from, high, wide])
+            }
+            _ => Flex::conv2d_x_backward(x.clone(), weight.clone(), gradient.clone(), options(self)),
+        };
+        let kernel = || tensor(im2col::weight_gradient(slice(x), of_output, self), [to, from, tall, broad]);
+        let bias = || tensor(im2col::bias_gradient(of_output, self), [to]);
+        [by_x.then(input), by_weight.then(kernel), by_bias.then(bias)]
     }
 }
 
@@ -121,69 +87,55 @@ fn options(geometry: &Geometry) -> ConvOptions<2> {
     ConvOptions::new_with_padding(geometry.stride, [(above, after(0)), (left, after(1))], [1, 1], 1)
 }
 
-impl<C: CheckpointStrategy> Convolution for Autodiff<Flex, C> {
-    fn convolution(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        geometry: Geometry,
-    ) -> FloatTensor<Self> {
-        let prepared =
-            Gradient.prepare::<C>([x.node(), weight.node(), bias.node()]).compute_bound().stateful();
-        match prepared {
-            OpsKind::Tracked(mut prepared) => {
-                let state = (prepared.checkpoint(&x), prepared.checkpoint(&weight), geometry);
-                let [x, weight, bias] = [x, weight, bias].map(|it| it.into_primitive());
-                prepared.finish(state, Flex::convolution(x, weight, bias, geometry))
-            }
-            OpsKind::UnTracked(prepared) => {
-                let [x, weight, bias] = [x, weight, bias].map(|it| it.into_primitive());
-                prepared.finish(Flex::convolution(x, weight, bias, geometry))
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flex::tests::with_gradients;
+    use crate::flex::tests::agree;
     use burn::module::Param;
     use burn::nn::conv::Conv2dConfig;
-    use burn::tensor::{Device, Distribution, TensorData, Tolerance};
-
-    fn of(conv: &Conv2d, x: Tensor<4>, apply: impl Fn(&Conv2d, Tensor<4>) -> Tensor<4>) -> Vec<TensorData> {
-        let bias: Vec<_> = conv.bias.iter().map(|bias| bias.val()).collect();
-        with_gradients(x, |x| apply(conv, x), &bias, &[conv.weight.val()])
-    }
+    use burn::tensor::Device;
 
     #[test]
     fn values_and_gradients_are_those_of_the_backend() {
-        let device = Device::flex().autodiff();
         let explicit = PaddingConfig2d::Explicit;
-        for (batch, [from, to], [height, width], [tall, wide], stride, padding, bias) in [
-            (2, [3, 40], [32, 32], [3, 3], [1, 1], explicit(1, 1, 1, 1), true),
-            (1, [70, 65], [16, 16], [3, 3], [1, 1], explicit(1, 1, 1, 1), true),
-            (5, [33, 8], [4, 4], [3, 3], [1, 1], explicit(1, 1, 1, 1), false),
-            (21, [6, 5], [4, 3], [1, 1], [1, 1], PaddingConfig2d::Valid, true),
-            (3, [4, 6], [8, 8], [3, 3], [2, 2], explicit(0, 0, 1, 1), true),
-            (2, [4, 6], [9, 7], [3, 3], [2, 2], explicit(1, 1, 1, 1), true),
-            (2, [3, 8], [8, 8], [2, 2], [2, 2], PaddingConfig2d::Valid, true),
-            (2, [3, 4], [6, 300], [5, 3], [1, 1], explicit(4, 0, 2, 1), true),
-            (1, [2, 3], [3, 1], [3, 3], [1, 1], explicit(2, 2, 2, 2), true),
+        for (batch, [from, to], [height, width], [tall, wide], stride, padding) in [
+            (2, [3, 40], [32, 32], [3, 3], [1, 1], explicit(1, 1, 1, 1)),
+            (1, [70, 65], [16, 16], [3, 3], [1, 1], explicit(1, 1, 1, 1)),
+            (5, [33, 8], [4, 4], [3, 3], [1, 1], explicit(1, 1, 1, 1)),
+            (21, [6, 5], [4, 3], [1, 1], [1, 1], PaddingConfig2d::Valid),
+            (3, [4, 6], [8, 8], [3, 3], [2, 2], explicit(0, 0, 1, 1)),
+            (2, [4, 6], [9, 7], [3, 3], [2, 2], explicit(1, 1, 1, 1)),
+            (2, [3, 8], [8, 8], [2, 2], [2, 2], PaddingConfig2d::Valid),
+            (2, [3, 4], [6, 300], [5, 3], [1, 1], explicit(4, 0, 2, 1)),
+            (1, [2, 3], [3, 1], [3, 3], [1, 1], explicit(2, 2, 2, 2)),
         ] {
-            let conv = Conv2dConfig::new([from, to], [tall, wide]).with_stride(stride).with_bias(bias);
-            let conv = conv.with_padding(padding).init(&device);
-            let x = Tensor::random([batch, from, height, width], Distribution::Default, &device);
-            // Not in the order of its dimensions.
-            let x = x.swap_dims(2, 3).mul_scalar(1.0).swap_dims(2, 3);
+            let config =
+                Conv2dConfig::new([from, to], [tall, wide]).with_stride(stride).with_padding(padding);
+            let with = |weight: Tensor<4>, bias: Tensor<1>| {
+                let mut conv = config.init(&Device::flex());
+                // As they are, with what they are computed from.
+                conv.weight = Param::initialized(conv.weight.id, weight);
+                conv.bias = conv.bias.map(|old| Param::initialized(old.id, bias));
+                conv
+            };
+            let shapes = ([batch, from, height, width], [to, from, tall, wide], [to]);
+            let ours = |x: Tensor<4>, weight, bias| {
+                let conv = with(weight, bias);
+                let geometry = geometry(&conv, &x).unwrap();
+                convolve(&conv, x, geometry)
+            };
+            agree(shapes, ours, |x: Tensor<4>, weight, bias| with(weight, bias).forward(x));
+        }
+    }
+
+    #[test]
+    fn without_a_bias_it_is_that_with_zeros() {
+        for device in [Device::flex(), Device::flex().autodiff()] {
+            let conv = Conv2dConfig::new([3, 4], [3, 3]).with_bias(false).init(&device);
+            let x = Tensor::ones([2, 3, 5, 5], &device);
             let geometry = geometry(&conv, &x).unwrap();
-            let found = of(&conv, x.clone(), |conv, x| convolve(conv, x, geometry));
-            let expected = of(&conv, x, |conv, x| conv.forward(x));
-            assert_eq!(found.len(), expected.len());
-            for (found, expected) in found.iter().zip(&expected) {
-                found.assert_approx_eq::<f32>(expected, Tolerance::rel_abs(1e-4, 1e-4));
-            }
+            let found = convolve(&conv, x.clone(), geometry).into_data();
+            found.assert_approx_eq::<f32>(&conv.forward(x).into_data(), Default::default());
         }
     }
 
@@ -203,22 +155,5 @@ mod tests {
         }
         assert!(geometry(&config().init(&device), &x).is_some());
         assert!(geometry(&config().init(&device), &Tensor::zeros([1, 4, 2, 5], &device)).is_none());
-    }
-
-    #[test]
-    fn a_network_that_is_checkpointed_has_the_same_gradients() {
-        let [x, weight] = [[2, 5, 6, 6], [5, 5, 3, 3]]
-            .map(|shape| Tensor::<4>::random(shape, Distribution::Default, &Device::flex()).into_data());
-        let [plain, checkpointed] =
-            [Device::flex().autodiff(), Device::flex().autodiff().gradient_checkpointing()].map(|device| {
-                let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
-                let mut conv = Conv2dConfig::new([5, 5], [3, 3]).with_padding(padding).init(&device);
-                conv.weight = Param::from_data(weight.clone(), &device);
-                conv.bias = Some(Param::from_data([0.1, -0.2, 0.3, -0.4, 0.5], &device));
-                let x = Tensor::from_data(x.clone(), &device);
-                let geometry = geometry(&conv, &x).unwrap();
-                of(&conv, x, |conv, x| convolve(conv, convolve(conv, x, geometry).exp(), geometry))
-            });
-        assert_eq!(plain, checkpointed);
     }
 }

@@ -2,9 +2,9 @@
 //! Document Processing" (2006): the values that each output pixel sees become a column, and the kernel multiplies all columns.
 //! Columns are made for a few hundred pixels at a time, which stay in a core's cache, and nothing is transposed.
 
-use std::cell::RefCell;
-
+use crate::matrix::{Matrix, multiply};
 use rayon::prelude::*;
+use std::cell::RefCell;
 
 /// What a convolution with one group and no dilation looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,48 +131,6 @@ fn columns_of(
     }
 }
 
-/// A matrix by its values and the steps from row to row and from column to column.
-#[derive(Clone, Copy)]
-struct Matrix<'a> {
-    values: &'a [f32],
-    steps: [usize; 2],
-}
-
-/// Writes `a` `[m, k]` times `b` `[k, n]` to `out` `[m, n]`, or adds it.
-fn multiply([m, k, n]: [usize; 3], a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool) {
-    let within = |it: Matrix<'_>, rows: usize, columns: usize| {
-        (rows - 1) * it.steps[0] + (columns - 1) * it.steps[1] < it.values.len()
-    };
-    assert!(m > 0 && k > 0 && n > 0, "matrices have rows and columns");
-    assert!(within(a, m, k) && within(b, k, n) && out.len() == m * n, "matrices have all their values");
-    let [[a_row, a_column], [b_row, b_column]] = [a, b].map(|it| it.steps.map(|step| step as isize));
-    // SAFETY: every value that is read and written lies in its slice, by the assertions above.
-    #[expect(unsafe_code, reason = "the library takes pointers")]
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
-            1,
-            n as isize,
-            add,
-            a.values.as_ptr(),
-            a_column,
-            a_row,
-            b.values.as_ptr(),
-            b_column,
-            b_row,
-            1.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
 /// The convolution.
 ///
 /// # Shapes
@@ -202,7 +160,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry:
                 with_scratch(k * n, channels * n, |columns, values| {
                     columns_of(x, geometry, tile, 0..geometry.input[0], columns);
                     let columns = Matrix { values: columns, steps: [n, 1] };
-                    multiply([channels, k, n], weight, columns, values, false);
+                    multiply([channels, k, n], 1.0, weight, columns, values, n, false);
                     for (c, values) in values.chunks_exact(n).enumerate() {
                         let bias = bias.map_or(0.0, |bias| bias[first_channel + c]);
                         for (image, values) in (tile.images[0]..).zip(values.chunks_exact(len)) {
@@ -275,7 +233,7 @@ pub(super) fn weight_gradient(x: &[f32], gradient: &[f32], geometry: &Geometry) 
                             Matrix { values, steps: [n, 1] }
                         }
                     };
-                    multiply([to, n, k], gradient, columns, &mut sum, true);
+                    multiply([to, n, k], 1.0, gradient, columns, &mut sum, k, true);
                 });
             }
             sum
