@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that CI runs, one stage after the other, with the minutes of each.
+//! `cargo xtask test`: what CI runs, and the checks of other devices, one stage after the other, with the minutes of each.
 
 use crate::{Outcome, cargo, devices, diffusers, layers, python, reliability, seeing};
 use std::{fs, path::Path, time::Instant};

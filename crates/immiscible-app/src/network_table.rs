@@ -14,7 +14,15 @@ pub(crate) fn serialize<S: Serializer>(network: &NetworkConfig, serializer: S) -
 }
 
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NetworkConfig, D::Error> {
-    let mut settings = Map::deserialize(deserializer)?;
+    let table = toml::Table::deserialize(deserializer)?;
+    // JSON has no such numbers, and would have nothing in their place.
+    if let Some((key, value)) =
+        table.iter().find(|(_, value)| value.as_float().is_some_and(|v| !v.is_finite()))
+    {
+        return Err(D::Error::custom(format!("`{key}`: {value} is not a finite number")));
+    }
+    let mut settings: Map<String, Value> =
+        serde_json::to_value(table).and_then(serde_json::from_value).map_err(D::Error::custom)?;
     for value in settings.values_mut().filter(|value| *value == NONE) {
         *value = Value::Null;
     }

@@ -1,7 +1,7 @@
 """A training step of PyTorch on a network of diffusers, for `immiscible bench-step --python`: prints one line of JSON.
 
 Arguments: the network's config.json, "eager" or "compile", the images of a batch, the steps that count, the steps ahead of
-them, the threads, and "cpu" or "cuda".
+them, the threads, and "cpu", "cuda" or "cuda:1".
 """
 
 import json
@@ -52,8 +52,8 @@ for step in range(warm + steps):
 
 milliseconds.sort()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-if device == "cuda":
-    peak = torch.cuda.max_memory_reserved()
+if device.startswith("cuda"):
+    peak = torch.cuda.max_memory_reserved(device)
 print(
     json.dumps(
         {

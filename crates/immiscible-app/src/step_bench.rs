@@ -8,7 +8,7 @@ use crate::coupling::writable;
 use crate::memory::size;
 use crate::parts::Parts;
 use crate::provenance::Provenance;
-use crate::{Failure, cli, device};
+use crate::{Failure, cli, device, large_pages};
 use anyhow::{Context, Result, anyhow, ensure};
 use immiscible_coupling::COUPLINGS;
 use immiscible_data::{Loader, LoaderOptions, Source, npy};
@@ -167,7 +167,9 @@ fn said<T: DeserializeOwned>(output: Output) -> Result<T> {
     let said = String::from_utf8_lossy(&output.stderr);
     let line = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
     ensure!(output.status.success(), "{}: {line}", output.status);
-    serde_json::from_slice(&output.stdout).context("what the process printed")
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let last = printed.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    serde_json::from_str(last).context("what the process printed")
 }
 
 /// How PyTorch runs a network.
@@ -186,10 +188,10 @@ const SCRIPT: &str = include_str!("step_bench.py");
 
 /// Measures the same network in PyTorch.
 fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
-    let device = match arguments.device.split(':').next() {
-        Some("flex") => "cpu",
-        Some("cuda") => "cuda",
-        _ => anyhow::bail!("it has no {}", arguments.device),
+    let device = match &*arguments.device {
+        "flex" => "cpu",
+        cuda if cuda.starts_with("cuda") => cuda,
+        other => anyhow::bail!("it has no {other}"),
     };
     let folder = tempfile::tempdir()?;
     let images = folder.path().join("images.npy");
@@ -201,6 +203,8 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     command.args(["-c", SCRIPT]).arg(&config).arg(how);
     command.args([case.batch as u64, arguments.steps, WARM].map(|number| number.to_string()));
     command.arg(rayon::current_num_threads().to_string()).arg(device).stdin(Stdio::null());
+    // Set for this program, see there.
+    command.env_remove(large_pages::VARIABLE);
     let found: PyTorch = said(command.output().with_context(|| python.display().to_string())?)?;
     Ok(Row {
         network: case.network.into(),

@@ -180,7 +180,7 @@ fn memory_that_is_used_up_has_an_exit_status_of_its_own() {
         .env("RUST_BACKTRACE", "0")
         // 1.5 GB, of which such a batch needs several.
         .args(["-c", "ulimit -v 1500000; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_immiscible"), "train"])
-        .args(["--set", "model.block_out_channels=[64,128]", "--set", "train.batch_size=1536"])
+        .args(["--set", "model.block_out_channels=[256,512]", "--set", "train.batch_size=1536"])
         .output()
         .unwrap();
     let said = text(&output.stderr);

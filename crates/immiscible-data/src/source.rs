@@ -31,7 +31,7 @@ pub trait Source: Send + Sync {
     /// less than [`len`](Self::len).
     fn label(&self, index: usize) -> Option<u32>;
 
-    /// Writes sample `index` to `out`.
+    /// Writes sample `index` to `out`, every value of it: what is there before may be another sample.
     ///
     /// # Shapes
     /// `out`: C·H·W values in row-major `[C, H, W]` order, each in [−1, 1] unless they are [`latents`](Self::latents).

@@ -4,6 +4,7 @@
 //! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
 //! operation, attention its scores twice or not at all, and so on. Left out is what does not grow with the image, and the working memory of single operations.
 
+use crate::resnet::{ActFn, TimeScaleShift};
 use crate::unet_blocks::{AttentionPlan, BlockPlan};
 use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DConfig};
 
@@ -36,19 +37,33 @@ struct Kept {
     norm: f64,
     /// With an activation and a convolution behind it.
     norm_conv: f64,
+    /// With scale and shift by the embedding in between.
+    norm_scale_conv: f64,
     /// Of the scores of attention.
     scores: f64,
 }
 
 /// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input; attention the
 /// exponentials of its scores, and their shares.
-const APART: Kept = Kept { norm: NORM, norm_conv: NORM + 3.0, scores: 2.0 };
+const APART: Kept = Kept { norm: NORM, norm_conv: NORM + 3.0, norm_scale_conv: NORM + 4.0, scores: 2.0 };
 /// A norm keeps its input, and so does a convolution.
-const FUSED: Kept = Kept { norm: 1.0, norm_conv: 2.0, scores: 0.0 };
+const FUSED: Kept = Kept { norm: 1.0, norm_conv: 2.0, norm_scale_conv: 5.0, scores: 0.0 };
+
+impl Kept {
+    /// Only SiLU is one operation with the norm before it.
+    fn with(self, act: ActFn) -> Self {
+        match act {
+            ActFn::Silu | ActFn::Swish => self,
+            _ => Self { norm: self.norm, scores: self.scores, ..APART },
+        }
+    }
+}
 
 /// What the layers of a UNet have in common.
 struct Layers {
     kept: Kept,
+    /// Whether the embedding scales and shifts what the second norm of a residual block makes.
+    scale_shift: bool,
     dropout: bool,
     /// Channels of a head of the attention between pixels; one head if absent.
     head_dim: Option<usize>,
@@ -59,7 +74,8 @@ impl Layers {
         let shortcut = if channels_in == channels { 0.0 } else { channels_in };
         // The mask, and what it is multiplied with.
         let dropout = if self.dropout { 2.0 * channels } else { 0.0 };
-        self.kept.norm_conv * (channels_in + channels) + shortcut + dropout
+        let second = if self.scale_shift { self.kept.norm_scale_conv } else { self.kept.norm_conv };
+        self.kept.norm_conv * channels_in + second * channels + shortcut + dropout
     }
 
     fn attention(&self, plan: &AttentionPlan, channels: f64, pixels: f64) -> f64 {
@@ -91,7 +107,12 @@ const GELU: f64 = 3.0;
 const GELU_APPROXIMATE: f64 = 6.0;
 
 fn unet(config: &UNet2DConfig, kept: Kept, pixels: f64) -> f64 {
-    let layers = Layers { kept, dropout: config.dropout > 0.0, head_dim: config.attention_head_dim };
+    let layers = Layers {
+        kept: kept.with(config.act_fn),
+        scale_shift: config.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
+        dropout: config.dropout > 0.0,
+        head_dim: config.attention_head_dim,
+    };
     let attention = match config.add_attention {
         true => AttentionPlan::Pixels { groups: config.mid_groups() },
         false => AttentionPlan::None,
@@ -101,7 +122,12 @@ fn unet(config: &UNet2DConfig, kept: Kept, pixels: f64) -> f64 {
 }
 
 fn unet_condition(config: &UNet2DConditionConfig, kept: Kept, pixels: f64) -> f64 {
-    let layers = Layers { kept, dropout: config.dropout > 0.0, head_dim: None };
+    let layers = Layers {
+        kept: kept.with(config.act_fn),
+        scale_shift: config.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
+        dropout: config.dropout > 0.0,
+        head_dim: None,
+    };
     let (down, up) = (config.down_plan(), config.up_plan());
     ways(&layers, &down, config.mid_plan(), &up, config.in_channels, pixels)
 }

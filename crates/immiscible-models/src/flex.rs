@@ -1,7 +1,10 @@
 //! Operations of our own on Burn's CPU backend, with their gradients.
 
 use burn::backend::autodiff::NodeId;
-use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::retro_forward::RetroForward;
+use burn::backend::autodiff::checkpoint::state::BackwardStates;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
@@ -15,6 +18,9 @@ pub(crate) type Values = FloatTensor<Flex>;
 
 /// An operation of three tensors of single precision, each in the order of its dimensions.
 pub(crate) trait Operation: Debug + Send + Sync + 'static {
+    /// Whether gradient checkpointing computes the output again rather than keep it.
+    fn is_cheap(&self) -> bool;
+
     fn forward(&self, inputs: [&Values; 3]) -> Values;
 
     /// The gradients of a loss by the inputs, or at least by those that are `wanted`; `gradient` is that by the output.
@@ -79,7 +85,13 @@ impl<S: CheckpointStrategy> Apply for Autodiff<Flex, S> {
     ) -> FloatTensor<Self> {
         let inputs = [a, b, c];
         let prepared = Differentiated.prepare::<S>(inputs.each_ref().map(|it| it.node()));
-        match prepared.compute_bound().stateful() {
+        let prepared = if operation.is_cheap() {
+            let again = Again { inputs: inputs.each_ref().map(|it| it.id()), operation: operation.clone() };
+            prepared.memory_bound().retro_forward(again).parents(&inputs)
+        } else {
+            prepared.compute_bound()
+        };
+        match prepared.stateful() {
             OpsKind::Tracked(mut prepared) => {
                 let state = (inputs.each_ref().map(|it| prepared.checkpoint(it)), operation.clone());
                 let [a, b, c] = inputs.map(|it| it.into_primitive());
@@ -90,6 +102,20 @@ impl<S: CheckpointStrategy> Apply for Autodiff<Flex, S> {
                 prepared.finish(Flex::apply(a, b, c, operation))
             }
         }
+    }
+}
+
+/// The forward pass of an [`Operation`] once more, during the backward pass.
+#[derive(Debug)]
+struct Again {
+    inputs: [NodeId; 3],
+    operation: Arc<dyn Operation>,
+}
+
+impl RetroForward for Again {
+    fn forward(&self, states: &mut BackwardStates, out: NodeId) {
+        let [a, b, c] = self.inputs.each_ref().map(|input| states.get_state::<Values>(input));
+        states.save(out, Flex::apply(a, b, c, self.operation.clone()));
     }
 }
 
@@ -133,7 +159,8 @@ pub(crate) mod tests {
             apply(a.clone().swap_dims(0, 1).exp().swap_dims(0, 1).mul_scalar(0.5), b.clone(), c.clone());
         let weights = Tensor::<1, Int>::arange(0..out.shape().num_elements() as i64, device);
         let weights = weights.float().mul_scalar(0.7).sin().reshape(out.dims());
-        let gradients = (out.clone() * weights).sum().backward();
+        // The sine is one that needs the output for its gradient.
+        let gradients = (out.clone().mul_scalar(0.02).sin() * weights).sum().backward();
         let by = (a.grad(&gradients).unwrap(), b.grad(&gradients).unwrap(), c.grad(&gradients).unwrap());
         [out.into_data(), by.0.into_data(), by.1.into_data(), by.2.into_data()]
     }

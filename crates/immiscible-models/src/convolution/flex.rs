@@ -51,6 +51,10 @@ pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>, geometry: Geometry) -> Tenso
 }
 
 impl Operation for Geometry {
+    fn is_cheap(&self) -> bool {
+        false
+    }
+
     fn forward(&self, [x, weight, bias]: [&Values; 3]) -> Values {
         let [channels, height, width] = self.output;
         let out = im2col::forward(slice(x), slice(weight), Some(slice(bias)), self);
@@ -105,6 +109,7 @@ mod tests {
             (21, [6, 5], [4, 3], [1, 1], [1, 1], PaddingConfig2d::Valid),
             (3, [4, 6], [8, 8], [3, 3], [2, 2], explicit(0, 0, 1, 1)),
             (2, [4, 6], [9, 7], [3, 3], [2, 2], explicit(1, 1, 1, 1)),
+            (2, [4, 6], [8, 6], [3, 3], [2, 2], explicit(1, 1, 1, 1)),
             (2, [3, 8], [8, 8], [2, 2], [2, 2], PaddingConfig2d::Valid),
             (2, [3, 4], [6, 300], [5, 3], [1, 1], explicit(4, 0, 2, 1)),
             (1, [2, 3], [3, 1], [3, 3], [1, 1], explicit(2, 2, 2, 2)),

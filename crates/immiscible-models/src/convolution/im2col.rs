@@ -31,6 +31,19 @@ impl Geometry {
         self.output.iter().product()
     }
 
+    /// Into how many parts the convolution can be divided.
+    pub(super) fn shares(&self) -> usize {
+        match self.together() {
+            1 => self.batch * self.output[0].div_ceil(CHANNELS),
+            together => self.batch.div_ceil(together),
+        }
+    }
+
+    /// Images whose columns are made together.
+    fn together(&self) -> usize {
+        (COLUMNS / self.pixels()).clamp(1, self.batch)
+    }
+
     fn pixels(&self) -> usize {
         self.output[1] * self.output[2]
     }
@@ -139,7 +152,7 @@ pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry:
     let mut out = vec![0.0; geometry.batch * geometry.output_len()];
     let ([channels, ..], pixels, k) = (geometry.output, geometry.pixels(), geometry.column());
     // Whole images for each thread; of a few images on many threads some channels each.
-    let together = (COLUMNS / pixels).clamp(1, geometry.batch);
+    let together = geometry.together();
     let shares = rayon::current_num_threads().div_ceil(geometry.batch.div_ceil(together));
     let share = match together {
         1 => channels.div_ceil(shares.min(channels.div_ceil(CHANNELS))),

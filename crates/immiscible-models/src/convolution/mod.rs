@@ -18,7 +18,10 @@ pub(crate) trait Convolve {
 impl Convolve for Conv2d {
     fn convolve(&self, x: Tensor<4>) -> Tensor<4> {
         #[cfg(feature = "flex")]
-        if let Some(geometry) = flex::geometry(self, &x) {
+        // Few images do not keep many threads busy here.
+        if let Some(geometry) = flex::geometry(self, &x)
+            && geometry.shares() >= rayon::current_num_threads()
+        {
             return flex::convolve(self, x, geometry);
         }
         self.forward(x)
