@@ -54,21 +54,26 @@ pub fn immiscible() -> ExitCode {
         cli::Command::Train(arguments) => on_device(|| train::run(&arguments)),
         cli::Command::Sample(arguments) => on_device(|| sample::run(&arguments)),
         cli::Command::Export(arguments) => on_device(|| export::run(&arguments)),
-        cli::Command::Checkpoint(command) => checkpoint::run(&command),
-        cli::Command::Report(arguments) => report::run(&arguments),
-        cli::Command::Assign(arguments) => assign::run(&arguments),
-        cli::Command::Coupling(command) => coupling::run(&command),
+        cli::Command::Checkpoint(command) => printing(|| checkpoint::run(&command)),
+        cli::Command::Report(arguments) => printing(|| report::run(&arguments)),
+        cli::Command::Assign(arguments) => printing(|| assign::run(&arguments)),
+        cli::Command::Coupling(command) => printing(|| coupling::run(&command)),
         cli::Command::BenchStep(arguments) => on_device(|| step_bench::run(&arguments)),
         #[cfg(feature = "flex")]
         cli::Command::DeviceSuite(arguments) => return suite_status(device_suite::run(&arguments)),
         cli::Command::Data(command) => on_device(|| data::run(&command)),
-        cli::Command::Devices => device::print(),
-        cli::Command::List => {
+        cli::Command::Devices => printing(device::print),
+        cli::Command::List => printing(|| {
             list::print();
             Ok(())
-        }
+        }),
     };
     outcome.map_or_else(ended, |()| ExitCode::SUCCESS)
+}
+
+/// Runs a command that needs no device: one line says so where who reads the output goes away.
+fn printing(command: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
+    panics::caught(command).unwrap_or_else(|reason| Err(Failure::run(anyhow::anyhow!(reason))))
 }
 
 /// Runs a command that works on a device: one that panics, as backends do where the device fails, ends it with its status.

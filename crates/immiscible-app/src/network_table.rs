@@ -26,7 +26,17 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
     for value in settings.values_mut().filter(|value| *value == NONE) {
         *value = Value::Null;
     }
-    serde_json::from_value(Value::Object(settings)).map_err(D::Error::custom)
+    serde_json::from_value(Value::Object(settings.clone())).map_err(|error| {
+        // Each setting by itself, because the error of the whole does not tell which one it was.
+        let kind = settings.get("kind");
+        let alone = settings.iter().filter(|(key, _)| *key != "kind").find_map(|(key, value)| {
+            let error = serde_json::from_value::<NetworkConfig>(json!({ "kind": kind, key: value })).err()?;
+            let value = if value.is_null() { &json!(NONE) } else { value };
+            Some(format!("`{key}` = {value}: {error}"))
+        });
+        let unknown = error.to_string().starts_with("unknown ");
+        D::Error::custom(alone.filter(|_| !unknown).unwrap_or_else(|| error.to_string()))
+    })
 }
 
 /// The settings without those that are absent by default.
@@ -53,6 +63,20 @@ mod tests {
     struct Config {
         #[serde(with = "super")]
         model: NetworkConfig,
+    }
+
+    #[test]
+    fn what_cannot_be_is_named_with_its_value() {
+        for (setting, words) in [
+            ("layers_per_block = \"none\"", &["`layers_per_block` = \"none\"", "usize"][..]),
+            ("layers_per_block = 1.5", &["`layers_per_block` = 1.5"]),
+            ("norm_eps = inf", &["`norm_eps`", "inf is not a finite number"]),
+            ("lyers = 2", &["unknown field `lyers`", "`layers_per_block`"]),
+        ] {
+            let text = format!("[model]\nkind = \"unet\"\n{setting}\n");
+            let error = toml::from_str::<Config>(&text).unwrap_err().to_string();
+            assert!(words.iter().all(|word| error.contains(word)), "{setting}: {error}");
+        }
     }
 
     #[test]

@@ -194,9 +194,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
         other => anyhow::bail!("it has no {other}"),
     };
     let folder = tempfile::tempdir()?;
-    let images = folder.path().join("images.npy");
-    npy::write(&images, noise(case.batch).view())?;
-    let (parts, _) = Parts::open(table(&arguments.device, case, &images)?)?;
+    let (parts, _) = Parts::open(table(&arguments.device, case, folder.path())?)?;
     let config = folder.path().join("config.json");
     std::fs::write(&config, parts.config.model.to_json())?;
     let mut command = Command::new(python);
@@ -221,9 +219,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
 
 fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let folder = tempfile::tempdir()?;
-    let images = folder.path().join("images.npy");
-    npy::write(&images, noise(case.batch).view())?;
-    let (parts, source) = Parts::open(table(&arguments.device, case, &images)?)?;
+    let (parts, source) = Parts::open(table(&arguments.device, case, folder.path())?)?;
     let (mut method, coupling) = parts.method(parts.network()?)?;
     let options = LoaderOptions { batch_size: case.batch, seed: 0, flip: false };
     let source: Arc<dyn Source> = source;
@@ -269,8 +265,10 @@ fn noise(batch: usize) -> Array4<f32> {
     Array4::from_shape_vec((batch, channels, height, width), centred).expect("a value for every place")
 }
 
-/// The preset with another network, coupling and images.
-fn table(device: &str, case: &Case, images: &Path) -> Result<Table> {
+/// The preset with another network and coupling, and with images that are written to the folder.
+fn table(device: &str, case: &Case, folder: &Path) -> Result<Table> {
+    let images = folder.join("images.npy");
+    npy::write(&images, noise(case.batch).view())?;
     let mut table = config::preset(PRESET)?;
     for whole in ["data", "model", "coupling"] {
         table.remove(whole);

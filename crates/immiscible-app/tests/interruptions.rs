@@ -205,6 +205,19 @@ fn nobody_who_listens_is_no_reason_to_end() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn what_cannot_be_printed_is_one_line() {
+    for command in ["list", "devices"] {
+        let full = fs::File::create("/dev/full").unwrap();
+        let mut immiscible = Command::new(env!("CARGO_BIN_EXE_immiscible"));
+        let output = immiscible.arg(command).env("RUST_BACKTRACE", "0").stdout(full).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{command}: {said}");
+        assert!(said.contains("failed printing to stdout"), "{command}: {said}");
+    }
+}
+
+#[test]
 fn a_damaged_checkpoint_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

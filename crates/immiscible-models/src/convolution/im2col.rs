@@ -39,9 +39,10 @@ impl Geometry {
         }
     }
 
-    /// Images whose columns are made together.
+    /// Images whose columns are made together, of which every thread has some.
     fn together(&self) -> usize {
-        (COLUMNS / self.pixels()).clamp(1, self.batch)
+        let of_each = self.batch / rayon::current_num_threads();
+        (COLUMNS / self.pixels()).min(of_each).max(1)
     }
 
     fn pixels(&self) -> usize {
@@ -284,4 +285,29 @@ pub(super) fn bias_gradient(gradient: &[f32], geometry: &Geometry) -> Vec<f32> {
         sums.iter().sum::<f32>() + rest
     };
     (0..channels).into_par_iter().map(of_channel).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_images_as_threads_keep_all_of_them_busy() {
+        for threads in [1, 2, 6, 16] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for (batch, side) in [(16, 4), (17, 8), (16, 32), (100, 1)] {
+                let size = [3, side, side];
+                let geometry = Geometry {
+                    batch,
+                    input: size,
+                    output: size,
+                    kernel: [1, 1],
+                    stride: [1, 1],
+                    padding: [0, 0],
+                };
+                let shares = pool.install(|| geometry.shares());
+                assert!(shares >= threads, "{batch} × {side}²: {shares} for {threads}");
+            }
+        }
+    }
 }
