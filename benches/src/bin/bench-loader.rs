@@ -71,6 +71,10 @@ fn main() -> Result<()> {
         let alone = alone.into_iter().collect::<Result<Vec<_>>>()?;
         line(&format!("{what}: decoding alone"), alone[0], &[]);
         line(&what, of("folder", &folder, None, arguments.seconds)?, &alone);
+        let data = DataOptions { path: Some(folder.clone()), ..DataOptions::new("folder") };
+        let loader = Loader::new(build(&data)?, options(false))?;
+        let values = |step| Ok(loader.batch_at(step)?.images.values().dim().0);
+        line(&format!("{what}, to real numbers on the host"), speed(arguments.seconds, values)?, &alone);
         if side > 64 {
             for resize in [Resize::Lanczos3, Resize::Bicubic, Resize::Box] {
                 let what = format!("{what}, resized to 64 ({resize:?})").to_lowercase();
@@ -209,10 +213,10 @@ fn write(arguments: &Arguments, table: &[String]) -> Result<()> {
     };
     let report = format!(
         "# How fast the loader is, {date}\n\n\
-         {}, {threads}, commit {}, load {} when it ended. Batches of {BATCH} in the loader's order, decoded and scaled to \
-         [−1, 1]. The first column counts the time of a core that the process used, which other processes do not change \
+         {}, {threads}, commit {}, load {} when it ended. Batches of {BATCH} in the loader's order. Those of a folder are bytes, of which a \
+         device makes real numbers in [−1, 1], or the host where a coupling compares them there; the others are real numbers. The first column counts the time of a core that the process used, which other processes do not change \
          much; the second the clock. A folder's last columns are its speed in percent of what decoding the same files takes, \
-         without shuffling and scaling them: from memory, and read from the disk's cache.\n\n\
+         without shuffling them: from memory, and read from the disk's cache.\n\n\
          ```console\n$ cargo xtask bench loader\n```\n\n\
          | data | img/s of a core | img/s | of decoding | of reading and decoding |\n|---|--:|--:|--:|--:|\n{}\n",
         cpu.map_or("an unknown processor", |(_, name)| name),

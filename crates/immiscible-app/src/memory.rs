@@ -8,7 +8,8 @@ use std::fmt::{Display, Formatter};
 
 /// What the backward pass keeps with `train.gradient_checkpointing`, as a share: measured, see docs/training.md.
 const CHECKPOINTED: f64 = 0.55;
-/// A number on the device and in a batch is an f32.
+/// A number on the device and in a batch is an f32. Batches of image files are bytes, but their noise is not, nor are they once a
+/// coupling compares them: they are counted as f32, too.
 const BYTES: f64 = 4.0;
 
 /// An estimate, in bytes.

@@ -451,7 +451,7 @@ fn fit_coupling_to_data(coupling: &mut dyn Coupling, source: &dyn Source, config
     let mut batch = Batch::read(source, shown(&(0..source.len()).map(class).collect::<Vec<_>>(), ENOUGH))?;
     batch.scale(config.data.scale());
     let rows = (batch.index.len(), source.shape().iter().product::<usize>());
-    Ok(coupling.fit(batch.images.to_shape(rows)?.view(), batch.labels.as_deref())?)
+    Ok(coupling.fit(batch.images.values().to_shape(rows)?.view(), batch.labels.as_deref())?)
 }
 
 /// About `enough` of the images with these classes, the same share of each, but for classes that are rare, of which it is more.

@@ -36,7 +36,7 @@ pub(crate) fn measure(parts: &Parts, source: &dyn Source, network: &Network) -> 
     let chosen = Key::new(SEED).stream(Stream::SHUFFLE).permutation(source.len());
     let chosen: Vec<u64> = chosen.into_iter().take(reference).map(u64::from).collect();
     let real = Batch::read(source, chosen)?;
-    let images = parts.images(real.images.into_owned())?;
+    let images = parts.images(real.images.into_values().into_owned())?;
     let real_rows = images.to_shape((reference, dimensions))?;
 
     let key = Key::new(SEED).stream(Stream::PROJECTION);

@@ -816,7 +816,8 @@ fn the_default_preset_learns_the_digits() {
     let digits = build(&DataOptions::new("digits")).unwrap();
     let real = Batch::read(&*digits, (0..digits.len() as u64).collect()).unwrap();
     let labels = real.labels.clone().unwrap();
-    let real = real.images.to_shape((digits.len(), 64)).unwrap();
+    let real = real.images.values();
+    let real = real.to_shape((digits.len(), 64)).unwrap();
     let classifier = NearestNeighbour::fit(real.view(), &labels).unwrap();
     let nearest = classifier.nearest(drawn.view()).unwrap();
     let mut found = [0; 10];

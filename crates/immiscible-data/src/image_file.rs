@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Cursor, Seek};
 use std::path::Path;
 
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageReader, ImageResult, Limits, RgbImage};
 
 use crate::DataError;
 use crate::bytes::Bytes;
@@ -35,18 +35,29 @@ pub(crate) fn size(bytes: &Bytes, path: &Path) -> Result<(u32, u32), DataError> 
 }
 
 /// The upright image: transparency is dropped, grey becomes three equal channels, of an animation the first frame is
-/// taken.
-pub(crate) fn decode(bytes: &Bytes, path: &Path) -> Result<RgbImage, DataError> {
+/// taken. One that a decoder can write to `out` with the size `wanted` is there, and not returned.
+pub(crate) fn decode_to(
+    bytes: &Bytes,
+    path: &Path,
+    wanted: (u32, u32),
+    out: &mut [u8],
+) -> Result<Option<RgbImage>, DataError> {
     let content = bytes.all(MAX_BYTES, path)?;
     if is_jpeg(bytes) {
-        return jpeg::decode(&content).map_err(|reason| undecodable(path, &reason));
+        return jpeg::decode_to(&content, wanted, out).map_err(|reason| undecodable(path, &reason));
     }
     let mut decoder = decoder(ImageReader::new(Cursor::new(content)), path)?;
-    let decode = || -> ImageResult<RgbImage> {
+    let decode = || -> ImageResult<Option<RgbImage>> {
         let orientation = decoder.orientation()?;
+        let kind = (decoder.dimensions(), decoder.color_type(), orientation);
+        if kind == (wanted, ColorType::Rgb8, Orientation::NoTransforms)
+            && decoder.total_bytes() == out.len() as u64
+        {
+            return decoder.read_image(out).map(|()| None);
+        }
         let mut image = DynamicImage::from_decoder(decoder)?;
         image.apply_orientation(orientation);
-        Ok(image.into_rgb8())
+        Ok(Some(image.into_rgb8()))
     };
     decode().map_err(|error| undecodable(path, &error.to_string()))
 }

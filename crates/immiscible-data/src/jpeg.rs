@@ -19,21 +19,30 @@ pub(crate) fn size(bytes: &[u8]) -> Result<(u32, u32), String> {
     Ok(turned((header.width, header.height), header.orientation))
 }
 
-/// The upright image; grey becomes three equal channels.
-pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+/// The upright image; grey becomes three equal channels. If it lies in the file as it is, with the size `wanted`, it is written to
+/// `out`, and not returned.
+pub(crate) fn decode_to(
+    bytes: &[u8],
+    wanted: (u32, u32),
+    out: &mut [u8],
+) -> Result<Option<RgbImage>, String> {
     if is_cut(bytes) {
         return Err("the JPEG data ends too early".into());
     }
     let Header { mut decoder, width, height, orientation } = Header::read(bytes)?;
-    let mut pixels = vec![0; 3 * width as usize * height as usize];
-    decoder.decode_into(&mut pixels).map_err(|error| error.to_string())?;
-    let image = RgbImage::from_raw(width, height, pixels).expect("the buffer was made for this size");
-    if orientation == Orientation::NoTransforms {
-        return Ok(image);
+    let mut decode = |out: &mut [u8]| decoder.decode_into(out).map_err(|error| error.to_string());
+    let len = 3 * width as usize * height as usize;
+    if ((width, height), out.len(), orientation) == (wanted, len, Orientation::NoTransforms) {
+        // Of a damaged scan the decoder may leave out a part.
+        out.fill(0);
+        return decode(out).map(|()| None);
     }
-    let mut image = DynamicImage::from(image);
+    let mut pixels = vec![0; len];
+    decode(&mut pixels)?;
+    let mut image =
+        DynamicImage::from(RgbImage::from_raw(width, height, pixels).expect("made for this size"));
     image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(Some(image.into_rgb8()))
 }
 
 /// A decoder behind the header, and what that says.
@@ -80,6 +89,18 @@ mod tests {
 
     use super::*;
 
+    /// By both ways.
+    fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
+        let image = decode_to(bytes, (0, 0), &mut [])?.expect("it has pixels");
+        let (width, height) = image.dimensions();
+        let mut out = vec![7; image.as_raw().len()];
+        match decode_to(bytes, (width, height), &mut out)? {
+            None => assert!(out == *image.as_raw()),
+            Some(turned) => assert!(turned == image),
+        }
+        Ok(image)
+    }
+
     fn encoded(image: impl Into<DynamicImage>) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());
         image.into().write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
@@ -119,6 +140,28 @@ mod tests {
             assert_eq!(size(&bytes).unwrap(), (8, 16));
         }
         assert!(decode(&plain[..plain.len() / 8]).is_err());
+    }
+
+    #[test]
+    fn what_a_damaged_scan_leaves_out_does_not_depend_on_what_was_there() {
+        let whole = encoded(RgbImage::from_fn(64, 64, |x, y| Rgb([(x * y) as u8, x as u8, y as u8])));
+        let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap() + 14;
+        let mut decoded = 0;
+        for at in (scan..whole.len() - 4).step_by(7) {
+            for marker in [0xfe, 0xc4, 0xda, 0xd0, 0xe1] {
+                let mut bytes = whole.clone();
+                bytes[at..at + 2].copy_from_slice(&[0xff, marker]);
+                let [first, second] = [7, 9].map(|before| {
+                    let mut out = vec![before; 3 * 64 * 64];
+                    decode_to(&bytes, (64, 64), &mut out).map(|image| (image.is_none(), out))
+                });
+                if let Ok((true, _)) = first {
+                    assert!(first == second, "{marker:x} at {at}");
+                    decoded += 1;
+                }
+            }
+        }
+        assert!(decoded > 20, "{decoded}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod fit;
 #[doc(hidden)]
 pub mod fuzzing;
 mod image_file;
+mod images;
 mod in_memory;
 mod jpeg;
 mod loader;
@@ -28,11 +29,12 @@ pub use error::DataError;
 #[cfg(feature = "fetch")]
 pub use fetch::{Patience, REMOTES, Remote, RemoteFile, fetch};
 pub use fit::{Crop, Resize};
+pub use images::Images;
 pub use in_memory::InMemory;
 pub use loader::{Batch, Loader, LoaderOptions};
 pub use order::Order;
 pub use prefetch::{Prefetch, prefetch};
 pub use registry::{Build, DataOptions, LabelKind, Layout, SOURCES, Split, build};
-pub use source::{LatentInfo, Source, read_all};
+pub use source::{LatentInfo, ReadPixels, Source, read_all};
 pub use tolerant::{BadSample, Tolerant};
 pub use unpack::{UnpackLimits, unpack};

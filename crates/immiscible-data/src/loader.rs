@@ -1,18 +1,20 @@
 use std::sync::Arc;
 
 use immiscible_random::{Key, Stream};
-use ndarray::{ArcArray, Array2, Array4, ArrayViewMut1, Axis, Ix4};
+use ndarray::{ArcArray, Array, Array2, Array4, Axis, Dimension, Ix3, Ix4};
 use rayon::prelude::*;
 
-use crate::memory::{self, Lent};
-use crate::{DataError, Order, Source};
+use crate::fit::CENTER;
+use crate::images::mirror;
+use crate::memory::Lent;
+use crate::{DataError, Images, Order, Source};
 
 /// Samples read together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// The images, `[B, C, H, W]`, in [−1, 1] where they are not scaled. Their memory is shared with the [`Loader`], which takes
-    /// that of a large batch for a later one when nobody else has it any more; until then, whoever changes them changes a copy.
-    pub images: ArcArray<f32, Ix4>,
+    /// The images, as their data set has them. Their memory is shared with the [`Loader`], which takes that of a large batch for a
+    /// later one when nobody else has it any more; until then, whoever changes them changes a copy.
+    pub images: Images,
     /// A label for each image, where the data set has labels.
     pub labels: Option<Vec<u32>>,
     /// Index of each image in its [`Source`].
@@ -27,46 +29,57 @@ impl Batch {
     /// # Errors
     /// Those of [`Source::read`].
     pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
-        let values = memory::fresh(index.len() * values_of(source));
-        Self::read_each(source, index, values, |index, image| source.read(index, image))
+        let images = read_images(source, &index, &Lent::default(), |_| CENTER)?;
+        Ok(Self { images, labels: labels(source, &index), index, mask: None })
     }
 
     /// Multiplies the images.
     pub fn scale(&mut self, scale: f64) {
-        if scale != 1.0 {
-            self.images *= scale as f32;
+        self.images.multiply(scale as f32);
+    }
+}
+
+fn labels(source: &dyn Source, index: &[u64]) -> Option<Vec<u32>> {
+    source.classes()?;
+    index.iter().map(|&index| source.label(to_usize(index))).collect()
+}
+
+/// The samples `index`, each of the part that `place` says.
+fn read_images(
+    source: &dyn Source,
+    index: &[u64],
+    lent: &Lent,
+    place: impl Fn(u64) -> [f32; 2] + Sync,
+) -> Result<Images, DataError> {
+    let [c, h, w] = source.shape();
+    let rows = index.len();
+    match source.pixels() {
+        Some(pixels) => {
+            let read = |index, out: &mut [_]| pixels.read_pixels(to_usize(index), place(index), out);
+            let pixels = read_each(lent.pixels.take(rows * h * w), Ix3(rows, h, w), index, read)?;
+            Ok(Images::Pixels { pixels, scale: 1.0 })
+        }
+        None => {
+            let read = |index, out: &mut [_]| source.read_crop(to_usize(index), place(index), out);
+            let values = lent.values.take(rows * c * h * w);
+            Ok(Images::Values(read_each(values, Ix4(rows, c, h, w), index, read)?))
         }
     }
-
-    fn read_each(
-        source: &dyn Source,
-        index: Vec<u64>,
-        mut values: Vec<f32>,
-        read: impl Fn(usize, &mut [f32]) -> Result<(), DataError> + Sync,
-    ) -> Result<Self, DataError> {
-        let [c, h, w] = source.shape();
-        values
-            .par_chunks_exact_mut(c * h * w)
-            .zip(&index)
-            .try_for_each(|(image, &index)| read(to_usize(index), image))?;
-        let images = Array4::from_shape_vec((index.len(), c, h, w), values)
-            .expect("the buffer was made for this shape")
-            .into_shared();
-        let labels = match source.classes() {
-            Some(_) => index.iter().map(|&index| source.label(to_usize(index))).collect(),
-            None => None,
-        };
-        Ok(Self { images, labels, index, mask: None })
-    }
 }
 
-fn values_of(source: &dyn Source) -> usize {
-    source.shape().iter().product()
-}
-
-fn mirror<T>(mut row: ArrayViewMut1<T>) {
-    let width = row.len();
-    (0..width / 2).for_each(|x| row.swap(x, width - 1 - x));
+/// One after the other into memory that was made for them.
+fn read_each<T: Clone + Send, D: Dimension>(
+    mut values: Vec<T>,
+    shape: D,
+    index: &[u64],
+    read: impl Fn(u64, &mut [T]) -> Result<(), DataError> + Sync,
+) -> Result<ArcArray<T, D>, DataError> {
+    let image = shape.size() / index.len().max(1);
+    values
+        .par_chunks_exact_mut(image.max(1))
+        .zip(index)
+        .try_for_each(|(image, &index)| read(index, image))?;
+    Ok(Array::from_shape_vec(shape, values).expect("the buffer was made for this shape").into_shared())
 }
 
 /// An index that does not fit names no sample, and neither does `usize::MAX`.
@@ -164,21 +177,18 @@ impl Loader {
     pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
         let (source, index) = (self.source.as_ref(), self.order.indices(step));
         let key = Key::new(self.options.seed).step(self.order.epoch(step));
-        let values = self.lent.take(index.len() * values_of(source));
-        let mut batch = match self.random_crops {
-            false => Batch::read_each(source, index, values, |index, image| source.read(index, image))?,
-            true => Batch::read_each(source, index, values, |index, image| {
-                let mut place = [0.0; 2];
-                key.stream(Stream::CROP).fill_uniforms(index as u64, 2, &mut place);
-                source.read_crop(index, place, image)
-            })?,
-        };
+        let images = read_images(source, &index, &self.lent, |index| {
+            let mut place = CENTER;
+            if self.random_crops {
+                key.stream(Stream::CROP).fill_uniforms(index, 2, &mut place);
+            }
+            place
+        })?;
+        let mut batch = Batch { images, labels: labels(source, &index), index, mask: None };
         let key = key.stream(Stream::FLIP);
         let flipped = |index| self.options.flip && key.uniform(index) < 0.5;
-        for (mut image, &index) in batch.images.outer_iter_mut().zip(&batch.index) {
-            if flipped(index) {
-                image.rows_mut().into_iter().for_each(mirror);
-            }
+        for (row, _) in batch.index.iter().enumerate().filter(|(_, index)| flipped(**index)) {
+            batch.images.mirror(row);
         }
         batch.mask = self.masks.as_ref().map(|masks| {
             let (count, values) = (masks.dim().0, masks.len() / masks.dim().0.max(1));
@@ -220,9 +230,10 @@ mod tests {
     #[test]
     fn images_labels_and_indices_belong_together() {
         let batch = loader(3, false).batch_at(7).unwrap();
-        assert_eq!(batch.images.dim(), (5, 1, 2, 3));
+        assert_eq!(batch.images.dim(), [5, 1, 2, 3]);
+        let images = batch.images.values();
         for (row, &index) in batch.index.iter().enumerate() {
-            assert_eq!(batch.images[[row, 0, 0, 0]], index as f32 / 127.5 - 1.0);
+            assert_eq!(images[[row, 0, 0, 0]], index as f32 / 127.5 - 1.0);
             assert_eq!(batch.labels.as_ref().unwrap()[row], index as u32 % 2);
         }
     }
@@ -237,7 +248,9 @@ mod tests {
         for step in 0..20 {
             let batch = loader(3, true).masked(masks.clone()).unwrap().batch_at(step).unwrap();
             let counts = batch.mask.unwrap();
-            for ((image, counts), index) in batch.images.outer_iter().zip(counts.rows()).zip(&batch.index) {
+            for ((image, counts), index) in
+                batch.images.values().outer_iter().zip(counts.rows()).zip(&batch.index)
+            {
                 mirrored += usize::from(image[[0, 0, 0]] == level(200));
                 for (&value, &counts) in image.iter().zip(counts) {
                     let own = value == level(*index as u8);
@@ -258,7 +271,7 @@ mod tests {
     fn a_scale_multiplies_what_is_read() {
         let (plain, scaled) =
             (loader(3, true).batch_at(4).unwrap(), loader(3, true).scaled(2.0).batch_at(4).unwrap());
-        assert_eq!(scaled.images, 2.0 * &plain.images);
+        assert_eq!(scaled.images.values(), 2.0 * &plain.images.values());
         assert_eq!((scaled.labels, scaled.index), (plain.labels, plain.index));
     }
 
@@ -279,16 +292,16 @@ mod tests {
         let loader =
             Loader::new(source, LoaderOptions { batch_size: 8, seed: 3, flip: true }).unwrap().scaled(2.0);
         let holds_its_own = |batch: &Batch| {
-            batch.images.outer_iter().zip(&batch.index).all(|(image, &index)| {
+            batch.images.values().outer_iter().zip(&batch.index).all(|(image, &index)| {
                 image.iter().all(|&value| value == 2.0 * (28.0 * index as f32 / 127.5 - 1.0))
             })
         };
         let first = loader.batch_at(0).unwrap();
         let kept = loader.batch_at(1).unwrap();
-        let at = first.images.as_ptr();
+        let at = first.images.values().as_ptr();
         drop(first);
         let third = loader.batch_at(2).unwrap();
-        assert_eq!(third.images.as_ptr(), at);
+        assert_eq!(third.images.values().as_ptr(), at);
         assert!(holds_its_own(&kept) && holds_its_own(&third));
     }
 
@@ -299,7 +312,9 @@ mod tests {
         for step in 0..200 {
             let (plain, flipped) = (plain.batch_at(step).unwrap(), flipped.batch_at(step).unwrap());
             assert_eq!((plain.labels, &plain.index), (flipped.labels, &flipped.index));
-            for (before, after) in plain.images.outer_iter().zip(flipped.images.outer_iter()) {
+            for (before, after) in
+                plain.images.values().outer_iter().zip(flipped.images.values().outer_iter())
+            {
                 let mut mirror = before;
                 mirror.invert_axis(Axis(2));
                 let is_mirrored = after == mirror;
@@ -318,7 +333,8 @@ mod tests {
             let mut images: Vec<(u64, Vec<f32>)> = (0..12 / batch_size as u64)
                 .map(|step| loader.batch_at(step).unwrap())
                 .flat_map(|batch| {
-                    let images = batch.images.outer_iter().map(|image| image.iter().copied().collect());
+                    let images = batch.images.values();
+                    let images = images.outer_iter().map(|image| image.iter().copied().collect());
                     batch.index.iter().copied().zip(images.collect::<Vec<_>>()).collect::<Vec<_>>()
                 })
                 .collect();

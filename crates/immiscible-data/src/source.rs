@@ -51,6 +51,11 @@ pub trait Source: Send + Sync {
         self.read(index, out)
     }
 
+    /// The samples as bytes, where they are RGB images of bytes: the [shape](Self::shape) is `[3, H, W]` then.
+    fn pixels(&self) -> Option<&dyn ReadPixels> {
+        None
+    }
+
     /// The file that sample `index` comes from, where it has one of its own.
     fn place(&self, index: usize) -> Option<PathBuf> {
         let _ = index;
@@ -66,6 +71,18 @@ pub trait Source: Send + Sync {
     fn latents(&self) -> Option<&LatentInfo> {
         None
     }
+}
+
+/// A data set of RGB images, as bytes.
+pub trait ReadPixels: Send + Sync {
+    /// Writes the pixels of what [`Source::read_crop`] reads to `out`, every one of them.
+    ///
+    /// # Shapes
+    /// `out`: H·W pixels in row-major `[H, W]` order. The value of a byte v is 2 v/255 − 1.
+    ///
+    /// # Errors
+    /// As [`Source::read`].
+    fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError>;
 }
 
 /// Reads every sample once, on all threads of the current rayon pool: what is wrong with one is then known before it is needed.
@@ -93,7 +110,7 @@ pub struct LatentInfo {
 }
 
 /// Refuses a [`Source::read`] request that does not fit the source.
-pub(crate) fn check_request(source: &dyn Source, index: usize, out: &[f32]) -> Result<(), DataError> {
+pub(crate) fn check_request<T>(source: &dyn Source, index: usize, out: &[T]) -> Result<(), DataError> {
     let (len, expected) = (source.len(), source.shape().iter().product());
     if index >= len {
         return Err(DataError::Index { index, len });

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fit::CENTER;
 use crate::source::check_request;
-use crate::{DataError, LatentInfo, Source};
+use crate::{DataError, LatentInfo, ReadPixels, Source};
 
 /// A sample that could not be read, and which one took its place: a line of `bad_files.jsonl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,12 +105,11 @@ impl Tolerant {
         &self,
         index: usize,
         error: DataError,
-        place: [f32; 2],
-        out: &mut [f32],
+        mut read: impl FnMut(usize) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let known = self.found().bad.get(&index).map(|bad| bad.replacement);
         if let Some(replacement) = known {
-            return self.source.read_crop(replacement, place, out);
+            return read(replacement);
         }
         let (len, label) = (self.source.len(), self.source.label(index));
         let uniform = Key::new(0).stream(Stream::REPLACEMENT).uniform(index as u64);
@@ -118,7 +117,7 @@ impl Tolerant {
         let others = (from..len).chain(0..from).filter(|&other| other != index);
         let mut tried = 0;
         for other in others.filter(|&other| self.source.label(other) == label) {
-            match self.source.read_crop(other, place, out) {
+            match read(other) {
                 Ok(()) => return self.note(index, other, error),
                 Err(also) if also.is_damage() && tried < self.most => tried += 1,
                 Err(also) if also.is_damage() => {
@@ -128,6 +127,18 @@ impl Tolerant {
             }
         }
         Err(error)
+    }
+
+    /// Reads `index`, or another in its place.
+    fn read_or_replace(
+        &self,
+        index: usize,
+        mut read: impl FnMut(usize) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        match read(index) {
+            Err(error) if error.is_damage() && self.most > 0 => self.replace(index, error, read),
+            read => read,
+        }
     }
 
     fn note(&self, index: usize, replacement: usize, error: DataError) -> Result<(), DataError> {
@@ -187,10 +198,20 @@ impl Source for Tolerant {
 
     fn read_crop(&self, index: usize, place: [f32; 2], out: &mut [f32]) -> Result<(), DataError> {
         check_request(self, index, out)?;
-        match self.source.read_crop(index, place, out) {
-            Err(error) if error.is_damage() && self.most > 0 => self.replace(index, error, place, out),
-            read => read,
-        }
+        self.read_or_replace(index, |index| self.source.read_crop(index, place, out))
+    }
+
+    fn pixels(&self) -> Option<&dyn ReadPixels> {
+        self.source.pixels().map(|_| self as &dyn ReadPixels)
+    }
+}
+
+/// Where the data set has pixels; nothing but [`Source::pixels`] hands this out, and there it does.
+impl ReadPixels for Tolerant {
+    fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError> {
+        check_request(self, index, out.as_flattened())?;
+        let pixels = self.source.pixels().expect("a data set of pixels");
+        self.read_or_replace(index, |index| pixels.read_pixels(index, place, out))
     }
 }
 
@@ -259,7 +280,7 @@ mod tests {
         for index in (0..100).rev() {
             let mut value = [0.0];
             single.read(index, &mut value).unwrap();
-            assert_eq!(batch.images[[index, 0, 0, 0]], value[0]);
+            assert_eq!(batch.images.values()[[index, 0, 0, 0]], value[0]);
             assert_eq!(value[0] as usize % 2, index % 2);
             assert_eq!(value[0] as usize == index, ![3, 50, 51].contains(&index));
         }

@@ -3,14 +3,15 @@
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use flate2::{Compression, write::GzEncoder};
 use image::{ImageFormat, Rgb, RgbImage};
 use immiscible_data::{
-    Crop, DataError, DataOptions, LabelKind, Layout, Loader, LoaderOptions, Resize, SOURCES, Source, Split,
-    Tolerant, build, npy, read_all,
+    Crop, DataError, DataOptions, Images, LabelKind, Layout, Loader, LoaderOptions, Resize, SOURCES, Source,
+    Split, Tolerant, build, npy, read_all,
 };
-use ndarray::Array3;
+use ndarray::{Array3, s};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -696,12 +697,12 @@ fn a_random_crop_depends_on_seed_epoch_and_sample_alone() {
     let mut seen = [0; 13];
     for step in 0..200 {
         let batch = loader(2).batch_at(step).unwrap();
-        for (row, image) in batch.images.outer_iter().enumerate() {
+        for (row, image) in batch.images.values().outer_iter().enumerate() {
             seen[column(image[[0, 0, 0]])] += 1;
             // The same sample of the same epoch, drawn in batches of one.
             let single = [2 * step, 2 * step + 1].map(|step| loader(1).batch_at(step).unwrap());
             let single = single.iter().find(|single| single.index[0] == batch.index[row]).unwrap();
-            assert_eq!(single.images.index_axis(ndarray::Axis(0), 0), image);
+            assert_eq!(single.images.values().index_axis(ndarray::Axis(0), 0), image);
         }
     }
     assert!(seen.iter().all(|&count| count > 8), "all 13 places, about 31 times each: {seen:?}");
@@ -709,6 +710,40 @@ fn a_random_crop_depends_on_seed_epoch_and_sample_alone() {
     assert_eq!(text, "`crop` needs `image_size`; set both, or remove it");
     let text = message(&DataOptions { image_size: None, crop: None, resize: Some(Resize::Box), ..options });
     assert_eq!(text, "`resize` needs `image_size`; set both, or remove it");
+}
+
+/// Files of every way to pixels: those that a decoder writes where they belong, and those that are turned, cropped or resized.
+#[test]
+fn pixels_become_the_values_that_are_read_also_flipped_and_scaled() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..12u8 {
+        let image = RgbImage::from_fn(9, 9, |x, y| Rgb([index * 20, (x * 25) as u8, (x * y) as u8]));
+        image.save(folder.path().join(format!("{index:02}.{}", ["png", "jpg"][index as usize % 2]))).unwrap();
+    }
+    for image_size in [None, Some(9), Some(5)] {
+        let source: Arc<dyn Source> =
+            build(&DataOptions { image_size, ..options("folder", folder.path()) }).unwrap().into();
+        let side = image_size.unwrap_or(9);
+        let mut mirrored = 0;
+        for (flip, scale) in [(false, 1.0), (true, 0.5)] {
+            let options = LoaderOptions { batch_size: 4, seed: 5, flip };
+            let batch = Loader::new(source.clone(), options).unwrap().scaled(scale).batch_at(1).unwrap();
+            let Images::Pixels { pixels, .. } = &batch.images else { panic!("a folder holds pixels") };
+            assert_eq!((pixels.dim(), batch.images.dim()), ((4, side, side), [4, 3, side, side]));
+            let mut values = batch.images.clone();
+            assert_eq!(*values.make_values(), batch.images.values());
+            assert!(matches!(values, Images::Values(_)));
+            for (found, &index) in batch.images.values().outer_iter().zip(&batch.index) {
+                let mut expected = Array3::zeros((3, side, side));
+                source.read(index as usize, expected.as_slice_mut().unwrap()).unwrap();
+                expected *= scale as f32;
+                let mirror = expected.slice(s![.., .., ..;-1]);
+                mirrored += usize::from(found == mirror);
+                assert!(found == expected || (flip && found == mirror));
+            }
+        }
+        assert!(mirrored > 0);
+    }
 }
 
 #[test]
@@ -729,6 +764,27 @@ fn a_folder_may_hold_as_many_damaged_images_as_it_is_told() {
     assert!(text.starts_with("2 of 10 samples are damaged, and max_bad allows 1"), "{text}");
     let text = message(&DataOptions { max_bad: Some(1.5), ..options });
     assert!(text.starts_with("max_bad = 1.5 is out of range"), "{text}");
+}
+
+#[test]
+fn another_image_takes_the_place_of_a_damaged_one_also_as_pixels() {
+    let folder = tempfile::tempdir().unwrap();
+    for index in 0..10 {
+        write_image(&folder.path().join(format!("{index}.png")), 2, 2, [20 * index, 0, 0]);
+    }
+    let damaged = folder.path().join("3.png");
+    let bytes = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &bytes[..bytes.len() - 20]).unwrap();
+    let source = build(&DataOptions { max_bad: Some(0.1), ..options("folder", folder.path()) }).unwrap();
+    let source: Arc<dyn Source> = Arc::new(Tolerant::new(source, 1));
+    let loader = Loader::new(source.clone(), LoaderOptions { batch_size: 10, seed: 1, flip: false }).unwrap();
+    let batch = loader.batch_at(0).unwrap();
+    assert!(matches!(batch.images, Images::Pixels { .. }));
+    for (image, &index) in batch.images.values().outer_iter().zip(&batch.index) {
+        let red = image[[0, 0, 0]];
+        assert_eq!(red, sample(&*source, index as usize)[0]);
+        assert_eq!(red != 20.0 * index as f32 / 127.5 - 1.0, index == 3);
+    }
 }
 
 /// A small picture that is not flat, in every format that is read.

@@ -101,7 +101,7 @@ pub fn uniform_neighbours(
 
 impl TrainStep for ConsistencyStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        let rows = prepared.batch.images.dim().0;
+        let rows = prepared.batch.index.len();
         let schedule = &*self.loss.diffusion.schedule;
         let neighbours =
             uniform_neighbours(schedule, self.curriculum.levels(step), rows, self.loss.key.step(step))?;

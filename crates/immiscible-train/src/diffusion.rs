@@ -1,11 +1,11 @@
-use crate::{ClassCondition, Loss, TrainError, loss::Noised};
-use burn::tensor::{Device, Tensor, TensorData};
+use crate::{ClassCondition, Loss, TrainError, loss::Noised, upload::upload_images};
+use burn::tensor::{Device, Tensor};
 use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
-use immiscible_data::Batch;
+use immiscible_data::{Batch, Images};
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler, Times};
-use ndarray::{Array2, ArrayView3, CowArray, Ix2};
+use ndarray::{ArcArray, Array2, ArrayView3, CowArray, Ix2, Ix4};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub struct Diffusion {
 
 /// The coupling's view of a batch.
 pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
-    let (_, channels, height, width) = batch.images.dim();
+    let [_, channels, height, width] = batch.images.dim();
     PairContext {
         labels: batch.labels.as_deref(),
         index: Some(&batch.index),
@@ -48,17 +48,20 @@ pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
     }
 }
 
-/// The images as vectors, `[B, C·H·W]`.
-pub(crate) fn rows_of(batch: &Batch) -> CowArray<'_, f32, Ix2> {
-    let rows = batch.images.dim().0;
-    batch.images.to_shape((rows, batch.images.len() / rows.max(1))).expect("B rows of C·H·W values")
+/// Images as vectors, `[B, C·H·W]`.
+pub(crate) fn rows_of(images: &ArcArray<f32, Ix4>) -> CowArray<'_, f32, Ix2> {
+    let rows = images.dim().0;
+    images.to_shape((rows, images.len() / rows.max(1))).expect("B rows of C·H·W values")
 }
 
 /// Every coupling is given finite images only, and a batch that no weights could learn from is not taken for a step that
 /// diverged.
 pub(crate) fn all_finite(batch: &Batch, step: u64, latents: bool) -> Result<(), TrainError> {
     let finite = |image: &ArrayView3<f32>| image.fold(true, |all, value| all & value.is_finite());
-    match batch.images.outer_iter().zip(&batch.index).find(|(image, _)| !finite(image)) {
+    let Images::Values(images) = &batch.images else {
+        return Ok(());
+    };
+    match images.outer_iter().zip(&batch.index).find(|(image, _)| !finite(image)) {
         Some((image, &index)) => {
             let value = image.iter().copied().find(|value| !value.is_finite()).unwrap_or(f32::NAN);
             Err(TrainError::NonFiniteImage { step, image: index, value, latents })
@@ -88,11 +91,10 @@ pub(crate) fn couple(
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None, on_device: None });
     };
-    let x0 = rows_of(&batch);
+    let images = batch.images.values();
     let drawn = host
-        .draw_host(x0.view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
+        .draw_host(rows_of(&images).view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
         .map_err(|source| TrainError::Coupling { step, source })?;
-    drop(x0);
     Ok(Prepared { batch, drawn: Some(drawn), on_device: None })
 }
 
@@ -136,9 +138,8 @@ impl Diffusion {
         let (x0, Draw { noise, statistics }) = match on_device {
             Some(both) => both,
             None => {
-                let shape: [usize; 4] = batch.images.dim().into();
-                let values = TensorData::new(batch.images.iter().copied().collect(), shape);
-                let x0 = Tensor::<4>::from_data(values, device);
+                let shape = batch.images.dim();
+                let x0 = upload_images(&batch.images, 0..shape[0], device);
                 let drawn = match drawn {
                     Some(Draw { noise, statistics }) => {
                         Draw { noise: upload(noise, shape, device), statistics }

@@ -135,7 +135,7 @@ impl ImprovedConsistencyStep {
 
 impl TrainStep for ImprovedConsistencyStep {
     fn step(&mut self, prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
-        let rows = prepared.batch.images.dim().0;
+        let rows = prepared.batch.index.len();
         let (schedule, levels) = (&*self.loss.diffusion.schedule, self.curriculum.levels(step));
         let neighbours = self.noise_levels.neighbours(schedule, levels, rows, self.loss.key.step(step))?;
         // θ⁻ is θ without a gradient.

@@ -1,13 +1,14 @@
 use crate::{
     Files, Prepared, StepReport, TrainError, TrainStep,
     diffusion::{all_finite, couple, pairing},
+    upload::{bytes_of_image, upload_images},
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::{Chosen, Compared, Coupling, CouplingError, Draw, PairContext, download};
-use immiscible_data::{Batch, DataError};
+use immiscible_data::{Batch, DataError, Images};
 use immiscible_models::{AutoencoderKL, Network};
 use immiscible_random::{Key, Stream};
-use ndarray::{Array4, ArrayView4, Axis, Slice};
+use ndarray::Array4;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
@@ -38,33 +39,31 @@ impl Latents {
         Self { vae, channels, factor, sample, device: device.clone() }
     }
 
-    /// The scaled latents of a batch. `key` is the step's.
+    /// The scaled latents of a batch's images. `key` is the step's.
     ///
     /// # Shapes
     /// `[B, C, H, W]` → `[B, channels, H/factor, W/factor]`
     ///
     /// # Errors
     /// When the device does not return them.
-    pub fn encode(&self, images: ArrayView4<'_, f32>, key: Key) -> Result<Array4<f32>, TrainError> {
+    pub fn encode(&self, images: &Images, key: Key) -> Result<Array4<f32>, TrainError> {
         read(self.encode_on_device(images, key))
     }
 
     /// The same without reading them back, `[B, channels, H/factor, W/factor]`.
-    fn encode_on_device(&self, images: ArrayView4<'_, f32>, key: Key) -> Tensor<4> {
-        let (rows, channels, height, width) = images.dim();
+    fn encode_on_device(&self, images: &Images, key: Key) -> Tensor<4> {
+        let [rows, _, height, width] = images.dim();
         let [c, h, w] = [self.channels, height / self.factor, width / self.factor];
         let numbers = c * h * w;
         let chunks = (0..rows).step_by(CHUNK).map(|first| {
             let count = CHUNK.min(rows - first);
-            let chunk =
-                images.slice_axis(Axis(0), Slice::from(first..first + count)).iter().copied().collect();
-            let x = TensorData::new(chunk, [count, channels, height, width]);
+            let x = upload_images(images, first..first + count, &self.device);
             let noise = self.sample.then(|| {
                 let mut values = vec![0.0; count * numbers];
                 key.stream(Stream::LATENT).fill_normals(first as u64, numbers, &mut values);
                 Tensor::from_data(TensorData::new(values, [count, c, h, w]), &self.device)
             });
-            self.vae.latents(Tensor::from_data(x, &self.device), noise)
+            self.vae.latents(x, noise)
         });
         match chunks.collect::<Vec<_>>() {
             chunks if chunks.is_empty() => Tensor::zeros([0, c, h, w], &self.device),
@@ -72,9 +71,10 @@ impl Latents {
         }
     }
 
-    /// What goes to the device for so many images and numbers of latents, in bytes.
-    fn bytes(&self, images: usize, latents: usize) -> usize {
-        size_of::<f32>() * (images + if self.sample { latents } else { 0 })
+    /// What goes to the device for images that become so many numbers, in bytes.
+    fn bytes(&self, images: &Images, latents: usize) -> usize {
+        let noise = if self.sample { size_of::<f32>() * latents } else { 0 };
+        images.dim()[0] * bytes_of_image(images) + noise
     }
 }
 
@@ -193,9 +193,9 @@ impl LatentStep {
         let start = Instant::now();
         let elapsed_ms = || start.elapsed().as_secs_f64() * 1e3;
         let key = self.key.step(step);
-        let x0 = self.latents.encode_on_device(batch.images.view(), key);
+        let x0 = self.latents.encode_on_device(&batch.images, key);
         let numbers: usize = x0.dims().iter().product();
-        let (images, latents) = (self.latents.bytes(batch.images.len(), numbers), size_of::<f32>() * numbers);
+        let (images, latents) = (self.latents.bytes(&batch.images, numbers), size_of::<f32>() * numbers);
         let compared = self.coupling.compare(&x0, &pairing(batch), key.stream(Stream::NOISE));
         if let Some((compared, costs)) = compared.map_err(|source| TrainError::Coupling { step, source })? {
             let parts = Parts {
@@ -212,7 +212,7 @@ impl LatentStep {
             });
         }
         let (labels, index, mask) = (batch.labels.clone(), batch.index.clone(), batch.mask.clone());
-        let batch = Batch { images: read(x0)?.into_shared(), labels, index, mask };
+        let batch = Batch { images: Images::Values(read(x0)?.into_shared()), labels, index, mask };
         let parts = Parts {
             encode_ms: elapsed_ms(),
             bytes_to_host: latents as f64,
@@ -254,7 +254,8 @@ impl LatentStep {
 
 /// Why a coupling refused latents: one of them that is not finite is the better culprit, where there is one.
 fn refused<T>(x0: &Tensor<4>, batch: &Batch, step: u64, source: CouplingError) -> Result<T, TrainError> {
-    all_finite(&Batch { images: read(x0.clone())?.into_shared(), ..batch.clone() }, step, true)?;
+    let latents = Images::Values(read(x0.clone())?.into_shared());
+    all_finite(&Batch { images: latents, ..batch.clone() }, step, true)?;
     Err(TrainError::Coupling { step, source })
 }
 

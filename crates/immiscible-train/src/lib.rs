@@ -24,6 +24,7 @@ mod radam;
 mod record;
 mod step;
 mod trainer;
+mod upload;
 mod window;
 
 #[cfg(fuzzing)]

@@ -89,9 +89,12 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
         all_finite(&batch, step, false).map(|()| batch)
     };
     let batches = steps.map(finite).collect::<Result<Vec<Batch>, TrainError>>()?;
-    let rows: Vec<_> = batches.iter().map(rows_of).collect();
-    let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
-    let x0 = concatenate(Axis(0), &rows).expect("images of one data set have one shape");
+    let x0 = {
+        let images: Vec<_> = batches.iter().map(|batch| batch.images.values()).collect();
+        let rows: Vec<_> = images.iter().map(rows_of).collect();
+        let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
+        concatenate(Axis(0), &rows).expect("images of one data set have one shape")
+    };
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
     let labels = labels.map(|labels| labels.concat());
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
@@ -158,14 +161,14 @@ impl Pairing {
 
     /// The window's batch of this number, with its noise.
     fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
-        let x0 = rows_of(&batch);
+        let images = batch.images.values();
+        let x0 = rows_of(&images);
         let noise = self.paired(number, x0.ncols());
         let drawn = Draw::measured_since(x0.view(), self.distances[number], noise, self.milliseconds);
         let drawn = drawn.map_err(|source| {
             let step = self.first + number as u64;
             TrainError::Coupling { step, source }
         })?;
-        drop(x0);
         Ok(Prepared { batch, drawn: Some(drawn), on_device: None })
     }
 }
@@ -304,8 +307,8 @@ mod tests {
         assert_eq!(noise(&batches(&masks.mapv(|_| true), 4 * BATCH)), plain);
         let total = |prepared: &[Prepared]| -> f32 {
             let rows = prepared.iter().flat_map(|prepared| {
-                let (x0, mask) = (rows_of(&prepared.batch), prepared.batch.mask.clone().unwrap());
-                let products = &x0 * &prepared.drawn.as_ref().unwrap().noise;
+                let (x0, mask) = (prepared.batch.images.values(), prepared.batch.mask.clone().unwrap());
+                let products = &rows_of(&x0) * &prepared.drawn.as_ref().unwrap().noise;
                 products
                     .into_iter()
                     .zip(mask)

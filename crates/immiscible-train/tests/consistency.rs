@@ -6,7 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
-use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
+use immiscible_data::{Batch, DataOptions, Images, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
@@ -41,7 +41,7 @@ fn objective() -> Box<dyn Objective> {
 fn coupling(kind: &str) -> Arc<dyn Coupling> {
     let mut coupling = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }.build().unwrap();
     let digits = loader(500).batch_at(0).unwrap();
-    coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
+    coupling.fit(digits.images.values().to_shape((500, 64)).unwrap().view(), None).unwrap();
     coupling.into()
 }
 
@@ -183,7 +183,10 @@ fn both_points_lie_on_the_way_to_the_coupled_noise() {
         let (student, teacher) = (Recorder::default(), Recorder::default());
         let prepared = prepare(&*loss.diffusion.coupling, batch.clone(), KEY, 3).unwrap();
         let example = Tensor::<4>::from_data(
-            burn::tensor::TensorData::new(batch.images.iter().copied().collect::<Vec<_>>(), [16, 1, 8, 8]),
+            burn::tensor::TensorData::new(
+                batch.images.values().iter().copied().collect::<Vec<_>>(),
+                [16, 1, 8, 8],
+            ),
             &Device::flex(),
         );
         let pairing = immiscible_coupling::PairContext { index: Some(&batch.index), ..Default::default() };
@@ -254,7 +257,7 @@ fn a_perfect_consistency_function_has_no_loss() {
                 let loss = loss(kind, distance);
                 let images = Array4::from_elem((32, 1, 8, 8), IMAGE as f32);
                 let batch = Batch {
-                    images: images.into_shared(),
+                    images: Images::Values(images.into_shared()),
                     labels: None,
                     index: (0..32).collect(),
                     mask: None,
@@ -348,7 +351,7 @@ fn the_independent_coupling_is_ordinary_consistency_training_bit_for_bit() {
     let upload = |values: Vec<f32>| {
         Tensor::<4>::from_data(burn::tensor::TensorData::new(values, [rows, 1, 8, 8]), &device)
     };
-    let (x, z) = (upload(batch.images.iter().copied().collect()), upload(values));
+    let (x, z) = (upload(batch.images.values().iter().copied().collect()), upload(values));
     let f = |points: Vec<Point>| {
         let times: Vec<f32> = points.iter().map(|point| (250.0 * point.sigma.ln()) as f32).collect();
         let levels = Times::from(points).levels(&device);
@@ -450,7 +453,7 @@ fn a_step_that_is_not_finite_changes_nothing() {
         // Weights, average and optimiser, and the teacher.
         assert_eq!(before.len(), if kind == "consistency" { 4 } else { 3 });
         let mut bad = prepared(2);
-        bad.batch.images[[3, 0, 2, 2]] = f32::INFINITY;
+        bad.batch.images.make_values()[[3, 0, 2, 2]] = f32::INFINITY;
         assert!(matches!(method.step(bad, 2), Err(TrainError::NonFinite { step: 2, .. })), "{kind}");
         assert!(before == files("after", &*method), "{kind}");
         method.step(prepared(3), 3).unwrap();
@@ -663,7 +666,7 @@ fn learn_by_lpips(weights: &Path, shape: [usize; 4], steps: u64) -> (Vec<f32>, [
         let mut images = Array4::zeros(shape);
         KEY.step(step).fill_normals(0, images.len() / rows, images.as_slice_mut().unwrap());
         let batch = Batch {
-            images: images.into_shared(),
+            images: Images::Values(images.into_shared()),
             labels: None,
             index: (0..rows as u64).collect(),
             mask: None,

@@ -79,7 +79,7 @@ fn floats(x: Tensor<4>) -> Vec<f32> {
 fn the_noise_is_coupled_to_scaled_latents() {
     let _alone = alone();
     let device = Device::flex();
-    let pixels: Vec<f32> = batch().images.iter().copied().collect();
+    let pixels: Vec<f32> = batch().images.values().iter().copied().collect();
     let images = Tensor::<4>::from_data(TensorData::new(pixels, [ROWS, 1, 8, 8]), &device);
     let posterior = vae().encode(images);
     for (kind, _) in COUPLINGS {
@@ -98,8 +98,8 @@ fn the_noise_is_coupled_to_scaled_latents() {
             let (found, taken) = match (on_device, drawn) {
                 (Some((x0, drawn)), _) => (floats(x0), floats(drawn.noise)),
                 (None, Some(drawn)) => {
-                    assert_eq!(batch.images.dim(), (ROWS, 4, 4, 4));
-                    (batch.images.iter().copied().collect(), drawn.noise.iter().copied().collect())
+                    assert_eq!(batch.images.dim(), [ROWS, 4, 4, 4]);
+                    (batch.images.values().iter().copied().collect(), drawn.noise.iter().copied().collect())
                 }
                 (None, None) => panic!("{kind} drew nothing"),
             };
@@ -136,7 +136,7 @@ fn latents_that_overflow_end_the_run_by_the_number_of_their_image() {
         let mut method = LatentStep::new(Box::new(inner), latents, coupling.clone(), KEY);
         let mut batch = batch();
         // Finite itself; in the second chunk.
-        batch.images.index_axis_mut(ndarray::Axis(0), 37).fill(f32::MAX);
+        batch.images.make_values().index_axis_mut(ndarray::Axis(0), 37).fill(f32::MAX);
         let image = batch.index[37];
         let prepared = prepare(&OnLatents(coupling), batch, KEY, 6).unwrap();
         let error = method.step(prepared, 6).unwrap_err();

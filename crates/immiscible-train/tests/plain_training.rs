@@ -37,7 +37,7 @@ fn loader() -> Loader {
 
 fn images(step: u64) -> Tensor<4> {
     let batch = loader().batch_at(step).unwrap();
-    let values: Vec<f32> = batch.images.iter().copied().collect();
+    let values: Vec<f32> = batch.images.values().iter().copied().collect();
     Tensor::from_data(TensorData::new(values, [ROWS, 1, 8, 8]), &Device::flex())
 }
 

@@ -71,9 +71,9 @@ fn distance_drops_are_those_measured_elsewhere() {
 fn priced_knn_keeps_mean_and_energy_on_fashion_mnist() {
     const IMAGES: usize = 16_384;
     let Some(source) = source("fashion-mnist", "IMMISCIBLE_FASHION_MNIST") else { return };
-    let images = Batch::read(&*source, (0..IMAGES as u64).collect()).unwrap().images;
+    let images = Batch::read(&*source, (0..IMAGES as u64).collect()).unwrap().images.into_values();
     let dimensions = images.len() / IMAGES;
-    let images = images.into_shape_with_order((IMAGES, dimensions)).unwrap();
+    let images = images.to_shape((IMAGES, dimensions)).unwrap();
     let moments = Moments::of(images.view(), 8);
     let mut coupling = CouplingConfig { k: 16, ..config("priced_knn") }.build().unwrap();
     coupling.fit(images.view(), None).unwrap();

@@ -7,7 +7,7 @@ use generator::alone;
 use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, Statistics, downloads,
 };
-use immiscible_data::{Batch, DataError, DataOptions, Loader, LoaderOptions, Source, build};
+use immiscible_data::{Batch, DataError, DataOptions, Images, Loader, LoaderOptions, Source, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
@@ -20,6 +20,7 @@ use immiscible_train::{
     LossConfig, Observer, OptimizerConfig, Prepared, StepReport, TrainConfig, TrainError, TrainStep, Trainer,
     prepare,
 };
+use ndarray::Array3;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -37,7 +38,7 @@ fn coupling(kind: &str, k: usize) -> Arc<dyn Coupling> {
     }
     let mut coupling = config.build().unwrap();
     let digits = loader(500).batch_at(0).unwrap();
-    coupling.fit(digits.images.view().into_shape_with_order((500, 64)).unwrap(), None).unwrap();
+    coupling.fit(digits.images.values().to_shape((500, 64)).unwrap().view(), None).unwrap();
     coupling.into()
 }
 
@@ -162,8 +163,8 @@ impl Denoiser for Oracle<'_> {
 
 /// Images of a batch on the device.
 fn images(batch: &Batch) -> Tensor<4> {
-    let shape: [usize; 4] = batch.images.dim().into();
-    let values = batch.images.iter().copied().collect::<Vec<f32>>();
+    let shape = batch.images.dim();
+    let values = batch.images.values().iter().copied().collect::<Vec<f32>>();
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
@@ -285,7 +286,7 @@ fn the_plain_couplings_are_ordinary_diffusion_bit_for_bit() {
             let upload = |values: Vec<f32>| {
                 Tensor::<4>::from_data(TensorData::new(values, [batch_size, 1, 8, 8]), &device)
             };
-            let (x0, noise) = (upload(batch.images.iter().copied().collect()), upload(values));
+            let (x0, noise) = (upload(batch.images.values().iter().copied().collect()), upload(values));
             let t = diffusion.schedule.sample_t(batch_size, key.stream(Stream::TIME));
             let x_t =
                 diffusion.schedule.add_noise(&x0, &noise, &t.levels(&device), &ForwardCondition::default());
@@ -384,8 +385,13 @@ fn weights_and_distances_are_averaged_per_sample() {
     let t = diffusion.schedule.sample_t(6, KEY.step(2).stream(Stream::TIME));
     let expected: f64 = (0..6)
         .map(|row| {
-            let square: f64 =
-                batch.images.index_axis(ndarray::Axis(0), row).iter().map(|x| f64::from(x * x)).sum();
+            let square: f64 = batch
+                .images
+                .values()
+                .index_axis(ndarray::Axis(0), row)
+                .iter()
+                .map(|x| f64::from(x * x))
+                .sum();
             let weight = t.points()[row].snr().min(5.0);
             weight * ((square + 0.09).sqrt() - 0.3) / 6.0
         })
@@ -505,6 +511,31 @@ fn a_network_with_a_variance_learns_and_another_is_refused() {
         DiffusionStep::new(plain, network_with_variance(), &optimizer, &ema, KEY, &Device::flex()).unwrap();
     let error = plain.step(prepared(0), 0).unwrap_err().to_string();
     assert!(error.contains("model.out_channels = 2"), "{error}");
+}
+
+// ---- pixels ----
+
+#[test]
+fn pixels_are_coupled_and_learnt_from_as_their_values_are() {
+    let pixels = Array3::from_shape_fn((8, 4, 4), |(image, y, x)| {
+        [0, 1, 2].map(|c| (image * 31 + y * 57 + x * 71 + c * 83) as u8)
+    });
+    let pixels = Images::Pixels { pixels: pixels.into_shared(), scale: 0.5 };
+    let values = Images::Values(pixels.values());
+    for (kind, _) in COUPLINGS {
+        let mut coupling =
+            CouplingConfig { kind: (*kind).into(), ..CouplingConfig::default() }.build().unwrap();
+        coupling.fit(pixels.values().to_shape((8, 48)).unwrap().view(), None).unwrap();
+        let coupling: Arc<dyn Coupling> = coupling.into();
+        let diffusion = diffusion("flow", "flow_velocity", coupling.clone());
+        let [of_pixels, of_values] = [&pixels, &values].map(|images| {
+            let batch = Batch { images: images.clone(), labels: None, index: (0..8).collect(), mask: None };
+            let prepared = prepare(&*coupling, batch, KEY, 3).unwrap();
+            let (loss, statistics) = diffusion.loss(&Nothing, prepared, KEY, 3, &Device::flex()).unwrap();
+            (loss.into_data(), statistics.distance_after)
+        });
+        assert_eq!(of_pixels, of_values, "{kind}");
+    }
 }
 
 // ---- dropped classes ----
@@ -780,7 +811,7 @@ fn a_loss_that_is_not_finite_is_an_error_of_the_step() {
     let _alone = alone();
     let mut method = method(coupling("independent", 4));
     let mut prepared = prepare(&*coupling("independent", 4), loader(4).batch_at(0).unwrap(), KEY, 0).unwrap();
-    prepared.batch.images[[1, 0, 0, 0]] = f32::INFINITY;
+    prepared.batch.images.make_values()[[1, 0, 0, 0]] = f32::INFINITY;
     let error = method.step(prepared, 0).unwrap_err();
     assert!(matches!(error, TrainError::NonFinite { step: 0, .. }), "{error}");
 }
@@ -867,7 +898,7 @@ struct Poisoned {
 impl TrainStep for Poisoned {
     fn step(&mut self, mut prepared: Prepared, step: u64) -> Result<StepReport, TrainError> {
         if self.steps.contains(&step) {
-            prepared.batch.images[[0, 0, 0, 0]] = f32::INFINITY;
+            prepared.batch.images.make_values()[[0, 0, 0, 0]] = f32::INFINITY;
         }
         self.method.step(prepared, step)
     }
@@ -963,7 +994,7 @@ fn a_finite_loss_whose_gradient_is_not_is_refused_too() {
     let mut method =
         DiffusionStep::new(diffusion, tiny_network(None), &optimizer, &ema, KEY, &Device::flex()).unwrap();
     let mut batch = loader(8).batch_at(0).unwrap();
-    batch.images[[0, 0, 0, 0]] = 1e14;
+    batch.images.make_values()[[0, 0, 0, 0]] = 1e14;
     let prepared = prepare(&*coupling, batch, KEY, 0).unwrap();
     match method.step(prepared, 0) {
         Err(TrainError::NonFinite { loss, gradient_norm, .. }) => {

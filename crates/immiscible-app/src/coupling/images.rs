@@ -49,6 +49,7 @@ impl Images {
             let shape @ [c, h, w] = source.shape();
             let rows = batch
                 .images
+                .into_values()
                 .into_owned()
                 .into_shape_with_order((source.len(), shape.iter().product::<usize>()))?;
             let what = match (called, path) {

@@ -97,7 +97,7 @@ impl Job {
         for first in (done..rows).step_by(CHUNK) {
             let index = (first..rows.min(first + CHUNK)).map(|index| index as u64).collect();
             let batch = Batch::read(&*self.source, index)?;
-            let latents = self.latents.encode(batch.images.view(), self.key.step((first / CHUNK) as u64))?;
+            let latents = self.latents.encode(&batch.images, self.key.step((first / CHUNK) as u64))?;
             ensure!(
                 latents.iter().all(|value| value.is_finite()),
                 "the autoencoder makes no finite latents of samples {first} to {}; try another --device",

@@ -23,7 +23,7 @@ fn coupling(kind: &str, devices: &Devices) -> Result<String> {
     let source = build(&DataOptions::new("digits"))?;
     let digits =
         Loader::new(source, LoaderOptions { batch_size: ROWS, seed: 11, flip: false })?.batch_at(0)?;
-    let x0 = Array2::from_shape_vec((ROWS, DIMENSIONS), digits.images.iter().copied().collect())?;
+    let x0 = Array2::from_shape_vec((ROWS, DIMENSIONS), digits.images.values().iter().copied().collect())?;
     let mut coupling = CouplingConfig { kind: kind.into(), ..CouplingConfig::default() }.build()?;
     if coupling.needs_data() {
         coupling.fit(x0.view(), None)?;

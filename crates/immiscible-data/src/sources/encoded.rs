@@ -8,7 +8,7 @@ use crate::bytes::Bytes;
 use crate::fit::{CENTER, Crop, Fit};
 use crate::planes::planes;
 use crate::source::check_request;
-use crate::{DataError, DataOptions, Source, image_file};
+use crate::{DataError, DataOptions, ReadPixels, Source, image_file};
 
 /// Where encoded images lie.
 pub(crate) trait Store: Send + Sync {
@@ -120,13 +120,31 @@ impl Source for Encoded {
 
     fn read_crop(&self, index: usize, place: [f32; 2], out: &mut [f32]) -> Result<(), DataError> {
         check_request(self, index, out)?;
-        let mut image = image_file::decode(&self.store.bytes(index)?, &self.store.path(index))?;
+        let mut pixels = vec![[0; 3]; out.len() / 3];
+        self.read_pixels(index, place, &mut pixels)?;
+        planes(&pixels, out);
+        Ok(())
+    }
+
+    fn pixels(&self) -> Option<&dyn ReadPixels> {
+        Some(self)
+    }
+}
+
+impl ReadPixels for Encoded {
+    fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError> {
+        let out = out.as_flattened_mut();
+        check_request(self, index, out)?;
+        let [_, height, width] = self.shape.map(|size| size as u32);
+        let (bytes, path) = (self.store.bytes(index)?, self.store.path(index));
+        let Some(mut image) = image_file::decode_to(&bytes, &path, (width, height), out)? else {
+            return Ok(());
+        };
         if let Some(fit) = self.fit {
             image = fit.apply(image, place);
         }
-        let [_, height, width] = self.shape;
-        same_size(&*self.store, index, image.dimensions(), 0, (width as u32, height as u32))?;
-        planes(image.as_raw().as_chunks().0, out);
+        same_size(&*self.store, index, image.dimensions(), 0, (width, height))?;
+        out.copy_from_slice(image.as_raw());
         Ok(())
     }
 }
