@@ -14,9 +14,10 @@ pub(crate) fn ask_for() {
 
     /// That this was done, also where the system keeps [`VARIABLE`] from the program.
     const DONE: &str = "IMMISCIBLE_LARGE_PAGES";
-    /// Blocks below 1 GiB come from memory that is kept until 4 GiB at its end are free.
+    /// Blocks below 1 GiB come from memory that is kept until 4 GiB at its end are free. Of the one arena, because those that other
+    /// threads have give their memory back as soon as it is free.
     const TUNABLES: &str = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=1073741824:\
-                            glibc.malloc.trim_threshold=4294967296";
+                            glibc.malloc.trim_threshold=4294967296:glibc.malloc.arena_max=1";
     if [VARIABLE, DONE].into_iter().any(|variable| std::env::var_os(variable).is_some()) {
         return;
     }

@@ -2,7 +2,8 @@
 //!
 //! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
 //! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
-//! operation, attention its scores twice or not at all, and so on. Left out is what does not grow with the image, and the working memory of single operations.
+//! operation, attention its scores twice or not at all, and so on. Left out is what does not grow with the image, and the working
+//! memory of single operations.
 
 use crate::resnet::{ActFn, TimeScaleShift};
 use crate::unet_blocks::{AttentionPlan, BlockPlan};
@@ -17,8 +18,8 @@ const TEXT: f64 = 77.0;
 
 impl NetworkConfig {
     /// About how many numbers a forward pass keeps for the backward pass, for each image of this height and width, without
-    /// gradient checkpointing. An estimate for valid settings. `fused`: group norms are one operation with SiLU behind them, and
-    /// attention another, as on the CPU with the feature `flex`.
+    /// gradient checkpointing. An estimate for valid settings. `fused`: norms are one operation with what follows them, and so are
+    /// attention and GELU, as on the CPU with the feature `flex`.
     pub fn activations(&self, height: usize, width: usize, fused: bool) -> f64 {
         let pixels = height as f64 * width as f64;
         let kept = if fused { FUSED } else { APART };
@@ -39,22 +40,43 @@ struct Kept {
     norm_conv: f64,
     /// With scale and shift by the embedding in between.
     norm_scale_conv: f64,
+    /// Of a layer norm that the embedding scales and shifts.
+    modulated_norm: f64,
     /// Of the scores of attention.
     scores: f64,
+    gelu: f64,
+    gelu_approximate: f64,
 }
 
 /// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input; attention the
-/// exponentials of its scores, and their shares.
-const APART: Kept = Kept { norm: NORM, norm_conv: NORM + 3.0, norm_scale_conv: NORM + 4.0, scores: 2.0 };
-/// A norm keeps its input, and so does a convolution.
-const FUSED: Kept = Kept { norm: 1.0, norm_conv: 2.0, norm_scale_conv: 5.0, scores: 0.0 };
+/// exponentials of its scores, and their shares; GELU x, the argument of the error function, and one plus that, or x and its powers
+/// with the sigmoid and its argument.
+const APART: Kept = Kept {
+    norm: NORM,
+    norm_conv: NORM + 3.0,
+    norm_scale_conv: NORM + 4.0,
+    modulated_norm: NORM + 1.0,
+    scores: 2.0,
+    gelu: 3.0,
+    gelu_approximate: 6.0,
+};
+/// All keep their input.
+const FUSED: Kept = Kept {
+    norm: 1.0,
+    norm_conv: 2.0,
+    norm_scale_conv: 5.0,
+    modulated_norm: 1.0,
+    scores: 0.0,
+    gelu: 1.0,
+    gelu_approximate: 1.0,
+};
 
 impl Kept {
     /// Only SiLU is one operation with the norm before it.
     fn with(self, act: ActFn) -> Self {
         match act {
             ActFn::Silu | ActFn::Swish => self,
-            _ => Self { norm: self.norm, scores: self.scores, ..APART },
+            _ => Self { norm_conv: APART.norm_conv, norm_scale_conv: APART.norm_scale_conv, ..self },
         }
     }
 }
@@ -93,18 +115,13 @@ impl Layers {
                 // Three norms, attention between pixels, and to the text, whose keys are short.
                 let attention = 3.0 * NORM + ATTENTION + 3.0;
                 // The input, both halves of what it becomes, GELU of four times the channels, the product and its factors.
-                let feed_forward = 1.0 + 8.0 + 4.0 * GELU + 4.0;
+                let feed_forward = 1.0 + 8.0 + 4.0 * self.kept.gelu + 4.0;
                 // With a norm and a projection before and one after.
                 layers * ((attention + feed_forward) * channels + scores) + (self.kept.norm + 2.0) * channels
             }
         }
     }
 }
-
-/// x, the argument of the error function, and one plus that.
-const GELU: f64 = 3.0;
-/// x and its powers, the argument of tanh, tanh, and one plus that.
-const GELU_APPROXIMATE: f64 = 6.0;
 
 fn unet(config: &UNet2DConfig, kept: Kept, pixels: f64) -> f64 {
     let layers = Layers {
@@ -181,16 +198,17 @@ fn dit(config: &DiTConfig, kept: Kept, pixels: f64) -> f64 {
     let patch = (config.patch_size * config.patch_size) as f64;
     let (tokens, width) = (pixels / patch, config.width() as f64);
     let gelu = match config.activation_fn {
-        Activation::Gelu => GELU,
-        Activation::GeluApproximate => GELU_APPROXIMATE,
+        Activation::Gelu => kept.gelu,
+        Activation::GeluApproximate => kept.gelu_approximate,
     };
     let dropout = if config.dropout > 0.0 { 2.0 * 2.0 } else { 0.0 };
-    // Two norms, each with its scale; the gates multiply what comes back.
-    let around = 2.0 * (NORM + 1.0) + 2.0;
+    // Two norms, and two gates, which multiply what comes back.
+    let around = 2.0 * kept.modulated_norm + 2.0;
     let feed_forward = 1.0 + 4.0 * gelu + 4.0;
     let scores = kept.scores * tokens * config.num_attention_heads as f64;
     let block = (around + ATTENTION + feed_forward + dropout) * width + scores;
-    let ends = (config.in_channels * config.patch_size * config.patch_size) as f64 + (NORM + 2.0) * width;
+    let ends = (config.in_channels * config.patch_size * config.patch_size) as f64
+        + (kept.modulated_norm + 1.0) * width;
     (config.num_layers as f64 * block + ends) * tokens
 }
 
@@ -207,8 +225,10 @@ mod tests {
             assert!((4.0..16.0).contains(&(large / small)), "{small} {large}");
         }
         let of = |name: &str| NetworkConfig::of_size(name).unwrap().activations(32, 32, false);
-        let unet = NetworkConfig::of_size("ddpm-cifar10").unwrap();
-        assert!(unet.activations(32, 32, true) < 0.6 * unet.activations(32, 32, false));
+        for fused in ["ddpm-cifar10", "DiT-S/2"] {
+            let config = NetworkConfig::of_size(fused).unwrap();
+            assert!(config.activations(32, 32, true) < 0.6 * config.activations(32, 32, false));
+        }
         // Twice as many layers, and more and wider heads.
         assert!(of("DiT-L/2") > 2.0 * of("DiT-B/2") && of("DiT-B/2") > of("DiT-B/4"));
     }

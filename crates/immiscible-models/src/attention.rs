@@ -1,4 +1,5 @@
 use crate::group_norm::Normalize;
+use crate::linear::Project;
 use crate::scaled_dot_product::scaled_dot_product;
 use burn::module::Module;
 use burn::nn::{Dropout, GroupNorm, Linear};
@@ -28,10 +29,10 @@ impl Attention {
     /// # Shapes
     /// `x`: `[B, N, D]`, `context`: `[B, M, E]` → `[B, N, D]`
     pub(crate) fn cross(&self, x: Tensor<3>, context: Tensor<3>) -> Tensor<3> {
-        let q = self.to_q.forward(x);
-        let (k, v) = (self.to_k.forward(context.clone()), self.to_v.forward(context));
+        let q = self.to_q.project(x);
+        let (k, v) = (self.to_k.project(context.clone()), self.to_v.project(context));
         let y = scaled_dot_product(q, k, v, self.heads);
-        self.to_out.1.forward(self.to_out.0.forward(y))
+        self.to_out.1.forward(self.to_out.0.project(y))
     }
 
     /// Attention between the pixels of feature maps, with a residual connection.

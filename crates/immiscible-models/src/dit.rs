@@ -3,9 +3,11 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::ada_norm::modulated_norm;
 use crate::checks::{epsilon, only, positive, probability};
-use crate::dit_blocks::{FREQUENCIES, NORM_EPS, PatchEmbed, TransformerBlock, chunks, modulate, normalize};
+use crate::dit_blocks::{FREQUENCIES, NORM_EPS, PatchEmbed, TransformerBlock, chunks};
 use crate::hook::{Feature, Trace};
+use crate::linear::Project;
 use crate::time::sinusoid;
 use crate::{Condition, Ctx, Denoiser, ModelError, Output, TimeInput};
 
@@ -226,8 +228,7 @@ impl Denoiser for DiTTransformer2DModel {
         }
         let tokens = trace.tokens(format_args!("proj_out_2"), tokens, |_, x| {
             let [shift, scale] = chunks(self.proj_out_1.forward(embeddings[0].clone()));
-            let x = modulate(normalize(x, NORM_EPS), shift, scale);
-            self.proj_out_2.forward(x)
+            self.proj_out_2.project(modulated_norm(x, shift, scale, NORM_EPS))
         });
 
         // Tokens [B, rows·cols, p·p·C] back to pixels.

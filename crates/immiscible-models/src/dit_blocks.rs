@@ -6,14 +6,16 @@ use std::f64::consts::FRAC_1_SQRT_2;
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{Dropout, DropoutConfig, Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig};
-use burn::tensor::activation::{gelu, sigmoid, silu};
-use burn::tensor::module::layer_norm;
+use burn::tensor::activation::silu;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
+use crate::ada_norm::{add_gated, modulated_norm};
 use crate::attention::Attention;
 use crate::convolution::Convolve;
 use crate::dit::{Activation, DiTConfig};
+use crate::gelu::{gelu, gelu_approximate};
 use crate::hook::Trace;
+use crate::linear::Project;
 use crate::time::{TimestepEmbedding, linear_zero_bias};
 
 /// Channels of the sinusoid of the time.
@@ -126,12 +128,12 @@ impl TransformerBlock {
     ) -> Tensor<3> {
         let modulation = self.norm1.linear.forward(embedding.clone());
         let [shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp] = chunks(modulation);
-        let h = modulate(normalize(x.clone(), NORM_EPS), shift_msa, scale_msa);
+        let h = modulated_norm(x.clone(), shift_msa, scale_msa, NORM_EPS);
         let h = trace.tokens(format_args!("{name}.attn1"), h, |_, h| self.attn1.forward(h));
-        let x = x + gate_msa * h;
-        let h = modulate(normalize(x.clone(), self.norm_eps), shift_mlp, scale_mlp);
+        let x = add_gated(x, gate_msa, h);
+        let h = modulated_norm(x.clone(), shift_mlp, scale_mlp, self.norm_eps);
         let h = trace.tokens(format_args!("{name}.ff"), h, |_, h| self.ff.forward(h));
-        x + gate_mlp * h
+        add_gated(x, gate_mlp, h)
     }
 }
 
@@ -222,7 +224,7 @@ impl FeedForward {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (proj, dropout, out) = &self.net;
-        out.forward(dropout.forward(proj.forward(x)))
+        out.project(dropout.forward(proj.forward(x)))
     }
 }
 
@@ -235,37 +237,12 @@ struct ProjectionWithGelu {
 
 impl ProjectionWithGelu {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.proj.forward(x);
+        let x = self.proj.project(x);
         match self.activation {
             Activation::Gelu => gelu(x),
             Activation::GeluApproximate => gelu_approximate(x),
         }
     }
-}
-
-/// x/2 · (1 + tanh z) with z = √(2/π) (x + 0.044715 x³), Hendrycks & Gimpel 2016, §2.
-///
-/// Written as x · sigmoid(2z), which is the same number: Burn's own takes a power and a tanh per
-/// element, and those are slow on the CPU.
-fn gelu_approximate(x: Tensor<3>) -> Tensor<3> {
-    let twice = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
-    let z = x.clone() * ((x.clone() * x.clone()) * (0.044715 * twice) + twice);
-    x * sigmoid(z)
-}
-
-/// A layer norm without weights.
-pub(crate) fn normalize(x: Tensor<3>, eps: f64) -> Tensor<3> {
-    let [.., width] = x.dims();
-    let ones = Tensor::ones([width], (&x.device(), x.dtype()));
-    layer_norm(x, ones, None, eps)
-}
-
-/// x (1 + scale) + shift, per sample and channel.
-///
-/// # Shapes
-/// `x`: `[B, N, D]`, `shift`, `scale`: `[B, 1, D]`
-pub(crate) fn modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
-    x * (scale + 1.0) + shift
 }
 
 /// `[B, n D]` as n tensors `[B, 1, D]`.

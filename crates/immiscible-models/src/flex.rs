@@ -16,15 +16,15 @@ use std::sync::Arc;
 /// A tensor of the CPU.
 pub(crate) type Values = FloatTensor<Flex>;
 
-/// An operation of three tensors of single precision, each in the order of its dimensions.
-pub(crate) trait Operation: Debug + Send + Sync + 'static {
+/// An operation of `N` tensors of single precision, each in the order of its dimensions.
+pub(crate) trait Operation<const N: usize>: Debug + Send + Sync + 'static {
     /// Whether gradient checkpointing computes the output again rather than keep it.
     fn is_cheap(&self) -> bool;
 
-    fn forward(&self, inputs: [&Values; 3]) -> Values;
+    fn forward(&self, inputs: [&Values; N]) -> Values;
 
     /// The gradients of a loss by the inputs, or at least by those that are `wanted`; `gradient` is that by the output.
-    fn backward(&self, inputs: [&Values; 3], gradient: &Values, wanted: [bool; 3]) -> [Option<Values>; 3];
+    fn backward(&self, inputs: [&Values; N], gradient: &Values, wanted: [bool; N]) -> [Option<Values>; N];
 }
 
 /// Whether `x` is on the CPU and of single precision.
@@ -38,13 +38,18 @@ pub(crate) fn has<const D: usize>(x: &Tensor<D>) -> bool {
     on_the_cpu && x.dtype() == DType::F32
 }
 
+/// Applies an operation to a tensor that the CPU [`has`].
+pub(crate) fn apply_to_one<const D: usize>(operation: impl Operation<1>, x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as Apply>::to_one(x.into_dispatch(), Arc::new(operation)))
+}
+
 /// Applies an operation to tensors that the CPU [`has`].
 pub(crate) fn apply<const A: usize, const B: usize, const C: usize, const D: usize>(
-    operation: impl Operation,
+    operation: impl Operation<3>,
     (a, b, c): (Tensor<A>, Tensor<B>, Tensor<C>),
 ) -> Tensor<D> {
     let [a, b, c] = [a.into_dispatch(), b.into_dispatch(), c.into_dispatch()];
-    Tensor::from_dispatch(<Dispatch as Apply>::apply(a, b, c, Arc::new(operation)))
+    Tensor::from_dispatch(<Dispatch as Apply>::to_three(a, b, c, Arc::new(operation)))
 }
 
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Values {
@@ -61,61 +66,80 @@ pub(crate) fn slice(tensor: &Values) -> &[f32] {
 
 #[backend_extension(Flex, Autodiff)]
 trait Apply: Backend {
-    fn apply(
+    fn to_one(x: FloatTensor<Self>, operation: Arc<dyn Operation<1>>) -> FloatTensor<Self>;
+
+    fn to_three(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
-        operation: Arc<dyn Operation>,
+        operation: Arc<dyn Operation<3>>,
     ) -> FloatTensor<Self>;
 }
 
 impl Apply for Flex {
-    fn apply(a: Values, b: Values, c: Values, operation: Arc<dyn Operation>) -> Values {
-        let inputs = [a, b, c].map(|it| it.to_contiguous());
-        operation.forward(inputs.each_ref())
+    fn to_one(x: Values, operation: Arc<dyn Operation<1>>) -> Values {
+        forward(&*operation, [x])
+    }
+
+    fn to_three(a: Values, b: Values, c: Values, operation: Arc<dyn Operation<3>>) -> Values {
+        forward(&*operation, [a, b, c])
     }
 }
 
 impl<S: CheckpointStrategy> Apply for Autodiff<Flex, S> {
-    fn apply(
+    fn to_one(x: FloatTensor<Self>, operation: Arc<dyn Operation<1>>) -> FloatTensor<Self> {
+        tracked::<S, 1>([x], operation)
+    }
+
+    fn to_three(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
         c: FloatTensor<Self>,
-        operation: Arc<dyn Operation>,
+        operation: Arc<dyn Operation<3>>,
     ) -> FloatTensor<Self> {
-        let inputs = [a, b, c];
-        let prepared = Differentiated.prepare::<S>(inputs.each_ref().map(|it| it.node()));
-        let prepared = if operation.is_cheap() {
-            let again = Again { inputs: inputs.each_ref().map(|it| it.id()), operation: operation.clone() };
-            prepared.memory_bound().retro_forward(again).parents(&inputs)
-        } else {
-            prepared.compute_bound()
-        };
-        match prepared.stateful() {
-            OpsKind::Tracked(mut prepared) => {
-                let state = (inputs.each_ref().map(|it| prepared.checkpoint(it)), operation.clone());
-                let [a, b, c] = inputs.map(|it| it.into_primitive());
-                prepared.finish(state, Flex::apply(a, b, c, operation))
-            }
-            OpsKind::UnTracked(prepared) => {
-                let [a, b, c] = inputs.map(|it| it.into_primitive());
-                prepared.finish(Flex::apply(a, b, c, operation))
-            }
+        tracked::<S, 3>([a, b, c], operation)
+    }
+}
+
+fn forward<const N: usize>(operation: &dyn Operation<N>, inputs: [Values; N]) -> Values {
+    let inputs = inputs.map(|it| it.to_contiguous());
+    operation.forward(inputs.each_ref())
+}
+
+/// The forward pass, with what is needed for the backward pass.
+fn tracked<S: CheckpointStrategy, const N: usize>(
+    inputs: [FloatTensor<Autodiff<Flex, S>>; N],
+    operation: Arc<dyn Operation<N>>,
+) -> FloatTensor<Autodiff<Flex, S>> {
+    let prepared = Differentiated.prepare::<S>(inputs.each_ref().map(|it| it.node()));
+    let prepared = if operation.is_cheap() {
+        let again = Again { inputs: inputs.each_ref().map(|it| it.id()), operation: operation.clone() };
+        prepared.memory_bound().retro_forward(again).parents(&inputs)
+    } else {
+        prepared.compute_bound()
+    };
+    match prepared.stateful() {
+        OpsKind::Tracked(mut prepared) => {
+            let state = (inputs.each_ref().map(|it| prepared.checkpoint(it)), operation.clone());
+            prepared.finish(state, forward(&*operation, inputs.map(|it| it.into_primitive())))
+        }
+        OpsKind::UnTracked(prepared) => {
+            prepared.finish(forward(&*operation, inputs.map(|it| it.into_primitive())))
         }
     }
 }
 
 /// The forward pass of an [`Operation`] once more, during the backward pass.
 #[derive(Debug)]
-struct Again {
-    inputs: [NodeId; 3],
-    operation: Arc<dyn Operation>,
+struct Again<const N: usize> {
+    inputs: [NodeId; N],
+    operation: Arc<dyn Operation<N>>,
 }
 
-impl RetroForward for Again {
+impl<const N: usize> RetroForward for Again<N> {
     fn forward(&self, states: &mut BackwardStates, out: NodeId) {
-        let [a, b, c] = self.inputs.each_ref().map(|input| states.get_state::<Values>(input));
-        states.save(out, Flex::apply(a, b, c, self.operation.clone()));
+        let inputs = self.inputs.each_ref().map(|input| states.get_state::<Values>(input));
+        states.save(out, forward(&*self.operation, inputs));
     }
 }
 
@@ -123,10 +147,10 @@ impl RetroForward for Again {
 #[derive(Debug)]
 struct Differentiated;
 
-impl Backward<Flex, 3> for Differentiated {
-    type State = ([NodeId; 3], Arc<dyn Operation>);
+impl<const N: usize> Backward<Flex, N> for Differentiated {
+    type State = ([NodeId; N], Arc<dyn Operation<N>>);
 
-    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, N>, gradients: &mut Gradients, checkpointer: &mut Checkpointer) {
         let (inputs, operation) = ops.state;
         let inputs = inputs.map(|it| checkpointer.retrieve_node_output::<Values>(it).to_contiguous());
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();

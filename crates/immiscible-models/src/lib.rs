@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod activations;
+mod ada_norm;
 mod attention;
 mod autoencoder_blocks;
 mod autoencoder_kl;
@@ -14,8 +15,10 @@ mod dit_blocks;
 mod error;
 #[cfg(feature = "flex")]
 mod flex;
+mod gelu;
 mod group_norm;
 mod hook;
+mod linear;
 mod lpips;
 #[cfg(feature = "flex")]
 mod matrix;

@@ -1,5 +1,7 @@
 //! Products of matrices on the CPU.
 
+use gemm::Parallelism;
+
 /// A matrix by its values and the steps from row to row and from column to column.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a> {
@@ -20,13 +22,30 @@ impl Matrix<'_> {
 /// # Panics
 /// Where a matrix has no values, or fewer than it needs.
 pub(crate) fn multiply(
-    [m, k, n]: [usize; 3],
+    sizes: [usize; 3],
     scale: f32,
     a: Matrix<'_>,
     b: Matrix<'_>,
     out: &mut [f32],
     step: usize,
     add: bool,
+) {
+    product(sizes, scale, [a, b], out, step, add, Parallelism::None);
+}
+
+/// As [`multiply`], by itself and without gaps between rows, on all threads of the current rayon pool.
+pub(crate) fn multiply_together(sizes: [usize; 3], a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32], add: bool) {
+    product(sizes, 1.0, [a, b], out, sizes[2], add, Parallelism::Rayon(0));
+}
+
+fn product(
+    [m, k, n]: [usize; 3],
+    scale: f32,
+    [a, b]: [Matrix<'_>; 2],
+    out: &mut [f32],
+    step: usize,
+    add: bool,
+    parallelism: Parallelism,
 ) {
     let within = |len: usize, steps: [usize; 2], [rows, columns]: [usize; 2]| {
         (rows - 1) * steps[0] + (columns - 1) * steps[1] < len
@@ -61,7 +80,7 @@ pub(crate) fn multiply(
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            parallelism,
         );
     }
 }

@@ -6,7 +6,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{
     Dropout, DropoutConfig, GroupNorm, GroupNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d,
 };
-use burn::tensor::activation::{gelu, mish, relu, silu};
+use burn::tensor::activation::{mish, relu, silu};
 use burn::tensor::module::{avg_pool2d, interpolate};
 use burn::tensor::ops::{AvgPoolOptions, InterpolateMode, InterpolateOptions};
 use burn::tensor::{Device, Tensor};
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attention::Attention;
 use crate::convolution::Convolve;
+use crate::gelu::gelu;
 use crate::group_norm::Normalize;
 
 /// The activation of the residual blocks.

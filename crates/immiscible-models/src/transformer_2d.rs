@@ -7,13 +7,14 @@ use burn::nn::{
     Dropout, DropoutConfig, GroupNorm, GroupNormConfig, Initializer, LayerNorm, LayerNormConfig, Linear,
     LinearConfig,
 };
-use burn::tensor::activation::gelu;
 use burn::tensor::{Device, Tensor};
 
 use crate::attention::Attention;
 use crate::convolution::Convolve;
+use crate::gelu::gelu;
 use crate::group_norm::Normalize;
 use crate::hook::Trace;
+use crate::linear::Project;
 use crate::resnet::Plan;
 
 /// ε of the group norm, which no setting reaches.
@@ -181,7 +182,7 @@ impl FeedForward {
 
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (geglu, dropout, out) = &self.net;
-        out.forward(dropout.forward(geglu.forward(x)))
+        out.project(dropout.forward(geglu.forward(x)))
     }
 }
 
@@ -193,7 +194,7 @@ struct Geglu {
 
 impl Geglu {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let both = self.proj.forward(x);
+        let both = self.proj.project(x);
         let [.., width] = both.dims();
         let half = width / 2;
         both.clone().narrow(2, 0, half) * gelu(both.narrow(2, half, half))

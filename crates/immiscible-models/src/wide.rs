@@ -36,6 +36,15 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
     parts.iter().chain(rest).copied().fold(f32::NEG_INFINITY, max)
 }
 
+/// Mean and 1/√(variance + ε), as norms need them.
+#[inline(always)]
+pub(crate) fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
+    let count = x.len() as f32;
+    let mean = sum(x, |x| x) / count;
+    let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
+    (mean, 1.0 / (variance + epsilon).sqrt())
+}
+
 /// 1 / (1 + e^−y), to 3·10⁻⁷ of it. With the library's exponential a loop would not become one over wide vectors.
 #[inline(always)]
 pub(crate) fn sigmoid(y: f32) -> f32 {

@@ -50,7 +50,7 @@ pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>, geometry: Geometry) -> Tenso
     flex::apply(geometry, (x, conv.weight.val(), bias))
 }
 
-impl Operation for Geometry {
+impl Operation<3> for Geometry {
     fn is_cheap(&self) -> bool {
         false
     }

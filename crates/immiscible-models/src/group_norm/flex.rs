@@ -32,7 +32,7 @@ pub(super) fn normalize(norm: &GroupNorm, x: Tensor<4>, layer: Layer) -> Tensor<
     flex::apply(layer, (x, gamma, beta))
 }
 
-impl Operation for Layer {
+impl Operation<3> for Layer {
     fn is_cheap(&self) -> bool {
         true
     }

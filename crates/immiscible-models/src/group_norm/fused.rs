@@ -2,7 +2,7 @@
 //! times while it is in a core's cache, where operations one by one read and write all images each time; and nothing but the
 //! input is kept for the gradients.
 
-use crate::wide::{sigmoid, sum, sum_of_pairs};
+use crate::wide::{moments, sigmoid, sum, sum_of_pairs};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -175,13 +175,4 @@ impl NullaryFnOnce for Backward<'_> {
             }
         }
     }
-}
-
-/// Mean and 1/√(variance + ε).
-#[inline(always)]
-fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
-    let count = x.len() as f32;
-    let mean = sum(x, |x| x) / count;
-    let variance = sum(x, |x| (x - mean) * (x - mean)) / count;
-    (mean, 1.0 / (variance + epsilon).sqrt())
 }

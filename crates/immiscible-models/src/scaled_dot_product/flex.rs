@@ -17,7 +17,7 @@ pub(super) fn attend(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, sizes: Sizes) -> 
     flex::apply(sizes, (q, k, v))
 }
 
-impl Operation for Sizes {
+impl Operation<3> for Sizes {
     fn is_cheap(&self) -> bool {
         false
     }

@@ -1,0 +1,35 @@
+//! What adaLN-Zero (Peebles and Xie 2023, arXiv 2212.09748, §3.2) puts around the layers of a DiT, by the device that it runs on.
+
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod fused;
+
+use burn::tensor::Tensor;
+use burn::tensor::module::layer_norm;
+
+/// LN(x) (1 + scale) + shift with a layer norm without weights (Ba et al. 2016).
+///
+/// # Shapes
+/// `x`: `[B, N, D]`, `shift`, `scale`: `[B, 1, D]` → `[B, N, D]`
+pub(crate) fn modulated_norm(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, epsilon: f64) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if let Some(norm) = flex::norm(&x, &shift, &scale, epsilon) {
+        return crate::flex::apply(norm, (x, shift, scale));
+    }
+    let [.., width] = x.dims();
+    let ones = Tensor::ones([width], (&x.device(), x.dtype()));
+    layer_norm(x, ones, None, epsilon) * (scale + 1.0) + shift
+}
+
+/// x + gate · h.
+///
+/// # Shapes
+/// `x`, `h`: `[B, N, D]`, `gate`: `[B, 1, D]` → `[B, N, D]`
+pub(crate) fn add_gated(x: Tensor<3>, gate: Tensor<3>, h: Tensor<3>) -> Tensor<3> {
+    #[cfg(feature = "flex")]
+    if let Some(sum) = flex::gated_sum(&x, &gate, &h) {
+        return crate::flex::apply(sum, (x, gate, h));
+    }
+    x + gate * h
+}
