@@ -23,6 +23,8 @@ mod lpips;
 #[cfg(feature = "flex")]
 mod matrix;
 mod network;
+#[cfg(feature = "flex")]
+mod output;
 mod pretrained;
 mod resnet;
 mod scaled_dot_product;

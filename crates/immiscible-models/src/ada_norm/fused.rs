@@ -2,6 +2,7 @@
 //! values of a token are read a few times while they are in a core's cache, where operations one by one read and write all tokens
 //! each time; and nothing but the inputs is kept for the gradients.
 
+use crate::output::{copy, zeros};
 use crate::wide::{moments, sum, sum_of_pairs};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
@@ -43,7 +44,7 @@ impl Sizes {
     }
 
     fn zeros(&self, rows: usize) -> Vec<f32> {
-        vec![0.0; self.batch * rows * self.width]
+        zeros(self.batch * rows * self.width)
     }
 }
 
@@ -96,7 +97,7 @@ pub(super) fn norm_gradients(
 /// `x` and `h` `[B, N, D]`, `gate` `[B, D]` → `[B, N, D]`
 pub(super) fn gated_sum(x: &[f32], gate: &[f32], h: &[f32], sizes: &Sizes) -> Vec<f32> {
     let (image, block) = (sizes.image(), BLOCK * sizes.width);
-    let mut out = x.to_vec();
+    let mut out = copy(x);
     let images = out.par_chunks_mut(image).zip(h.par_chunks(image)).zip(gate.par_chunks(sizes.width));
     images.for_each(|((out, h), gate)| {
         out.par_chunks_mut(block).zip(h.par_chunks(block)).for_each(|(out, h)| {

@@ -3,6 +3,7 @@
 //! Columns are made for a few hundred pixels at a time, which stay in a core's cache, and nothing is transposed.
 
 use crate::matrix::{Matrix, multiply};
+use crate::output::zeros;
 use rayon::prelude::*;
 use std::cell::RefCell;
 
@@ -150,7 +151,7 @@ fn columns_of(
 /// # Shapes
 /// `x` `[N, C, H, W]`, `weight` `[C', C, kh, kw]`, `bias` `[C']` → `[N, C', H', W']`
 pub(super) fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, geometry: &Geometry) -> Vec<f32> {
-    let mut out = vec![0.0; geometry.batch * geometry.output_len()];
+    let mut out = zeros(geometry.batch * geometry.output_len());
     let ([channels, ..], pixels, k) = (geometry.output, geometry.pixels(), geometry.column());
     // Whole images for each thread; of a few images on many threads some channels each.
     let together = geometry.together();

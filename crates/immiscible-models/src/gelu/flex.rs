@@ -2,6 +2,7 @@
 
 use super::coefficients;
 use crate::flex::{Operation, Values, slice};
+use crate::output::{copy, zeros};
 use crate::wide::{exp, sigmoid};
 use burn::tensor::TensorData;
 use pulp::{Arch, NullaryFnOnce};
@@ -75,14 +76,14 @@ impl<F: Function> Operation<1> for F {
 
     fn forward(&self, [x]: [&Values; 1]) -> Values {
         let values = slice(x);
-        let mut out = vec![0.0; values.len()];
+        let mut out = zeros(values.len());
         let pieces = out.par_chunks_mut(PIECE).zip(values.par_chunks(PIECE));
         pieces.for_each(|(out, x)| Arch::new().dispatch(Forward { function: *self, x, out }));
         of_shape(out, x)
     }
 
     fn backward(&self, [x]: [&Values; 1], gradient: &Values, _: [bool; 1]) -> [Option<Values>; 1] {
-        let mut by_x = slice(gradient).to_vec();
+        let mut by_x = copy(slice(gradient));
         let pieces = by_x.par_chunks_mut(PIECE).zip(slice(x).par_chunks(PIECE));
         pieces.for_each(|(by_x, x)| Arch::new().dispatch(Backward { function: *self, x, by_x }));
         [Some(of_shape(by_x, x))]

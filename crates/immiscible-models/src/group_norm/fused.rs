@@ -2,6 +2,7 @@
 //! times while it is in a core's cache, where operations one by one read and write all images each time; and nothing but the
 //! input is kept for the gradients.
 
+use crate::output::zeros;
 use crate::wide::{moments, sigmoid, sum, sum_of_pairs};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
@@ -43,7 +44,7 @@ impl Layer {
 /// # Shapes
 /// `x` `[B, C, H, W]`, `gamma` and `beta` `[C]` → `[B, C, H, W]`
 pub(super) fn forward(x: &[f32], gamma: &[f32], beta: &[f32], layer: &Layer) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
+    let mut out = zeros(x.len());
     let groups = out.par_chunks_mut(layer.group_len()).zip(x.par_chunks(layer.group_len()));
     groups.enumerate().for_each(|(index, (out, x))| {
         let channels = layer.channels_of(index);
@@ -69,7 +70,7 @@ pub(super) struct Gradients {
 /// `x` and `gradient` `[B, C, H, W]`, `gamma` and `beta` `[C]`
 pub(super) fn backward(x: &[f32], gamma: &[f32], beta: &[f32], gradient: &[f32], layer: &Layer) -> Gradients {
     let [batch, channels, ..] = layer.shape;
-    let mut by_x = vec![0.0; x.len()];
+    let mut by_x = zeros(x.len());
     // Of each image, summed up afterwards in their order.
     let mut by_gamma = vec![0.0; batch * channels];
     let mut by_beta = vec![0.0; batch * channels];

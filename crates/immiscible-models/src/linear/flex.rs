@@ -3,6 +3,7 @@
 
 use crate::flex::{self, Operation, Values, slice, tensor};
 use crate::matrix::{Matrix, multiply_together};
+use crate::output;
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -44,7 +45,7 @@ impl Operation<3> for Projection {
 
     fn forward(&self, [x, weight, bias]: [&Values; 3]) -> Values {
         let Self { from, to, .. } = *self;
-        let mut out = slice(bias).repeat(self.all_rows());
+        let mut out = output::rows(slice(bias), self.all_rows());
         let (x, weight) = (of_rows(x, from), of_rows(weight, to));
         multiply_together([self.all_rows(), from, to], x, weight, &mut out, true);
         tensor(out, [self.batch, self.rows, to])
@@ -60,7 +61,7 @@ impl Operation<3> for Projection {
         let rows = self.all_rows();
         let by_out = of_rows(gradient, to);
         let input = || {
-            let mut by_x = vec![0.0; rows * from];
+            let mut by_x = output::zeros(rows * from);
             multiply_together([rows, to, from], by_out, of_rows(weight, to).transposed(), &mut by_x, false);
             tensor(by_x, [self.batch, self.rows, from])
         };

@@ -2,6 +2,7 @@
 //! are computed again (after Rabe and Staats 2021, arXiv 2112.05682).
 
 use crate::matrix::{Matrix, multiply};
+use crate::output::zeros;
 use crate::wide::{exp, largest, sum, sum_of_pairs};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
@@ -49,7 +50,7 @@ impl Sizes {
 /// `q` `[B, N, H·d]`, `k` and `v` `[B, M, H·d]` → `[B, N, H·d]`
 pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: &Sizes) -> Vec<f32> {
     let (width, of_image) = (sizes.width(), sizes.keys * sizes.width());
-    let mut out = vec![0.0; q.len()];
+    let mut out = zeros(q.len());
     let images = out.par_chunks_mut(sizes.queries * width).zip(q.par_chunks(sizes.queries * width));
     images.zip(k.par_chunks(of_image).zip(v.par_chunks(of_image))).for_each(|((out, q), (k, v))| {
         let blocks = out.par_chunks_mut(sizes.rows() * width).zip(q.par_chunks(sizes.rows() * width));
@@ -82,7 +83,7 @@ pub(super) fn forward(q: &[f32], k: &[f32], v: &[f32], sizes: &Sizes) -> Vec<f32
 pub(super) fn backward(q: &[f32], k: &[f32], v: &[f32], gradient: &[f32], sizes: &Sizes) -> [Vec<f32>; 3] {
     let (width, depth, keys) = (sizes.width(), sizes.depth, sizes.keys);
     let [of_queries, of_keys] = [sizes.queries, keys].map(|rows| rows * width);
-    let [mut by_q, mut by_k, mut by_v] = [q.len(), k.len(), v.len()].map(|len| vec![0.0; len]);
+    let [mut by_q, mut by_k, mut by_v] = [q.len(), k.len(), v.len()].map(zeros);
     let inputs = q.par_chunks(of_queries).zip(gradient.par_chunks(of_queries));
     let inputs = inputs.zip(k.par_chunks(of_keys).zip(v.par_chunks(of_keys)));
     by_q.par_chunks_mut(of_queries)
