@@ -73,8 +73,13 @@ fn main() -> Result<()> {
         line(&what, of("folder", &folder, None, arguments.seconds)?, &alone);
         let data = DataOptions { path: Some(folder.clone()), ..DataOptions::new("folder") };
         let loader = Loader::new(build(&data)?, options(false))?;
-        let values = |step| Ok(loader.batch_at(step)?.images.values().dim().0);
-        line(&format!("{what}, to real numbers on the host"), speed(arguments.seconds, values)?, &alone);
+        let mut values = Vec::new();
+        let to_values = |step| {
+            let batch = loader.batch_at(step)?;
+            batch.images.values_to(&mut values);
+            Ok(batch.index.len())
+        };
+        line(&format!("{what}, to real numbers on the host"), speed(arguments.seconds, to_values)?, &alone);
         if side > 64 {
             for resize in [Resize::Lanczos3, Resize::Bicubic, Resize::Box] {
                 let what = format!("{what}, resized to 64 ({resize:?})").to_lowercase();

@@ -32,26 +32,39 @@ impl Images {
     }
 
     /// The images as real numbers, `[B, C, H, W]`, in [−1, 1] where they are not scaled. Where they are pixels this takes all
-    /// threads of the current rayon pool and new memory each time.
+    /// threads of the current rayon pool and new memory each time; [`values_to`](Self::values_to) takes the same again.
     pub fn values(&self) -> ArcArray<f32, Ix4> {
         match self {
             Self::Values(values) => values.clone(),
+            Self::Pixels { .. } => {
+                let mut values = fresh(self.dim().iter().product());
+                self.values_to(&mut values);
+                let values = Array4::from_shape_vec(self.dim(), values);
+                values.expect("there are as many values as colours").into_shared()
+            }
+        }
+    }
+
+    /// Writes the images to `out` as real numbers, in the order of `[B, C, H, W]`, in place of what is there.
+    pub fn values_to(&self, out: &mut Vec<f32>) {
+        match self {
+            Self::Values(values) => {
+                out.clear();
+                out.extend(values);
+            }
             Self::Pixels { pixels, scale } => {
-                let [rows, channels, height, width] = self.dim();
+                let (rows, height, width) = pixels.dim();
                 // An image without pixels has no values either.
                 let image = (height * width).max(1);
-                let mut values = fresh(rows * channels * height * width);
+                out.resize(rows * 3 * height * width, 0.0);
                 let pixels = pixels.as_standard_layout();
                 let pixels = pixels.as_slice().expect("the standard layout is that of a slice");
-                let pairs = values.par_chunks_mut(channels * image).zip(pixels.par_chunks(image));
-                pairs.for_each(|(values, pixels)| {
+                out.par_chunks_mut(3 * image).zip(pixels.par_chunks(image)).for_each(|(values, pixels)| {
                     planes(pixels, values);
                     if *scale != 1.0 {
                         values.iter_mut().for_each(|value| *value *= scale);
                     }
                 });
-                let values = Array4::from_shape_vec((rows, channels, height, width), values);
-                values.expect("there are as many values as colours").into_shared()
             }
         }
     }

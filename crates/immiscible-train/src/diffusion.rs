@@ -5,7 +5,8 @@ use immiscible_data::{Batch, Images};
 use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler, Times};
-use ndarray::{ArcArray, Array2, ArrayView3, CowArray, Ix2, Ix4};
+use ndarray::{Array2, ArrayView2, ArrayView3};
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -48,10 +49,21 @@ pub(crate) fn pairing(batch: &Batch) -> PairContext<'_> {
     }
 }
 
-/// Images as vectors, `[B, C·H·W]`.
-pub(crate) fn rows_of(images: &ArcArray<f32, Ix4>) -> CowArray<'_, f32, Ix2> {
-    let rows = images.dim().0;
-    images.to_shape((rows, images.len() / rows.max(1))).expect("B rows of C·H·W values")
+/// What `f` makes of images as vectors, `[B, C·H·W]`. Those of pixels are in memory that the thread keeps for the next batch.
+pub(crate) fn with_rows<T>(images: &Images, f: impl FnOnce(ArrayView2<f32>) -> T) -> T {
+    thread_local!(static OF_PIXELS: Cell<Vec<f32>> = const { Cell::new(Vec::new()) });
+    let [rows, channels, height, width] = images.dim();
+    let shape = (rows, channels * height * width);
+    match images {
+        Images::Values(values) => f(values.to_shape(shape).expect("B rows of C·H·W values").view()),
+        Images::Pixels { .. } => {
+            let mut values = OF_PIXELS.take();
+            images.values_to(&mut values);
+            let result = f(ArrayView2::from_shape(shape, &values).expect("B rows of C·H·W values"));
+            OF_PIXELS.set(values);
+            result
+        }
+    }
 }
 
 /// Every coupling is given finite images only, and a batch that no weights could learn from is not taken for a step that
@@ -91,9 +103,8 @@ pub(crate) fn couple(
     let Some(host) = coupling.host() else {
         return Ok(Prepared { batch, drawn: None, on_device: None });
     };
-    let images = batch.images.values();
-    let drawn = host
-        .draw_host(rows_of(&images).view(), &pairing(&batch), key.step(step).stream(Stream::NOISE))
+    let key_of_noise = key.step(step).stream(Stream::NOISE);
+    let drawn = with_rows(&batch.images, |x0| host.draw_host(x0, &pairing(&batch), key_of_noise))
         .map_err(|source| TrainError::Coupling { step, source })?;
     Ok(Prepared { batch, drawn: Some(drawn), on_device: None })
 }

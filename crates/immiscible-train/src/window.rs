@@ -1,6 +1,6 @@
 use crate::{
     Prepared, TrainError,
-    diffusion::{self, all_finite, rows_of},
+    diffusion::{self, all_finite, with_rows},
 };
 use immiscible_assign::mean_distance;
 use immiscible_coupling::{Coupling, Draw, Lookahead, PairContext};
@@ -89,12 +89,11 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
         all_finite(&batch, step, false).map(|()| batch)
     };
     let batches = steps.map(finite).collect::<Result<Vec<Batch>, TrainError>>()?;
-    let x0 = {
-        let images: Vec<_> = batches.iter().map(|batch| batch.images.values()).collect();
-        let rows: Vec<_> = images.iter().map(rows_of).collect();
-        let rows: Vec<_> = rows.iter().map(|rows| rows.view()).collect();
-        concatenate(Axis(0), &rows).expect("images of one data set have one shape")
-    };
+    let dimensions = loader.source().shape().iter().product();
+    let mut x0 = Array2::zeros((batches.len() * size, dimensions));
+    for (mut rows, batch) in x0.axis_chunks_iter_mut(Axis(0), size).into_iter().zip(&batches) {
+        with_rows(&batch.images, |images| rows.assign(&images));
+    }
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
     let labels = labels.map(|labels| labels.concat());
     let index: Vec<u64> = batches.iter().flat_map(|batch| &batch.index).copied().collect();
@@ -161,10 +160,10 @@ impl Pairing {
 
     /// The window's batch of this number, with its noise.
     fn hand_out(&self, batch: Batch, number: usize) -> Result<Prepared, TrainError> {
-        let images = batch.images.values();
-        let x0 = rows_of(&images);
-        let noise = self.paired(number, x0.ncols());
-        let drawn = Draw::measured_since(x0.view(), self.distances[number], noise, self.milliseconds);
+        let drawn = with_rows(&batch.images, |x0| {
+            let noise = self.paired(number, x0.ncols());
+            Draw::measured_since(x0, self.distances[number], noise, self.milliseconds)
+        });
         let drawn = drawn.map_err(|source| {
             let step = self.first + number as u64;
             TrainError::Coupling { step, source }
@@ -307,8 +306,9 @@ mod tests {
         assert_eq!(noise(&batches(&masks.mapv(|_| true), 4 * BATCH)), plain);
         let total = |prepared: &[Prepared]| -> f32 {
             let rows = prepared.iter().flat_map(|prepared| {
-                let (x0, mask) = (prepared.batch.images.values(), prepared.batch.mask.clone().unwrap());
-                let products = &rows_of(&x0) * &prepared.drawn.as_ref().unwrap().noise;
+                let noise = &prepared.drawn.as_ref().unwrap().noise;
+                let products = with_rows(&prepared.batch.images, |x0| &x0 * noise);
+                let mask = prepared.batch.mask.clone().unwrap();
                 products
                     .into_iter()
                     .zip(mask)
