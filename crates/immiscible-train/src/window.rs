@@ -91,7 +91,7 @@ fn pair(coupling: &dyn Coupling, loader: &Loader, key: Key, steps: Range<u64>) -
     let batches = steps.map(finite).collect::<Result<Vec<Batch>, TrainError>>()?;
     let dimensions = loader.source().shape().iter().product();
     let mut x0 = Array2::zeros((batches.len() * size, dimensions));
-    for (mut rows, batch) in x0.axis_chunks_iter_mut(Axis(0), size).into_iter().zip(&batches) {
+    for (mut rows, batch) in x0.axis_chunks_iter_mut(Axis(0), size).zip(&batches) {
         with_rows(&batch.images, |images| rows.assign(&images));
     }
     let labels = batches.iter().map(|batch| batch.labels.as_deref()).collect::<Option<Vec<_>>>();
