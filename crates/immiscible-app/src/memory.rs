@@ -7,7 +7,7 @@ use immiscible_models::Network;
 use std::fmt::{Display, Formatter};
 
 /// What the backward pass keeps with `train.gradient_checkpointing`, as a share: measured, see docs/training.md.
-const CHECKPOINTED: f64 = 0.55;
+const CHECKPOINTED: f64 = 0.65;
 /// A number on the device and in a batch is an f32. Batches of image files are bytes, but their noise is not, nor are they once a
 /// coupling compares them: they are counted as f32, too.
 const BYTES: f64 = 4.0;
