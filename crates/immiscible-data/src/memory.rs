@@ -1,5 +1,6 @@
 //! Memory of large batches. New memory is dear: allocators give blocks of this size back, and the system clears every page of the
-//! next one, which for images of 3×256×256 takes as long as their decoding where they are real numbers. So it is used again, and large pages are asked for.
+//! next one, which takes as long as decoding images of 3×256×256 where these are real numbers. So it is used again, and large pages
+//! are asked for.
 
 use crate::Images;
 use ndarray::{ArcArray, Dimension, Ix3, Ix4};
