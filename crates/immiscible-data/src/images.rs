@@ -1,4 +1,4 @@
-use ndarray::{ArcArray, Array4, ArrayViewMut1, Axis, Ix3, Ix4};
+use ndarray::{ArcArray, Array4, Ix3, Ix4};
 use rayon::prelude::*;
 
 use crate::memory::fresh;
@@ -97,24 +97,4 @@ impl Images {
             }
         }
     }
-
-    /// Mirrors the image in row `row` left to right.
-    pub(crate) fn mirror(&mut self, row: usize) {
-        match self {
-            Self::Values(values) => {
-                let mut image = values.index_axis_mut(Axis(0), row);
-                image.rows_mut().into_iter().for_each(mirror);
-            }
-            Self::Pixels { pixels, .. } => {
-                let mut image = pixels.index_axis_mut(Axis(0), row);
-                image.rows_mut().into_iter().for_each(mirror);
-            }
-        }
-    }
-}
-
-/// Reverses a row.
-pub(crate) fn mirror<T>(mut row: ArrayViewMut1<T>) {
-    let width = row.len();
-    (0..width / 2).for_each(|x| row.swap(x, width - 1 - x));
 }

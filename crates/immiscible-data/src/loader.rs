@@ -5,7 +5,6 @@ use ndarray::{ArcArray, Array, Array2, Array4, Axis, Dimension, Ix3, Ix4};
 use rayon::prelude::*;
 
 use crate::fit::CENTER;
-use crate::images::mirror;
 use crate::memory::Lent;
 use crate::{DataError, Images, Order, Source};
 
@@ -29,7 +28,7 @@ impl Batch {
     /// # Errors
     /// Those of [`Source::read`].
     pub fn read(source: &dyn Source, index: Vec<u64>) -> Result<Self, DataError> {
-        let images = read_images(source, &index, &Lent::default(), |_| CENTER)?;
+        let images = read_images(source, &index, &Lent::default(), |_| CENTER, |_| false)?;
         Ok(Self { images, labels: labels(source, &index), index, mask: None })
     }
 
@@ -44,26 +43,42 @@ fn labels(source: &dyn Source, index: &[u64]) -> Option<Vec<u32>> {
     index.iter().map(|&index| source.label(to_usize(index))).collect()
 }
 
-/// The samples `index`, each of the part that `place` says.
+/// The samples `index`, each of the part that `place` says, and mirrored if it is `flipped`.
 fn read_images(
     source: &dyn Source,
     index: &[u64],
     lent: &Lent,
     place: impl Fn(u64) -> [f32; 2] + Sync,
+    flipped: impl Fn(u64) -> bool + Sync,
 ) -> Result<Images, DataError> {
     let [c, h, w] = source.shape();
     let rows = index.len();
     match source.pixels() {
         Some(pixels) => {
-            let read = |index, out: &mut [_]| pixels.read_pixels(to_usize(index), place(index), out);
+            let read = |index, out: &mut [_]| {
+                pixels.read_pixels(to_usize(index), place(index), out)?;
+                mirror_if(flipped(index), out, w);
+                Ok(())
+            };
             let pixels = read_each(lent.pixels.take(rows * h * w), Ix3(rows, h, w), index, read)?;
             Ok(Images::Pixels { pixels, scale: 1.0 })
         }
         None => {
-            let read = |index, out: &mut [_]| source.read_crop(to_usize(index), place(index), out);
+            let read = |index, out: &mut [_]| {
+                source.read_crop(to_usize(index), place(index), out)?;
+                mirror_if(flipped(index), out, w);
+                Ok(())
+            };
             let values = lent.values.take(rows * c * h * w);
             Ok(Images::Values(read_each(values, Ix4(rows, c, h, w), index, read)?))
         }
+    }
+}
+
+/// Mirrors rows of so many values left to right.
+fn mirror_if<T>(flipped: bool, rows: &mut [T], width: usize) {
+    if flipped {
+        rows.chunks_exact_mut(width.max(1)).for_each(<[T]>::reverse);
     }
 }
 
@@ -177,29 +192,24 @@ impl Loader {
     pub fn batch_at(&self, step: u64) -> Result<Batch, DataError> {
         let (source, index) = (self.source.as_ref(), self.order.indices(step));
         let key = Key::new(self.options.seed).step(self.order.epoch(step));
-        let images = read_images(source, &index, &self.lent, |index| {
+        let place = |index| {
             let mut place = CENTER;
             if self.random_crops {
                 key.stream(Stream::CROP).fill_uniforms(index, 2, &mut place);
             }
             place
-        })?;
+        };
+        let key_of_flips = key.stream(Stream::FLIP);
+        let flipped = |index| self.options.flip && key_of_flips.uniform(index) < 0.5;
+        let images = read_images(source, &index, &self.lent, place, flipped)?;
         let mut batch = Batch { images, labels: labels(source, &index), index, mask: None };
-        let key = key.stream(Stream::FLIP);
-        let flipped = |index| self.options.flip && key.uniform(index) < 0.5;
-        for (row, _) in batch.index.iter().enumerate().filter(|(_, index)| flipped(**index)) {
-            batch.images.mirror(row);
-        }
         batch.mask = self.masks.as_ref().map(|masks| {
             let (count, values) = (masks.dim().0, masks.len() / masks.dim().0.max(1));
             let mut counts = Vec::with_capacity(batch.index.len() * values);
             for &index in &batch.index {
-                let mut mask =
-                    masks.index_axis(Axis(0), if count == 1 { 0 } else { to_usize(index) }).to_owned();
-                if flipped(index) {
-                    mask.rows_mut().into_iter().for_each(mirror);
-                }
-                counts.extend(mask);
+                let start = counts.len();
+                counts.extend(masks.index_axis(Axis(0), if count == 1 { 0 } else { to_usize(index) }));
+                mirror_if(flipped(index), &mut counts[start..], masks.dim().3);
             }
             Array2::from_shape_vec((batch.index.len(), values), counts)
                 .expect("as many values for each image")

@@ -6,8 +6,10 @@ use crate::Images;
 use ndarray::{ArcArray, Dimension, Ix3, Ix4};
 use std::sync::{Mutex, PoisonError};
 
-/// Below this, allocators reuse their memory themselves.
-const SMALLEST_BYTES: usize = 32 << 20;
+/// Below this, allocators reuse their memory themselves; above, that depends on what lies behind it.
+const SMALLEST_BYTES: usize = 1 << 20;
+/// From here on large pages are worth asking for.
+const LARGE_BYTES: usize = 32 << 20;
 
 /// Batches of which somebody may still have the images.
 #[derive(Default)]
@@ -62,7 +64,7 @@ impl<T: Copy + Default, D: Dimension> Pool<T, D> {
 /// Zeros.
 pub(crate) fn fresh<T: Copy + Default>(len: usize) -> Vec<T> {
     let mut values = vec![T::default(); len];
-    if size_of_val(&*values) >= SMALLEST_BYTES {
+    if size_of_val(&*values) >= LARGE_BYTES {
         ask_for_large_pages(&mut values);
     }
     values
