@@ -303,6 +303,12 @@ pub enum DataError {
         /// The most that can be shuffled.
         max: u32,
     },
+    /// Pixels are asked of a data set of numbers.
+    #[error("the data set {name} has no pixels; read its values")]
+    NoPixels {
+        /// Name of the data set.
+        name: String,
+    },
     /// The index names no sample.
     #[error("sample {index} does not exist: there are {len}, counted from 0")]
     Index {

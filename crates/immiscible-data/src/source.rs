@@ -81,7 +81,7 @@ pub trait ReadPixels: Send + Sync {
     /// `out`: H·W pixels in row-major `[H, W]` order. The value of a byte v is 2 v/255 − 1.
     ///
     /// # Errors
-    /// As [`Source::read`].
+    /// As [`Source::read`], and [`DataError::NoPixels`] where there are none.
     fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError>;
 }
 

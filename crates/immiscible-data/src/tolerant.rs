@@ -206,11 +206,11 @@ impl Source for Tolerant {
     }
 }
 
-/// Where the data set has pixels; nothing but [`Source::pixels`] hands this out, and there it does.
 impl ReadPixels for Tolerant {
     fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError> {
         check_request(self, index, out.as_flattened())?;
-        let pixels = self.source.pixels().expect("a data set of pixels");
+        let no_pixels = || DataError::NoPixels { name: self.name().into() };
+        let pixels = self.source.pixels().ok_or_else(no_pixels)?;
         self.read_or_replace(index, |index| pixels.read_pixels(index, place, out))
     }
 }

@@ -9,6 +9,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::module::Param;
 use burn::tensor::{DType, Tensor, TensorData};
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -50,6 +51,11 @@ pub(crate) fn apply<const A: usize, const B: usize, const C: usize, const D: usi
 ) -> Tensor<D> {
     let [a, b, c] = [a.into_dispatch(), b.into_dispatch(), c.into_dispatch()];
     Tensor::from_dispatch(<Dispatch as Apply>::to_three(a, b, c, Arc::new(operation)))
+}
+
+/// The bias of a layer of `len` outputs, or zeros where it has none.
+pub(crate) fn bias<const D: usize>(bias: Option<&Param<Tensor<1>>>, len: usize, x: &Tensor<D>) -> Tensor<1> {
+    bias.map_or_else(|| Tensor::zeros([len], &x.device().inner()), |bias| bias.val())
 }
 
 pub(crate) fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Values {
@@ -103,7 +109,13 @@ impl<S: CheckpointStrategy> Apply for Autodiff<Flex, S> {
 
 fn forward<const N: usize>(operation: &dyn Operation<N>, inputs: [Values; N]) -> Values {
     let inputs = inputs.map(|it| it.to_contiguous());
-    operation.forward(inputs.each_ref())
+    in_the_pool(|| operation.forward(inputs.each_ref()))
+}
+
+/// Runs an operation on a thread of the rayon pool. From another one each of its loops would wake the pool and be waited for, which
+/// takes longer than the loops of a small network.
+fn in_the_pool<T: Send>(operation: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| operation())
 }
 
 /// The forward pass, with what is needed for the backward pass.
@@ -155,7 +167,7 @@ impl<const N: usize> Backward<Flex, N> for Differentiated {
         let inputs = inputs.map(|it| checkpointer.retrieve_node_output::<Values>(it).to_contiguous());
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let wanted = ops.parents.each_ref().map(Option::is_some);
-        let all = operation.backward(inputs.each_ref(), &gradient, wanted);
+        let all = in_the_pool(|| operation.backward(inputs.each_ref(), &gradient, wanted));
         for (node, by) in ops.parents.iter().zip(all) {
             if let (Some(node), Some(by)) = (node, by) {
                 gradients.register::<Flex>(node.id, by);

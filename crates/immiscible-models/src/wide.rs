@@ -24,6 +24,15 @@ pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32)
     parts.iter().sum::<f32>() + rest_a.iter().zip(rest_b).map(|(&a, &b)| term(a, b)).sum::<f32>()
 }
 
+/// Rows of `width` values, added up one after the other.
+pub(crate) fn sum_of_rows(rows: &[f32], width: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; width];
+    for row in rows.chunks_exact(width) {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    sum
+}
+
 /// The largest value; −∞ of none.
 #[inline(always)]
 pub(crate) fn largest(values: &[f32]) -> f32 {

@@ -41,7 +41,7 @@ pub(crate) fn bytes_of_image(images: &Images) -> usize {
     }
 }
 
-/// Moves pixels as they are, four in a word because not every device knows bytes, and makes values of them there.
+/// Moves pixels as they are, and makes values of them on the device.
 ///
 /// # Shapes
 /// `[B, H, W]` → `[B, 3, H, W]`
@@ -49,6 +49,22 @@ fn upload_pixels(pixels: ArrayView3<'_, [u8; 3]>, scale: f32, device: &Device) -
     let (rows, height, width) = pixels.dim();
     let pixels = pixels.as_standard_layout();
     let bytes = pixels.as_slice().expect("the standard layout is that of a slice").as_flattened();
+    let numbers = match device.supports_dtype(DType::U8) {
+        true => upload_bytes(bytes, device),
+        false => upload_words(bytes, device),
+    };
+    let values = numbers.float().reshape([rows, height, width, 3]).permute([0, 3, 1, 2]);
+    // As the loader computes it, so that both ways end with the same number on the CPU.
+    let values = values.div_scalar(127.5).sub_scalar(1.0);
+    if scale == 1.0 { values } else { values.mul_scalar(scale) }
+}
+
+fn upload_bytes(bytes: &[u8], device: &Device) -> Tensor<1, Int> {
+    Tensor::from_data(TensorData::new(bytes.to_vec(), [bytes.len()]), (device, DType::U8))
+}
+
+/// The same on a device that knows no bytes: four of them are a word there.
+fn upload_words(bytes: &[u8], device: &Device) -> Tensor<1, Int> {
     let (whole, rest) = bytes.as_chunks();
     let mut words: Vec<i32> = whole.iter().copied().map(i32::from_le_bytes).collect();
     if !rest.is_empty() {
@@ -59,15 +75,8 @@ fn upload_pixels(pixels: ArrayView3<'_, [u8; 3]>, scale: f32, device: &Device) -
     let count = words.len();
     let words = Tensor::<1, Int>::from_data(TensorData::new(words, [count]), (device, DType::I32));
     let byte = |k| words.clone().bitwise_right_shift_scalar(8 * k).bitwise_and_scalar(0xff);
-    let bytes_of_words: Tensor<2, Int> = Tensor::stack([0, 1, 2, 3].map(byte).to_vec(), 1);
-    let values = bytes_of_words
-        .reshape([4 * count])
-        .narrow(0, 0, bytes.len())
-        .float()
-        .reshape([rows, height, width, 3]);
-    // As the loader computes it, so that both ways end with the same number on the CPU.
-    let values = values.permute([0, 3, 1, 2]).div_scalar(127.5).sub_scalar(1.0);
-    if scale == 1.0 { values } else { values.mul_scalar(scale) }
+    let of_words: Tensor<2, Int> = Tensor::stack([0, 1, 2, 3].map(byte).to_vec(), 1);
+    of_words.reshape([4 * count]).narrow(0, 0, bytes.len())
 }
 
 #[cfg(test)]
@@ -88,6 +97,18 @@ mod tests {
                 assert_eq!(found.dims(), [rows, 3, height, width]);
                 let found: Vec<f32> = found.into_data().try_into_vec_as().unwrap();
                 assert_eq!(found, images.values().iter().copied().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_same_numbers_one_by_one_and_in_words() {
+        for len in [1, 2, 3, 4, 1027] {
+            let bytes: Vec<u8> = (0..len).map(|i: usize| (255 - i % 256) as u8).collect();
+            for upload in [upload_bytes, upload_words] {
+                let found: Vec<f32> =
+                    upload(&bytes, &Device::flex()).float().into_data().try_into_vec_as().unwrap();
+                assert_eq!(found, bytes.iter().copied().map(f32::from).collect::<Vec<_>>());
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Check, Devices, compare, floats};
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
 use immiscible_coupling::CouplingConfig;
-use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
+use immiscible_data::{Batch, DataOptions, Images, Loader, LoaderOptions, build};
 use immiscible_models::{Condition, Ctx, Denoiser, Output, TimeInput};
 use immiscible_random::Key;
 use immiscible_sample::{SampleConfig, SampleError, Sampler, SeededNoise};
@@ -14,6 +14,7 @@ use immiscible_schedule::{
     ScheduleError, TimeSamplerConfig, compatible,
 };
 use immiscible_train::{Diffusion, LossConfig, prepare};
+use ndarray::Array3;
 
 /// Against the largest value.
 const TOLERANCE: f32 = 1e-3;
@@ -26,7 +27,7 @@ pub(super) fn checks() -> Vec<Check> {
     let samplers = SAMPLERS.iter().map(|(sampler, _)| {
         Check::new(format!("sampler/{sampler}"), move |devices| sample(sampler, devices))
     });
-    losses.chain(samplers).collect()
+    losses.chain([Check::new("loss/of_pixels".into(), of_pixels)]).chain(samplers).collect()
 }
 
 /// Smooth and bounded, and neither even nor odd in the image or the time.
@@ -43,6 +44,31 @@ impl Denoiser for Smooth {
 fn digits() -> Result<Batch> {
     let source = build(&DataOptions::new("digits"))?;
     Ok(Loader::new(source, LoaderOptions { batch_size: 8, seed: 11, flip: false })?.batch_at(0)?)
+}
+
+/// Of images that reach the device as bytes.
+fn of_pixels(devices: &Devices) -> Result<String> {
+    let pixels = Array3::from_shape_fn((5, 3, 7), |(image, y, x)| {
+        [0, 1, 2].map(|c| (image * 31 + y * 57 + x * 71 + c * 83) as u8)
+    });
+    let images = Images::Pixels { pixels: pixels.into_shared(), scale: 0.5 };
+    let on = |device: &Device| -> Result<Vec<f32>> {
+        let (schedule, objective) =
+            (ScheduleConfig::new("flow").build()?, ObjectiveConfig::new("flow_velocity").build()?);
+        let diffusion = Diffusion {
+            time: TimeSamplerConfig::default().build_for(&*schedule)?,
+            loss: LossConfig::default().build(&*schedule, &*objective)?,
+            schedule,
+            objective,
+            coupling: CouplingConfig::default().build()?.into(),
+            classes: None,
+        };
+        let batch = Batch { images: images.clone(), labels: None, index: (0..5).collect(), mask: None };
+        let prepared = prepare(&*diffusion.coupling, batch, KEY, 0)?;
+        floats(diffusion.loss(&Smooth, prepared, KEY, 0, device)?.0)
+    };
+    let worst = compare("loss", &on(&devices.tested)?, &on(&devices.cpu)?, TOLERANCE)?;
+    Ok(format!("{worst:.1e}"))
 }
 
 /// Of an objective, on every schedule that goes with it.

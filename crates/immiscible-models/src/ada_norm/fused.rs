@@ -3,7 +3,7 @@
 //! each time; and nothing but the inputs is kept for the gradients.
 
 use crate::output::{copy, zeros};
-use crate::wide::{moments, sum, sum_of_pairs};
+use crate::wide::{moments, sum, sum_of_pairs, sum_of_rows};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -33,14 +33,8 @@ impl Sizes {
 
     /// What was added up for each block, added up in their order for each image: `[B, blocks, D]` → `[B, D]`.
     fn over_blocks(&self, of_blocks: &[f32]) -> Vec<f32> {
-        let mut sums = self.zeros(1);
         let images = of_blocks.chunks_exact(self.blocks() * self.width);
-        for (sum, blocks) in sums.chunks_exact_mut(self.width).zip(images) {
-            for block in blocks.chunks_exact(self.width) {
-                sum.iter_mut().zip(block).for_each(|(sum, value)| *sum += value);
-            }
-        }
-        sums
+        images.flat_map(|blocks| sum_of_rows(blocks, self.width)).collect()
     }
 
     fn zeros(&self, rows: usize) -> Vec<f32> {

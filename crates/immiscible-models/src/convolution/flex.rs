@@ -45,8 +45,7 @@ pub(super) fn geometry(conv: &Conv2d, x: &Tensor<4>) -> Option<Geometry> {
 
 /// The convolution on the CPU.
 pub(super) fn convolve(conv: &Conv2d, x: Tensor<4>, geometry: Geometry) -> Tensor<4> {
-    let zeros = || Tensor::zeros([geometry.output[0]], &x.device().inner());
-    let bias = conv.bias.as_ref().map_or_else(zeros, |bias| bias.val());
+    let bias = flex::bias(conv.bias.as_ref(), geometry.output[0], &x);
     flex::apply(geometry, (x, conv.weight.val(), bias))
 }
 

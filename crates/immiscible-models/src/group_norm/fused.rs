@@ -3,7 +3,7 @@
 //! input is kept for the gradients.
 
 use crate::output::zeros;
-use crate::wide::{moments, sigmoid, sum, sum_of_pairs};
+use crate::wide::{moments, sigmoid, sum, sum_of_pairs, sum_of_rows};
 use pulp::{Arch, NullaryFnOnce};
 use rayon::prelude::*;
 
@@ -84,14 +84,8 @@ pub(super) fn backward(x: &[f32], gamma: &[f32], beta: &[f32], gradient: &[f32],
             let (gamma, beta) = (&gamma[channels.clone()], &beta[channels]);
             Arch::new().dispatch(Backward { x, gamma, beta, gradient, layer, by_x, by_gamma, by_beta });
         });
-    let over_images = |of_each: Vec<f32>| {
-        let mut sum = vec![0.0; channels];
-        for image in of_each.chunks_exact(channels) {
-            sum.iter_mut().zip(image).for_each(|(sum, value)| *sum += value);
-        }
-        sum
-    };
-    Gradients { x: by_x, gamma: over_images(by_gamma), beta: over_images(by_beta) }
+    let [gamma, beta] = [by_gamma, by_beta].map(|of_images| sum_of_rows(&of_images, channels));
+    Gradients { x: by_x, gamma, beta }
 }
 
 /// Of one group, compiled for every instruction set.

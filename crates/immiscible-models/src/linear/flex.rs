@@ -3,7 +3,7 @@
 
 use crate::flex::{self, Operation, Values, slice, tensor};
 use crate::matrix::{Matrix, multiply_together};
-use crate::output;
+use crate::{output, wide};
 use burn::nn::Linear;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -33,8 +33,7 @@ pub(super) fn projection(linear: &Linear, x: &Tensor<3>) -> Option<Projection> {
 
 /// The layer on the CPU.
 pub(super) fn project(linear: &Linear, x: Tensor<3>, projection: Projection) -> Tensor<3> {
-    let zeros = || Tensor::zeros([projection.to], &x.device().inner());
-    let bias = linear.bias.as_ref().map_or_else(zeros, |bias| bias.val());
+    let bias = flex::bias(linear.bias.as_ref(), projection.to, &x);
     flex::apply(projection, (x, linear.weight.val(), bias))
 }
 
@@ -84,15 +83,9 @@ fn of_rows(values: &Values, columns: usize) -> Matrix<'_> {
 fn sum_of_rows(values: &[f32], columns: usize) -> Vec<f32> {
     /// Rows that are added up by a thread.
     const PIECE: usize = 256;
-    let sum = |rows: &[f32]| {
-        let mut sum = vec![0.0; columns];
-        for row in rows.chunks_exact(columns) {
-            sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-        }
-        sum
-    };
-    let of_pieces: Vec<Vec<f32>> = values.par_chunks(PIECE * columns).map(sum).collect();
-    sum(&of_pieces.concat())
+    let pieces = values.par_chunks(PIECE * columns);
+    let of_pieces: Vec<Vec<f32>> = pieces.map(|piece| wide::sum_of_rows(piece, columns)).collect();
+    wide::sum_of_rows(&of_pieces.concat(), columns)
 }
 
 #[cfg(test)]
