@@ -33,7 +33,7 @@ fi
 
 # What fails is told, and what comes after it is still tried.
 echo "== training steps: $out/step.md"
-"$immiscible" bench-step --device "$device" --out "$out/step" || status=1
+"$immiscible" bench-step --device "$device" --precisions f32,bf16 --out "$out/step" || status=1
 echo "== runs: $out/report.html"
 for coupling in independent assignment knn; do
     "$immiscible" train --preset digits --device "$device" --coupling $coupling --check-device \

@@ -60,20 +60,32 @@ const PACKED: &str = "immiscible-device-test.sh";
 /// So much can be carried to any machine.
 const MOST_BYTES: u64 = 40 << 20;
 
-/// `cargo xtask device-test --device D --out DIR`: packs the command, its suite and what that compares with into one file,
-/// and runs it where this machine has such a device.
+/// `cargo xtask device-test --device D --out DIR [--nvrtc]`: packs the command, its suite and what that compares with into one file,
+/// and runs it where this machine has such a device. With `--nvrtc` NVIDIA's compiler makes the kernels on `cuda`.
 pub(crate) fn test(arguments: &[String]) -> Outcome {
-    let [flag, device, out_flag, out] = arguments else { return Err(usage()) };
+    let [flag, device, out_flag, out, rest @ ..] = arguments else { return Err(usage()) };
     if [&**flag, out_flag] != ["--device", "--out"] {
         return Err(usage());
     }
+    let nvrtc = match rest {
+        [] => false,
+        [option] if option == "--nvrtc" => true,
+        _ => return Err(usage()),
+    };
     let out = PathBuf::from(out);
     let mut build = cargo();
     build.current_dir(layers::workspace_root());
     build.args(["build", "--release", "--package", "immiscible-app", "--bin", "immiscible"]);
     if let Some(feature) = backend_feature(&arguments[..2]) {
-        // A machine for CUDA has NVIDIA's driver of Vulkan, too.
-        build.args(["--features", if feature == "cuda" { "cuda,vulkan" } else { feature }]);
+        build.args([
+            "--features",
+            match feature {
+                // A machine for CUDA has NVIDIA's driver of Vulkan, too.
+                "cuda" if !nvrtc => "cuda,vulkan",
+                "cuda" => "cuda-cpp,vulkan",
+                feature => feature,
+            },
+        ]);
     }
     eprintln!("building immiscible in release (the first time takes many minutes)");
     crate::run(&mut build)?;
@@ -91,7 +103,10 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
 }
 
 fn usage() -> u8 {
-    eprintln!("xtask: write cargo xtask device-test --device cuda --out DIR, or another device");
+    eprintln!(
+        "xtask: write cargo xtask device-test --device cuda --out DIR, or another device; --nvrtc after it \
+         has NVIDIA's compiler make the kernels"
+    );
     2
 }
 
@@ -151,9 +166,10 @@ mod tests {
         assert_eq!(fs::read_to_string(found.join("devices.txt")).unwrap(), "devices\n");
         let suite = fs::read_to_string(found.join("suite.txt")).unwrap();
         assert!(suite.starts_with("device-suite --device cuda:1 --golden "), "{suite}");
-        for line in
-            ["bench-step --device cuda:1 --out ", "train --preset digits --device cuda:1 --coupling knn "]
-        {
+        for line in [
+            "bench-step --device cuda:1 --precisions f32,bf16 --out ",
+            "train --preset digits --device cuda:1 --coupling knn ",
+        ] {
             assert!(said.contains(line), "{said}");
         }
         fs::remove_dir_all(&folder).unwrap();

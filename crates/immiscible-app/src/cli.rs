@@ -215,6 +215,9 @@ pub(crate) struct BenchStep {
     /// Sizes of networks; see model.size of `immiscible list`.
     #[arg(long, value_delimiter = ',', default_values = ["ddpm-cifar10", "DiT-S/2", "DiT-B/4"])]
     pub(crate) networks: Vec<String>,
+    /// What networks compute in: f32, or bf16 on devices that have it.
+    #[arg(long, value_delimiter = ',', default_values = ["f32"])]
+    pub(crate) precisions: Vec<String>,
     /// Kinds of couplings, each of a batch.
     #[arg(long, value_delimiter = ',', default_values = ["independent", "assignment", "knn"])]
     pub(crate) couplings: Vec<String>,

@@ -7,6 +7,8 @@ use crate::memory::size;
 use crate::panics;
 use anyhow::{Context, Result, anyhow, bail};
 use burn::tensor::Device;
+#[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
+use burn::tensor::Tensor;
 
 /// A kind of device that `device` in a config and `--device` can name.
 struct Kind {
@@ -72,7 +74,7 @@ impl Offer {
     /// The device itself, ready to work.
     ///
     /// # Errors
-    /// What the driver says, in one line.
+    /// What the driver says, or the compiler of kernels, in one line.
     fn open(&self) -> Result<Device, String> {
         // By value: a reference to what cannot exist, without any backend, would still want an arm.
         match *self {
@@ -81,8 +83,9 @@ impl Offer {
             #[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
             Self::Gpu(ref gpu) => panics::caught_silently(|| {
                 gpu.client();
-                Device::new(gpu.clone())
-            }),
+                let device = Device::new(gpu.clone());
+                computes(&device).map(|()| device)
+            })?,
         }
     }
 
@@ -109,6 +112,16 @@ impl Offer {
             Some(bytes) => format!("{name}, {}", size(bytes as f64)),
             None => format!("{name}, memory unknown"),
         })
+    }
+}
+
+/// Whether a kernel is compiled and runs there. Where the driver is, its compiler need not be.
+#[cfg(any(feature = "cuda-untuned", feature = "wgpu-untuned"))]
+fn computes(device: &Device) -> Result<(), String> {
+    let sum = (Tensor::<1>::ones([1], device) + 1.0).try_into_scalar::<f32>();
+    match sum.map_err(|reason| reason.to_string().split_whitespace().collect::<Vec<_>>().join(" "))? {
+        2.0 => Ok(()),
+        other => Err(format!("1 + 1 is {other} there")),
     }
 }
 

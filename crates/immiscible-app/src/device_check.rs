@@ -10,7 +10,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, Tensor, TensorData};
 use clap::ValueEnum;
-use immiscible_models::{Condition, Ctx, Denoiser, Network, TimeInput};
+use immiscible_models::{Condition, Ctx, Denoiser, Network, Precision, TimeInput};
 use immiscible_random::{Key, Stream};
 
 /// When a device is checked before the first step.
@@ -39,9 +39,15 @@ impl When {
 /// kernels are chosen by size, and the ones to check are those of training.
 const TIMES: [f32; 2] = [90.0, 610.0];
 
-/// Largest error. A GPU may round the factors of a product to 10 bits (TF32), which leaves some thousandths after all layers;
-/// a kernel that did not run leaves about 1.
-const TOLERANCE: f64 = 2e-2;
+/// Largest error. A GPU may round the factors of a product to 10 bits (TF32), which leaves some thousandths after all layers, and bf16
+/// has 8 bits; a kernel that did not run leaves about 1.
+fn tolerance(precision: Precision) -> f64 {
+    match precision {
+        Precision::F32 => 2e-2,
+        Precision::Bf16 => 1e-1,
+    }
+}
+
 /// A weight's gradient below this share of the whole gradient is compared as if it had this share.
 const SMALL: f64 = 0.05;
 /// Fresh networks have layers of zeros, behind which no error would show.
@@ -75,8 +81,9 @@ pub(crate) fn compare_with_cpu(parts: &Parts) -> Result<Errors> {
             condition: parts.condition(&classes.unwrap_or_default()).to_device(device),
         }
     };
-    let found = Computed::of(&network.clone().fork(&parts.training_device()), on(&parts.device, rows))?;
-    found.errors(&Computed::of(&network, on(&cpu, different))?)
+    let forked = network.clone().fork(&parts.training_device());
+    let found = Computed::of(&forked, on(&parts.device, rows), train.precision)?;
+    found.errors(&Computed::of(&network, on(&cpu, different), Precision::F32)?, tolerance(train.precision))
 }
 
 struct Inputs {
@@ -103,8 +110,9 @@ pub(crate) struct Errors {
 }
 
 impl Computed {
-    fn of(network: &Network, Inputs { x, time, condition }: Inputs) -> Result<Self> {
-        let output = network.forward(x, time, &condition, Ctx::default()).pred;
+    fn of(network: &Network, inputs: Inputs, precision: Precision) -> Result<Self> {
+        let Inputs { x, time, condition } = inputs;
+        let output = network.forward(x, time, &condition, Ctx { precision, ..Ctx::default() }).pred;
         let loss = output.clone().square().mean();
         let gradients = GradientsParams::from_grads(loss.backward(), network);
         let mut read = Read { gradients, path: Vec::new(), found: Vec::new() };
@@ -118,11 +126,14 @@ impl Computed {
     }
 
     /// Against what the CPU computed for fewer images, of which these are repetitions.
-    fn errors(&self, cpu: &Self) -> Result<Errors> {
+    ///
+    /// # Errors
+    /// If one is above `tolerance`.
+    fn errors(&self, cpu: &Self, tolerance: f64) -> Result<Errors> {
         ensure!(self.loss.is_finite(), "its loss is {}, and {} on the CPU", self.loss, cpu.loss);
         let mut errors = Errors { output: 0.0, gradient: 0.0 };
         for image in self.output.chunks(cpu.output.len()) {
-            errors.output = errors.output.max(error("the output", image, &cpu.output, 0.0)?);
+            errors.output = errors.output.max(error("the output", image, &cpu.output, 0.0, tolerance)?);
         }
         let whole = cpu.gradients.iter().map(|(_, gradient)| norm(gradient).powi(2)).sum::<f64>().sqrt();
         ensure!(
@@ -132,7 +143,8 @@ impl Computed {
             cpu.gradients.len()
         );
         for ((name, gradient), (_, expected)) in self.gradients.iter().zip(&cpu.gradients) {
-            let error = error(&format!("the gradient of {name}"), gradient, expected, SMALL * whole)?;
+            let what = format!("the gradient of {name}");
+            let error = error(&what, gradient, expected, SMALL * whole, tolerance)?;
             errors.gradient = errors.gradient.max(error);
         }
         Ok(errors)
@@ -140,7 +152,7 @@ impl Computed {
 }
 
 /// |found − expected| / max(|expected|, least).
-fn error(what: &str, found: &[f32], expected: &[f32], least: f64) -> Result<f64> {
+fn error(what: &str, found: &[f32], expected: &[f32], least: f64, tolerance: f64) -> Result<f64> {
     ensure!(
         found.len() == expected.len(),
         "{what} has {} values, and {} on the CPU",
@@ -151,8 +163,8 @@ fn error(what: &str, found: &[f32], expected: &[f32], least: f64) -> Result<f64>
     let error = norm(&difference) / norm(expected).max(least);
     // Also refuses what is no number.
     ensure!(
-        error <= TOLERANCE,
-        "{what} differs from the CPU's by {error:.1e} of its size, allowed {TOLERANCE:.0e}"
+        error <= tolerance,
+        "{what} differs from the CPU's by {error:.1e} of its size, allowed {tolerance:.0e}"
     );
     Ok(error)
 }
@@ -234,17 +246,24 @@ mod tests {
     }
 
     #[test]
+    fn half_precision_is_nearly_single_precision() {
+        let errors = compare_with_cpu(&parts("digits-classes", &["train.precision=\"bf16\""])).unwrap();
+        assert!(errors.output > 1e-4 && errors.gradient > 1e-4, "{errors:?}");
+    }
+
+    #[test]
     fn what_was_not_computed_is_found_and_named() {
+        const TOLERANCE: f64 = 0.02;
         let computed = || Computed {
             loss: 0.5,
             output: vec![1.0, -2.0, 3.0, 4.0],
             gradients: vec![("a".into(), vec![3.0, 4.0]), ("b".into(), vec![0.1; 4])],
         };
-        assert!(computed().errors(&computed()).is_ok());
+        assert!(computed().errors(&computed(), TOLERANCE).is_ok());
         let refused = |change: fn(&mut Computed)| {
             let mut found = computed();
             change(&mut found);
-            let line = found.errors(&computed()).expect_err("another result").to_string();
+            let line = found.errors(&computed(), TOLERANCE).expect_err("another result").to_string();
             assert_eq!(line.lines().count(), 1, "{line}");
             line
         };

@@ -6,10 +6,10 @@ use crate::draw::Draw;
 use crate::latent::{LatentPlan, LatentSpace, PosteriorKind};
 use crate::mask;
 use anyhow::{Result, bail, ensure};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use immiscible_coupling::{Coupling, CouplingConfig, CouplingError, HostCoupling};
 use immiscible_data::{Batch, Crop, LatentInfo, Source, Tolerant};
-use immiscible_models::{Condition, Denoiser, Network, NetworkConfig};
+use immiscible_models::{Condition, Denoiser, Network, NetworkConfig, Precision};
 use immiscible_random::{Key, Stream};
 use immiscible_sample::{SampleError, Sampler};
 use immiscible_schedule::{NoiseSchedule, Objective, ScheduleError, TimeSamplerConfig};
@@ -169,6 +169,11 @@ impl Parts {
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
         let device = device::by_name(&config.device)?;
+        ensure!(
+            config.train.precision == Precision::F32 || device.supports_dtype(DType::BF16),
+            "train.precision = \"bf16\": device = {:?} does not compute in it; write \"f32\"",
+            config.device
+        );
         let latent = config.latent.as_ref().map(|latent| latent.open(&device)).transpose()?;
         if let (Some(config), Some(latent), Some(classes)) = (&config.latent, &latent, &mut classes) {
             classes.texts =
@@ -198,6 +203,7 @@ impl Parts {
             objective,
             coupling: self.coupling.clone(),
             classes: self.classes.clone(),
+            precision: self.config.train.precision,
         })
     }
 

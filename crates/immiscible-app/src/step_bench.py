@@ -1,6 +1,6 @@
 """A training step of PyTorch on a network of diffusers, for `immiscible bench-step --python`: prints one line of JSON.
 
-Arguments: the network's config.json, "eager" or "compile", the images of a batch, the steps that count, the steps ahead of
+Arguments: the network's config.json, "eager" or "compile", "f32" or "bf16", the images of a batch, the steps that count, the steps ahead of
 them, the threads, and "cpu", "cuda" or "cuda:1".
 """
 
@@ -12,7 +12,7 @@ import time
 import diffusers
 import torch
 
-config, how, batch, steps, warm, threads, device = sys.argv[1:]
+config, how, precision, batch, steps, warm, threads, device = sys.argv[1:]
 batch, steps, warm = int(batch), int(steps), int(warm)
 torch.set_num_threads(int(threads))
 torch.manual_seed(0)
@@ -36,7 +36,8 @@ for step in range(warm + steps):
     times = torch.randint(0, 1000, (batch,), device=device)
     alpha = torch.rand((batch, 1, 1, 1), device=device)
     x_t = alpha.sqrt() * images + (1 - alpha).sqrt() * noise
-    output = forward(x_t, times, **condition).sample
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        output = forward(x_t, times, **condition).sample.float()
     loss = torch.nn.functional.mse_loss(output[:, : shape[1]], noise)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -12,7 +12,7 @@ use crate::{Failure, cli, device, large_pages};
 use anyhow::{Context, Result, anyhow, ensure};
 use immiscible_coupling::COUPLINGS;
 use immiscible_data::{Loader, LoaderOptions, Source, npy};
-use immiscible_models::NetworkConfig;
+use immiscible_models::{NetworkConfig, Precision};
 use immiscible_random::{Key, Stream};
 use immiscible_train::prepare;
 use ndarray::Array4;
@@ -33,8 +33,10 @@ const PRESET: &str = "cifar10-ddim";
 const SHAPE: [usize; 3] = [3, 32, 32];
 
 /// What is measured at a time.
+#[derive(Clone, Copy, PartialEq)]
 struct Case<'a> {
     network: &'a str,
+    precision: &'a str,
     coupling: &'a str,
     batch: usize,
 }
@@ -43,6 +45,8 @@ struct Case<'a> {
 #[derive(Debug, Serialize, Deserialize)]
 struct Row {
     network: String,
+    /// What it computes in.
+    precision: String,
     /// What trained it.
     by: String,
     coupling: String,
@@ -72,8 +76,7 @@ struct Report {
 pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     check(arguments).map_err(Failure::usage)?;
     if arguments.one {
-        let [network, coupling] = [&arguments.networks[0], &arguments.couplings[0]];
-        let row = measure(arguments, &Case { network, coupling, batch: arguments.batches[0] });
+        let row = measure(arguments, &arguments.cases().next().expect("one of each"));
         println!("{}", serde_json::to_string(&row.map_err(Failure::run)?).map_err(Failure::run)?);
         return Ok(());
     }
@@ -87,38 +90,42 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         rows: Vec::new(),
         ends: Vec::new(),
     };
-    for network in &arguments.networks {
-        for coupling in &arguments.couplings {
-            for &batch in &arguments.batches {
-                let case = Case { network, coupling, batch };
-                let row = match apart(arguments, &case) {
-                    Ok(row) => row,
-                    Err(reason) => {
-                        report.end(&case, &format!("{reason:#}"));
-                        break;
-                    }
-                };
-                crate::say(format_args!("{row}"));
-                let slow = row.step_ms > 1e3 * arguments.most_seconds;
-                report.rows.push(row);
-                // Once for each batch: its noise is independent.
-                if let Some(python) =
-                    arguments.python.as_deref().filter(|_| *coupling == arguments.couplings[0])
-                {
-                    for how in PYTORCH {
-                        match pytorch(python, how, arguments, &case) {
-                            Ok(row) => {
-                                crate::say(format_args!("{row}"));
-                                report.rows.push(row);
-                            }
-                            Err(reason) => report
-                                .note(format!("{network} by PyTorch, {how}, {batch} images: {reason:#}")),
-                        }
-                    }
+    // Networks, precisions and couplings with which a larger batch is of no use.
+    let mut ended: Vec<Case> = Vec::new();
+    for case in arguments.cases() {
+        if ended.iter().any(|other| Case { batch: case.batch, ..*other } == case) {
+            continue;
+        }
+        let row = match apart(arguments, &case) {
+            Ok(row) => row,
+            Err(reason) => {
+                report.end(&case, &format!("{reason:#}"));
+                ended.push(case);
+                continue;
+            }
+        };
+        crate::say(format_args!("{row}"));
+        if row.step_ms > 1e3 * arguments.most_seconds {
+            report.end(&case, &format!("a step takes more than {} s", arguments.most_seconds));
+            ended.push(case);
+        }
+        report.rows.push(row);
+        // Once for each batch: its noise is independent.
+        let Some(python) = arguments.python.as_deref().filter(|_| case.coupling == arguments.couplings[0])
+        else {
+            continue;
+        };
+        for how in PYTORCH {
+            match pytorch(python, how, arguments, &case) {
+                Ok(row) => {
+                    crate::say(format_args!("{row}"));
+                    report.rows.push(row);
                 }
-                if slow {
-                    report.end(&case, &format!("a step takes more than {} s", arguments.most_seconds));
-                    break;
+                Err(reason) => {
+                    let Case { network, precision, batch, .. } = case;
+                    report.note(format!(
+                        "{network} by PyTorch, {how}, {precision}, {batch} images: {reason:#}"
+                    ));
                 }
             }
         }
@@ -133,10 +140,30 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     Ok(())
 }
 
+impl cli::BenchStep {
+    /// All combinations, with batches of rising size one after the other.
+    fn cases(&self) -> impl Iterator<Item = Case<'_>> {
+        self.networks.iter().flat_map(move |network| {
+            self.precisions.iter().flat_map(move |precision| {
+                self.couplings.iter().flat_map(move |coupling| {
+                    self.batches.iter().map(move |&batch| Case { network, precision, coupling, batch })
+                })
+            })
+        })
+    }
+}
+
 fn check(arguments: &cli::BenchStep) -> Result<()> {
-    let cli::BenchStep { networks, couplings, batches, steps, most_seconds, out, .. } = arguments;
+    let cli::BenchStep { networks, precisions, couplings, batches, steps, most_seconds, out, .. } = arguments;
     for network in networks {
         NetworkConfig::of_size(network).with_context(|| format!("--networks {network}"))?;
+    }
+    for precision in precisions {
+        let value = Value::String(precision.clone());
+        ensure!(
+            value.try_into::<Precision>().is_ok(),
+            "--precisions {precision} is unknown; write f32, bf16 or both"
+        );
     }
     for coupling in couplings {
         let known = COUPLINGS.iter().map(|(kind, _)| *kind);
@@ -157,7 +184,14 @@ fn apart(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let program = std::env::current_exe().context("this program")?;
     let mut child = Command::new(program);
     child.args(["bench-step", "--one", "--device", &arguments.device, "--networks", case.network]);
-    child.args(["--couplings", case.coupling, "--batches", &case.batch.to_string()]);
+    child.args([
+        "--precisions",
+        case.precision,
+        "--couplings",
+        case.coupling,
+        "--batches",
+        &case.batch.to_string(),
+    ]);
     child.args(["--steps", &arguments.steps.to_string()]).stdin(Stdio::null());
     said(child.output().context("this program")?)
 }
@@ -198,7 +232,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     let config = folder.path().join("config.json");
     std::fs::write(&config, parts.config.model.to_json())?;
     let mut command = Command::new(python);
-    command.args(["-c", SCRIPT]).arg(&config).arg(how);
+    command.args(["-c", SCRIPT]).arg(&config).args([how, case.precision]);
     command.args([case.batch as u64, arguments.steps, WARM].map(|number| number.to_string()));
     command.arg(rayon::current_num_threads().to_string()).arg(device).stdin(Stdio::null());
     // Set for this program, see there.
@@ -206,6 +240,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     let found: PyTorch = said(command.output().with_context(|| python.display().to_string())?)?;
     Ok(Row {
         network: case.network.into(),
+        precision: case.precision.into(),
         by: format!("PyTorch {}, {how}", found.version),
         coupling: "independent".into(),
         batch: case.batch,
@@ -245,6 +280,7 @@ fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let step_ms = milliseconds[milliseconds.len() / 2];
     Ok(Row {
         network: case.network.into(),
+        precision: case.precision.into(),
         by: "immiscible".into(),
         coupling: case.coupling.into(),
         batch: case.batch,
@@ -280,6 +316,7 @@ fn table(device: &str, case: &Case, folder: &Path) -> Result<Table> {
         ("data.path", images),
         ("model.size", case.network),
         ("coupling.kind", case.coupling),
+        ("train.precision", case.precision),
     ] {
         insert(&mut table, key, Value::String(value.into()))?;
     }
@@ -290,7 +327,8 @@ fn table(device: &str, case: &Case, folder: &Path) -> Result<Table> {
 
 impl Report {
     fn end(&mut self, case: &Case, reason: &str) {
-        self.note(format!("{} with {}: not beyond {}: {reason}", case.network, case.coupling, case.batch));
+        let Case { network, precision, coupling, batch } = case;
+        self.note(format!("{network} in {precision} with {coupling}: not beyond {batch}: {reason}"));
     }
 
     fn note(&mut self, line: String) {
@@ -314,10 +352,10 @@ impl Report {
 
 impl Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, by, coupling, batch, step_ms, images_per_second, .. } = self;
+        let Self { network, precision, by, coupling, batch, step_ms, images_per_second, .. } = self;
         write!(
             f,
-            "{network}, {by}, {coupling}, {batch} images: {step_ms:.1} ms a step, {images_per_second:.1} img/s"
+            "{network}, {precision}, {by}, {coupling}, {batch} images: {step_ms:.1} ms a step, {images_per_second:.1} img/s"
         )
     }
 }
@@ -330,16 +368,14 @@ impl Display for Report {
             1 => "one thread of the CPU".into(),
             threads => format!("{threads} threads of the CPU"),
         };
-        writeln!(
-            f,
-            "3×32×32 images, single precision, {threads}; the median of {steps} steps after {WARM}.\n"
-        )?;
-        let mut table = "| network | by | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
-                         |---|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        writeln!(f, "3×32×32 images, {threads}; the median of {steps} steps after {WARM}.\n")?;
+        let mut table = "| network | precision | by | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
+                         |---|---|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
         for row in &self.rows {
             let Row {
                 network,
+                precision,
                 by,
                 coupling,
                 batch,
@@ -353,7 +389,7 @@ impl Display for Report {
             let memory = row.memory_bytes.map_or("–".into(), |bytes| size(bytes as f64));
             writeln!(
                 table,
-                "| {network} | {by} | {coupling} | {batch} | {step_ms:.1} | {images_per_second:.1} | {coupling_ms:.2} | {share:.2} | \
+                "| {network} | {precision} | {by} | {coupling} | {batch} | {step_ms:.1} | {images_per_second:.1} | {coupling_ms:.2} | {share:.2} | \
                  {first_seconds:.1} | {memory} |"
             )?;
         }

@@ -198,7 +198,7 @@ impl DiTTransformer2DModel {
 impl Denoiser for DiTTransformer2DModel {
     fn forward(&self, x: Tensor<4>, t: TimeInput, condition: &Condition, ctx: Ctx<'_>) -> Output {
         let trace = &mut Trace::new(ctx);
-        let [batch, _, height, width] = x.dims();
+        let ([batch, _, height, width], dtype) = (x.dims(), x.dtype());
         let patch = self.pos_embed.patch_size();
         let (rows, cols) = (height / patch, width / patch);
         let sinusoid = sinusoid(t.u, FREQUENCIES, true, 1);
@@ -217,7 +217,7 @@ impl Denoiser for DiTTransformer2DModel {
             })
             .collect();
 
-        let tokens = trace.block(format_args!("pos_embed"), Feature::Map(x), |_, x| {
+        let tokens = trace.block(format_args!("pos_embed"), Feature::Map(ctx.precision.of(x)), |_, x| {
             Feature::Tokens(self.pos_embed.forward(x.into_map()))
         });
         let mut tokens = tokens.into_tokens();
@@ -236,6 +236,6 @@ impl Denoiser for DiTTransformer2DModel {
             .reshape([batch, rows, cols, patch, patch, self.out_channels])
             .permute([0, 5, 1, 3, 2, 4])
             .reshape([batch, self.out_channels, height, width]);
-        trace.output(pred)
+        trace.output(pred.cast(dtype))
     }
 }

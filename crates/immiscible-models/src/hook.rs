@@ -1,6 +1,7 @@
 use std::fmt::Arguments;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 /// What flows between the blocks of a network.
 #[derive(Clone, Debug)]
@@ -67,6 +68,30 @@ pub trait Hook {
     fn around(&self, block: &str, input: Feature, run: &mut dyn FnMut(Feature) -> Feature) -> Feature;
 }
 
+/// What linear layers, convolutions and attention compute in, and what flows between them.
+///
+/// Weights stay as they are, and are cast where they are used, so that an optimiser keeps them in single precision. Norms, softmax and
+/// what embeds time and class are computed in the type of the weights, and the prediction is of the type of the input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// The type of the input: single precision, unless the whole network is of another.
+    #[default]
+    F32,
+    /// Brain floating point of 16 bits: the range of single precision with 8 bits of it.
+    Bf16,
+}
+
+impl Precision {
+    /// What arrives in a network, ready for its first layer.
+    pub(crate) fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Self::F32 => x,
+            Self::Bf16 => x.cast(DType::BF16),
+        }
+    }
+}
+
 /// What a caller wants besides the prediction.
 #[derive(Clone, Copy, Default)]
 pub struct Ctx<'a> {
@@ -75,6 +100,8 @@ pub struct Ctx<'a> {
     /// Names of the blocks whose output is kept in [`Output::taps`], as the hook left it.
     /// A name the network does not have is ignored.
     pub taps: &'a [&'a str],
+    /// What most of it is computed in.
+    pub precision: Precision,
 }
 
 /// What a network returns.

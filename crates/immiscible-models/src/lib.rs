@@ -48,7 +48,7 @@ pub use clip_tokenizer::ClipTokenizer;
 pub use condition::Condition;
 pub use dit::{Activation, DiTConfig, DiTTransformer2DModel};
 pub use error::ModelError;
-pub use hook::{Ctx, Feature, Hook, Output};
+pub use hook::{Ctx, Feature, Hook, Output, Precision};
 pub use lpips::Lpips;
 pub use network::{Build, Denoiser, NETWORKS, Network, NetworkConfig};
 pub use pretrained::{ModelConfig, Pretrained};

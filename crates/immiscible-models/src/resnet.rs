@@ -180,7 +180,7 @@ impl ResnetBlock2D {
         let h = self.conv1.convolve(h);
         let modulation = match (&self.time_emb_proj, embedding) {
             (Some(proj), Some(embedding)) => {
-                Some(proj.forward(embedding.clone()).unsqueeze_dims::<4>(&[2, 3]))
+                Some(proj.forward(embedding.clone()).unsqueeze_dims::<4>(&[2, 3]).cast(h.dtype()))
             }
             _ => None,
         };

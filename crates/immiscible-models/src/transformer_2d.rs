@@ -110,7 +110,12 @@ impl Projection {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Conv(conv) => conv.convolve(x),
-            Self::Linear(linear) => linear.forward(x.permute([0, 2, 3, 1])).permute([0, 3, 1, 2]),
+            Self::Linear(linear) => {
+                let [.., height, width] = x.dims();
+                let tokens = linear.project(x.flatten::<3>(2, 3).swap_dims(1, 2));
+                let [batch, _, channels] = tokens.dims();
+                tokens.swap_dims(1, 2).reshape([batch, channels, height, width])
+            }
         }
     }
 }
@@ -154,16 +159,22 @@ impl BasicTransformerBlock {
     }
 
     fn forward(&self, name: &str, x: Tensor<3>, text: &Tensor<3>, trace: &mut Trace<'_>) -> Tensor<3> {
-        let h = self.norm1.forward(x.clone());
+        let h = normalize(&self.norm1, x.clone());
         let x = x + trace.tokens(format_args!("{name}.attn1"), h, |_, h| match self.only_cross {
             true => self.attn1.cross(h, text.clone()),
             false => self.attn1.forward(h),
         });
-        let h = self.norm2.forward(x.clone());
+        let h = normalize(&self.norm2, x.clone());
         let x = x + trace.tokens(format_args!("{name}.attn2"), h, |_, h| self.attn2.cross(h, text.clone()));
-        let h = self.norm3.forward(x.clone());
+        let h = normalize(&self.norm3, x.clone());
         x + trace.tokens(format_args!("{name}.ff"), h, |_, h| self.ff.forward(h))
     }
+}
+
+/// A layer norm, computed in the type of its weights; the result is of the input's.
+fn normalize(norm: &LayerNorm, x: Tensor<3>) -> Tensor<3> {
+    let dtype = x.dtype();
+    norm.forward(x.cast(norm.gamma.val().dtype())).cast(dtype)
 }
 
 /// A gated linear unit, four times as wide as the network inside, and a linear layer.

@@ -408,9 +408,10 @@ impl Denoiser for UNet2DModel {
         let u = t.u.clone();
         // Every residual block starts with the activation of the same embedding.
         let embedding = self.act.forward(self.embedder().forward(t, condition, trace));
-        let x = if self.center_input { x * 2.0 - 1.0 } else { x };
+        let dtype = x.dtype();
+        let x = ctx.precision.of(if self.center_input { x * 2.0 - 1.0 } else { x });
         let mut pass = Pass { trace, embedding, text: None };
-        let mut pred = self.body().forward(x, &mut pass);
+        let mut pred = self.body().forward(x, &mut pass).cast(dtype);
         if let TimeProjection::Fourier(_) = self.time_proj {
             // The score is the estimate of the noise divided by its level (Song et al. 2021, code).
             pred = pred.clone() / u.cast(pred.dtype()).unsqueeze_dims::<4>(&[1, 2, 3]);

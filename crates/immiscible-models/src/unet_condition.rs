@@ -126,9 +126,10 @@ impl Denoiser for UNet2DConditionModel {
                 Tensor::zeros([batch, 1, self.text_channels], (&x.device(), x.dtype()))
             }
         };
-        let x = if self.center_input { x * 2.0 - 1.0 } else { x };
-        let mut pass = Pass { trace, embedding, text: Some(text) };
-        let pred = self.body().forward(x, &mut pass);
+        let dtype = x.dtype();
+        let x = ctx.precision.of(if self.center_input { x * 2.0 - 1.0 } else { x });
+        let mut pass = Pass { trace, embedding, text: Some(ctx.precision.of(text)) };
+        let pred = self.body().forward(x, &mut pass).cast(dtype);
         pass.trace.output(pred)
     }
 }

@@ -221,6 +221,80 @@ mod conformance {
     }
 }
 
+mod half_precision {
+    use super::*;
+    use burn::tensor::DType;
+    use immiscible_models::Precision;
+
+    /// The gradients of all weights, one after the other, and a type that each must have.
+    struct Gradients(GradientsParams, Vec<f32>, DType);
+
+    impl ModuleVisitor for Gradients {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = self.0.get::<D>(param.id).expect("a gradient");
+            assert_eq!(gradient.dtype(), self.2);
+            self.1.extend(floats(gradient));
+        }
+    }
+
+    /// |a − b| / |a|
+    fn error(a: &[f32], b: &[f32]) -> f32 {
+        let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
+        norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut a.iter().copied())
+    }
+
+    #[test]
+    fn predictions_and_gradients_are_nearly_those_of_single_precision() {
+        let device = Device::flex();
+        let training = device.clone().autodiff();
+        for config in tiny() {
+            for training in [training.clone(), training.clone().gradient_checkpointing()] {
+                let network = shaken(&config, &training);
+                let (x, t, class) = batch(&config, &device);
+                let of = |precision| {
+                    let ctx = Ctx { precision, ..Ctx::default() };
+                    let pred = |condition| network.forward(x.clone(), t.clone(), condition, ctx).pred;
+                    let preds = [pred(&class), pred(&Condition::Text(text(&device)))];
+                    assert!(preds.iter().all(|pred| pred.dtype() == DType::F32));
+                    let [class, text] = preds.each_ref().map(|pred| (pred.clone() * pred.clone()).mean());
+                    let gradients = GradientsParams::from_grads((class + text).backward(), &network);
+                    let mut gradients = Gradients(gradients, Vec::new(), DType::F32);
+                    network.visit(&mut gradients);
+                    (preds.map(floats).concat(), gradients.1)
+                };
+                let ((pred, gradient), half) = (of(Precision::F32), of(Precision::Bf16));
+                // A number of 8 bits is off by up to 1/256; a network adds up many.
+                for (what, error) in
+                    [("prediction", error(&pred, &half.0)), ("gradient", error(&gradient, &half.1))]
+                {
+                    assert!((1e-4..0.03).contains(&error), "{} {what}: {error}", config.name());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_flows_between_the_layers_is_of_half_precision() {
+        let device = Device::flex();
+        for config in tiny() {
+            let network = shaken(&config, &device);
+            let (x, t, condition) = batch(&config, &device);
+            let blocks = network.blocks();
+            let names: Vec<&str> = blocks.iter().map(String::as_str).collect();
+            let ctx = Ctx { taps: &names, precision: Precision::Bf16, ..Ctx::default() };
+            for (name, feature) in network.forward(x, t, &condition, ctx).taps {
+                let (dtype, expected) = match feature {
+                    Feature::Vector(x) => (x.dtype(), DType::F32),
+                    Feature::Tokens(x) => (x.dtype(), DType::BF16),
+                    Feature::Map(x) => (x.dtype(), DType::BF16),
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(dtype, expected, "{}: {name}", config.name());
+            }
+        }
+    }
+}
+
 mod hooks {
     use super::*;
 
@@ -279,7 +353,7 @@ mod hooks {
             let record = Record::default();
             let blocks = network.blocks();
             let names: Vec<&str> = blocks.iter().map(String::as_str).collect();
-            let ctx = Ctx { hook: Some(&record), taps: &names };
+            let ctx = Ctx { hook: Some(&record), taps: &names, ..Ctx::default() };
             let output = network.forward(x, t, &condition, ctx);
             let mut seen = record.0.into_inner();
             assert_eq!(seen, blocks);
@@ -336,7 +410,7 @@ mod hooks {
             let network = shaken(&config, &device);
             let hook = Replace(block, skip);
             let (x, t, condition) = batch(&config, &device);
-            let ctx = Ctx { hook: Some(&hook), taps: &[before, block] };
+            let ctx = Ctx { hook: Some(&hook), taps: &[before, block], ..Ctx::default() };
             let output = network.forward(x, t, &condition, ctx);
             let [(first, a), (second, b)] = &output.taps[..] else { panic!("{:?}", output.taps) };
             assert_eq!([first.as_str(), second.as_str()], [before, block]);

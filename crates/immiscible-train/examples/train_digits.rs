@@ -3,7 +3,7 @@
 use burn::tensor::Device;
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions};
-use immiscible_models::{NetworkConfig, UNet2DConfig};
+use immiscible_models::{NetworkConfig, Precision, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         objective,
         coupling: coupling.clone(),
         classes: None,
+        precision: Precision::F32,
     };
     let optimizer = OptimizerConfig { learning_rate: 2e-3, ..OptimizerConfig::default() };
     let mut method = DiffusionStep::new(diffusion, network, &optimizer, &EmaConfig::default(), key, &device)?;

@@ -4,6 +4,7 @@ use crate::{
     learning_rate::CONSTANT,
     optimizer::{LION, MUON},
 };
+use immiscible_models::Precision;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -23,6 +24,10 @@ pub struct TrainConfig {
     /// and losses are the same, bit for bit on the CPU.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub gradient_checkpointing: bool,
+    /// What the network computes in: `f32`, or `bf16` on devices that have it. Weights, gradients, optimiser, norms and the loss are
+    /// of single precision in both.
+    #[serde(skip_serializing_if = "is_single")]
+    pub precision: Precision,
     /// Steps between two lines of `metrics.jsonl`.
     pub log_every: u64,
     /// Steps in a row, at least 1, with a loss or gradient that is not finite that end the run. Fewer are skipped: they leave
@@ -36,6 +41,10 @@ pub struct TrainConfig {
     pub class_dropout: f64,
 }
 
+fn is_single(precision: &Precision) -> bool {
+    *precision == Precision::F32
+}
+
 impl Default for TrainConfig {
     fn default() -> Self {
         Self {
@@ -43,6 +52,7 @@ impl Default for TrainConfig {
             batch_size: 128,
             micro_batch: None,
             gradient_checkpointing: false,
+            precision: Precision::F32,
             log_every: 50,
             max_skipped: 10,
             prefetch: 2,

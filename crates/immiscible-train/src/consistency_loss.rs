@@ -4,7 +4,7 @@ use crate::{
 };
 use burn::tensor::{Device, Tensor, TensorData};
 use immiscible_coupling::Statistics;
-use immiscible_models::{Ctx, Denoiser, TimeInput};
+use immiscible_models::{Denoiser, TimeInput};
 use immiscible_random::Key;
 use immiscible_schedule::{ForwardCondition, Point, Times};
 use std::ops::Range;
@@ -94,7 +94,7 @@ impl ConsistencyLoss {
         let input = objective.network_input(x_t.clone(), &levels);
         // Dropout draws from the device's generator, right after this.
         self.device.seed(seed);
-        let output = network.forward(input, time, &example.condition, Ctx::default()).pred;
+        let output = network.forward(input, time, &example.condition, self.diffusion.ctx()).pred;
         objective.read(output, &x_t, &levels).x0
     }
 }

@@ -2,7 +2,7 @@ use crate::{ClassCondition, Loss, TrainError, loss::Noised, upload::upload_image
 use burn::tensor::{Device, Tensor};
 use immiscible_coupling::{Coupling, Draw, PairContext, Statistics, upload};
 use immiscible_data::{Batch, Images};
-use immiscible_models::{Condition, Ctx, Denoiser, TimeInput};
+use immiscible_models::{Condition, Ctx, Denoiser, Precision, TimeInput};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ForwardCondition, NoiseSchedule, Objective, TimeSampler, Times};
 use ndarray::{Array2, ArrayView2, ArrayView3};
@@ -35,6 +35,8 @@ pub struct Diffusion {
     pub coupling: Arc<dyn Coupling>,
     /// Present when the network takes labels.
     pub classes: Option<ClassCondition>,
+    /// What the network computes in.
+    pub precision: Precision,
 }
 
 /// The coupling's view of a batch.
@@ -192,6 +194,11 @@ impl Diffusion {
         Ok((loss, example.statistics))
     }
 
+    /// How networks are called.
+    pub(crate) fn ctx(&self) -> Ctx<'static> {
+        Ctx { precision: self.precision, ..Ctx::default() }
+    }
+
     /// Of a batch of so many rows. `key` is the step's.
     pub(crate) fn times(&self, rows: usize, key: Key) -> Result<Times, TrainError> {
         Ok(self.time.sample(&*self.schedule, rows, key.stream(Stream::TIME))?)
@@ -217,7 +224,7 @@ impl Diffusion {
         // Dropout draws from the device's generator, right after this.
         device.seed(dropout_seed(key, &rows));
         let input = self.objective.network_input(x_t.clone(), &levels);
-        let output = network.forward(input, time, &condition, Ctx::default()).pred;
+        let output = network.forward(input, time, &condition, self.ctx()).pred;
         let noised = Noised { x0: &x0, x_t: &x_t, target, times: &t, levels: &levels };
         self.loss.of(&*self.objective, output, noised)
     }

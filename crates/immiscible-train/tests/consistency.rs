@@ -7,7 +7,9 @@ use burn::tensor::{Device, Tensor};
 use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
 use immiscible_data::{Batch, DataOptions, Images, Loader, LoaderOptions, build};
-use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
+use immiscible_models::{
+    Condition, Ctx, Denoiser, Network, NetworkConfig, Output, Precision, TimeInput, UNet2DConfig,
+};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
     NoiseSchedule, Objective, ObjectiveConfig, Point, ScheduleConfig, Time, TimeSamplerConfig, Times,
@@ -54,6 +56,7 @@ fn diffusion(coupling: Arc<dyn Coupling>) -> Diffusion {
         objective,
         coupling,
         classes: None,
+        precision: Precision::F32,
     }
 }
 

@@ -9,7 +9,7 @@ use immiscible_coupling::{
     Coupling, CouplingConfig, CouplingError, Draw, HostCoupling, Lookahead, PairContext,
 };
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
-use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
+use immiscible_models::{DiTConfig, NetworkConfig, Precision, UNet2DConfig};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
@@ -36,13 +36,22 @@ struct Way {
     micro_batch: Option<usize>,
     /// Mirrored images, dropped classes and the dropout of the network.
     chance: bool,
+    precision: Precision,
     /// The slower network.
     unet: bool,
 }
 
 fn ways() -> Vec<Way> {
     let coupling = |kind: &str| CouplingConfig { kind: kind.into(), ..CouplingConfig::default() };
-    let way = |name, coupling| Way { name, coupling, micro_batch: None, chance: false, unet: false };
+    let plain = Precision::F32;
+    let way = |name, coupling| Way {
+        name,
+        coupling,
+        micro_batch: None,
+        chance: false,
+        precision: plain,
+        unet: false,
+    };
     vec![
         way("independent", coupling("independent")),
         way("assignment", coupling("assignment")),
@@ -51,6 +60,7 @@ fn ways() -> Vec<Way> {
         way("window", CouplingConfig { window: 8 * BATCH, ..coupling("window") }),
         Way { micro_batch: Some(3), ..way("micro-batches", coupling("assignment")) },
         Way { chance: true, ..way("dropout and flips", coupling("assignment")) },
+        Way { precision: Precision::Bf16, ..way("half precision", coupling("assignment")) },
     ]
 }
 
@@ -96,6 +106,7 @@ fn set_up(way: &Way, run: &Path) -> (Trainer, DiffusionStep, Loader, Arc<dyn Cou
         objective,
         coupling: coupling.clone(),
         classes: Some(ClassCondition::new(10, if way.chance { 0.3 } else { 0.0 })),
+        precision: way.precision,
     };
     let optimizer = OptimizerConfig { learning_rate: 2e-3, warmup_steps: 50, ..OptimizerConfig::default() };
     let ema = EmaConfig { decay: 0.99, ..EmaConfig::default() };

@@ -7,7 +7,8 @@ use generator::alone;
 use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, PairContext, Statistics, downloads};
 use immiscible_data::{Batch, DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{
-    AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network, NetworkConfig, UNet2DConfig,
+    AutoencoderKL, AutoencoderKLConfig, Condition, ModelConfig, Network, NetworkConfig, Precision,
+    UNet2DConfig,
 };
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
@@ -175,6 +176,7 @@ fn train(run: &Path, steps: u64, kind: &str, prefetch: usize) -> (Vec<(u64, u32)
         objective,
         coupling: coupling.clone(),
         classes: None,
+        precision: Precision::F32,
     };
     let config = UNet2DConfig {
         in_channels: 4,

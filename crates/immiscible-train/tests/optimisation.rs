@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use generator::alone;
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
-use immiscible_models::{DiTConfig, NetworkConfig, UNet2DConfig};
+use immiscible_models::{DiTConfig, NetworkConfig, Precision, UNet2DConfig};
 use immiscible_random::Key;
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
@@ -95,6 +95,7 @@ fn train(run: &Run, parts: &[(u64, bool)]) -> (Vec<(u64, u32)>, Files) {
                 objective,
                 coupling: coupling.clone(),
                 classes: Some(ClassCondition::new(10, 0.2)),
+                precision: Precision::F32,
             },
             network: run.network.init(&autodiff).unwrap(),
             optimizer: run.optimizer.clone(),

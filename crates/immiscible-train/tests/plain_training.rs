@@ -11,7 +11,7 @@ use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
 use immiscible_models::{
     AutoencoderKL, AutoencoderKLConfig, Condition, Ctx, Denoiser, ModelConfig, Network, NetworkConfig,
-    TimeInput, UNet2DConfig,
+    Precision, TimeInput, UNet2DConfig,
 };
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
@@ -134,6 +134,7 @@ fn diffusion(schedule: &str, objective: Box<dyn Objective>, vlb_weight: Option<f
         objective,
         coupling: independent(),
         classes: None,
+        precision: Precision::F32,
     }
 }
 

@@ -8,7 +8,9 @@ use immiscible_coupling::{
     COUPLINGS, Coupling, CouplingConfig, CouplingError, Draw, PairContext, Statistics, downloads,
 };
 use immiscible_data::{Batch, DataError, DataOptions, Images, Loader, LoaderOptions, Source, build};
-use immiscible_models::{Condition, Ctx, Denoiser, Network, NetworkConfig, Output, TimeInput, UNet2DConfig};
+use immiscible_models::{
+    Condition, Ctx, Denoiser, Network, NetworkConfig, Output, Precision, TimeInput, UNet2DConfig,
+};
 use immiscible_random::{Key, Stream};
 use immiscible_schedule::{
     DISTANCES, DistanceConfig, ForwardCondition, LearnedVariance, Levels, NoiseSchedule, OBJECTIVES,
@@ -62,6 +64,7 @@ fn with_loss(
         objective,
         coupling,
         classes: None,
+        precision: Precision::F32,
     })
 }
 
@@ -78,8 +81,13 @@ fn tiny_network(classes: Option<usize>) -> Network {
 }
 
 fn method(coupling: Arc<dyn Coupling>) -> DiffusionStep {
+    method_in(Precision::F32, coupling)
+}
+
+fn method_in(precision: Precision, coupling: Arc<dyn Coupling>) -> DiffusionStep {
     let diffusion = Diffusion {
         classes: Some(ClassCondition::new(10, 0.2)),
+        precision,
         ..diffusion("flow", "flow_velocity", coupling)
     };
     let optimizer = OptimizerConfig { learning_rate: 2e-3, warmup_steps: 3, ..OptimizerConfig::default() };
@@ -417,6 +425,26 @@ fn parts_that_do_not_go_together_are_refused_with_their_names() {
         (refused("linear", "v", "uniform", "minsnr", None), ["minsnr", "min_snr"]),
     ] {
         assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+}
+
+#[test]
+fn half_precision_learns_nearly_the_same() {
+    let _alone = alone();
+    let coupling = coupling("assignment", 4);
+    let losses = |precision| -> Vec<f32> {
+        let mut method = method_in(precision, coupling.clone());
+        let step = |step| {
+            let prepared = prepare(&*coupling, loader(16).batch_at(step).unwrap(), KEY, step).unwrap();
+            method.step(prepared, step).unwrap().loss
+        };
+        (0..40).map(step).collect()
+    };
+    let (single, half) = (losses(Precision::F32), losses(Precision::Bf16));
+    assert_ne!(single, half);
+    assert!(single[39] < 0.8 * single[0], "{single:?}");
+    for (step, (single, half)) in single.iter().zip(&half).enumerate() {
+        assert!((single - half).abs() < 0.02 * single, "step {step}: {half} and not {single}");
     }
 }
 

@@ -5,7 +5,7 @@ use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
 use immiscible_coupling::CouplingConfig;
 use immiscible_data::{Batch, DataOptions, Images, Loader, LoaderOptions, build};
-use immiscible_models::{Condition, Ctx, Denoiser, Output, TimeInput};
+use immiscible_models::{Condition, Ctx, Denoiser, Output, Precision, TimeInput};
 use immiscible_random::Key;
 use immiscible_sample::{SampleConfig, SampleError, Sampler, SeededNoise};
 use immiscible_schedule::objective::Consistency;
@@ -62,6 +62,7 @@ fn of_pixels(devices: &Devices) -> Result<String> {
             objective,
             coupling: CouplingConfig::default().build()?.into(),
             classes: None,
+            precision: Precision::F32,
         };
         let batch = Batch { images: images.clone(), labels: None, index: (0..5).collect(), mask: None };
         let prepared = prepare(&*diffusion.coupling, batch, KEY, 0)?;
@@ -91,6 +92,7 @@ fn loss(objective: &str, devices: &Devices) -> Result<String> {
                 objective,
                 coupling: coupling.into(),
                 classes: None,
+                precision: Precision::F32,
             };
             let prepared = prepare(&*diffusion.coupling, digits()?, KEY, 0)?;
             floats(diffusion.loss(&Smooth, prepared, KEY, 0, device)?.0)

@@ -2,10 +2,10 @@
 
 use super::{Check, Devices, compare};
 use anyhow::Result;
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use immiscible_coupling::{Coupling, CouplingConfig};
 use immiscible_data::{DataOptions, Loader, LoaderOptions, build};
-use immiscible_models::{DiTConfig, NetworkConfig, Pretrained, UNet2DConfig};
+use immiscible_models::{DiTConfig, NetworkConfig, Precision, Pretrained, UNet2DConfig};
 use immiscible_random::Key;
 use immiscible_schedule::{ObjectiveConfig, ScheduleConfig, TimeSamplerConfig};
 use immiscible_train::{
@@ -20,6 +20,8 @@ const BATCH: usize = 8;
 const KEY: Key = Key::new(11);
 /// Of a loss. Adam divides gradients by their size, so that rounding grows from step to step.
 const TOLERANCE: f32 = 1e-2;
+/// The same with numbers of 8 bits.
+const HALF_TOLERANCE: f32 = 3e-2;
 
 pub(super) fn checks() -> Vec<Check> {
     let unet = || {
@@ -41,7 +43,8 @@ fn training(config: NetworkConfig, Devices { tested, cpu }: &Devices) -> Result<
     let train = |name: &str, parts: &[(&Device, u64)]| -> Result<Vec<f32>> {
         let mut losses = Losses::default();
         for (device, steps) in parts {
-            take_steps(&initial, &folder.path().join(name), device, *steps, &mut losses)?;
+            let run = folder.path().join(name);
+            take_steps((&initial, &run), device, Precision::F32, *steps, &mut losses)?;
         }
         Ok(losses.0)
     };
@@ -51,7 +54,17 @@ fn training(config: NetworkConfig, Devices { tested, cpu }: &Devices) -> Result<
     let from = compare("loss, resumed on the CPU", &from, &expected, TOLERANCE)?;
     let to = train("to", &[(cpu, STEPS / 2), (tested, STEPS)])?;
     let to = compare("loss, resumed from the CPU", &to, &expected, TOLERANCE)?;
-    Ok(format!("losses {whole:.1e}; resumed on the CPU {from:.1e}, from the CPU {to:.1e}"))
+    let half = match tested.supports_dtype(DType::BF16) {
+        true => {
+            let mut losses = Losses::default();
+            let run = folder.path().join("half");
+            take_steps((&initial, &run), tested, Precision::Bf16, STEPS, &mut losses)?;
+            let error = compare("loss in bf16", &losses.0, &expected, HALF_TOLERANCE)?;
+            format!("bf16 {error:.1e}")
+        }
+        false => "no bf16".into(),
+    };
+    Ok(format!("losses {whole:.1e}; resumed on the CPU {from:.1e}, from the CPU {to:.1e}; {half}"))
 }
 
 #[derive(Default)]
@@ -64,7 +77,13 @@ impl Observer for Losses {
 }
 
 /// Goes on with a run up to `steps`.
-fn take_steps(initial: &Path, run: &Path, device: &Device, steps: u64, losses: &mut Losses) -> Result<()> {
+fn take_steps(
+    (initial, run): (&Path, &Path),
+    device: &Device,
+    precision: Precision,
+    steps: u64,
+    losses: &mut Losses,
+) -> Result<()> {
     let schedule = ScheduleConfig::new("flow").build()?;
     let objective = ObjectiveConfig::new("flow_velocity").build()?;
     let coupling = CouplingConfig { kind: "assignment".into(), ..CouplingConfig::default() }.build()?;
@@ -77,6 +96,7 @@ fn take_steps(initial: &Path, run: &Path, device: &Device, steps: u64, losses: &
             objective,
             coupling: coupling.clone(),
             classes: None,
+            precision,
         },
         network: Pretrained::<NetworkConfig>::from_pretrained(initial, &device.clone().autodiff())?.network,
         optimizer: OptimizerConfig { learning_rate: 1e-3, warmup_steps: 0, ..OptimizerConfig::default() },

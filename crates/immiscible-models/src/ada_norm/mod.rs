@@ -8,7 +8,8 @@ mod fused;
 use burn::tensor::Tensor;
 use burn::tensor::module::layer_norm;
 
-/// LN(x) (1 + scale) + shift with a layer norm without weights (Ba et al. 2016).
+/// LN(x) (1 + scale) + shift with a layer norm without weights (Ba et al. 2016), computed in the type of the two; the result is of
+/// x's.
 ///
 /// # Shapes
 /// `x`: `[B, N, D]`, `shift`, `scale`: `[B, 1, D]` → `[B, N, D]`
@@ -17,12 +18,12 @@ pub(crate) fn modulated_norm(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, e
     if let Some(norm) = flex::norm(&x, &shift, &scale, epsilon) {
         return crate::flex::apply(norm, (x, shift, scale));
     }
-    let [.., width] = x.dims();
-    let ones = Tensor::ones([width], (&x.device(), x.dtype()));
-    layer_norm(x, ones, None, epsilon) * (scale + 1.0) + shift
+    let ([.., width], dtype, computed_in) = (x.dims(), x.dtype(), scale.dtype());
+    let ones = Tensor::ones([width], (&x.device(), computed_in));
+    (layer_norm(x.cast(computed_in), ones, None, epsilon) * (scale + 1.0) + shift).cast(dtype)
 }
 
-/// x + gate · h.
+/// x + gate · h, in the type of x.
 ///
 /// # Shapes
 /// `x`, `h`: `[B, N, D]`, `gate`: `[B, 1, D]` → `[B, N, D]`
@@ -31,5 +32,6 @@ pub(crate) fn add_gated(x: Tensor<3>, gate: Tensor<3>, h: Tensor<3>) -> Tensor<3
     if let Some(sum) = flex::gated_sum(&x, &gate, &h) {
         return crate::flex::apply(sum, (x, gate, h));
     }
-    x + gate * h
+    let dtype = x.dtype();
+    x + gate.cast(dtype) * h
 }

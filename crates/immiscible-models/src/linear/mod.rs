@@ -4,9 +4,9 @@
 mod flex;
 
 use burn::nn::Linear;
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, module::linear};
 
-/// [`Linear::forward`] of rows.
+/// [`Linear::forward`] of rows, in the type of the input: the weights are cast to it.
 pub(crate) trait Project {
     /// # Shapes
     /// `[B, N, D]` → `[B, N, E]`
@@ -19,6 +19,7 @@ impl Project for Linear {
         if let Some(projection) = flex::projection(self, &x) {
             return flex::project(self, x, projection);
         }
-        self.forward(x)
+        let dtype = x.dtype();
+        linear(x, self.weight.val().cast(dtype), self.bias.as_ref().map(|bias| bias.val().cast(dtype)))
     }
 }

@@ -342,7 +342,11 @@ fn hooks_see_every_block_and_can_change_it() {
     let x = Tensor::<4>::from_data(io("autoencoder_kl")["x"].clone(), &device);
     let run = |block: &str| {
         let hook = Bending { block, names: RefCell::default() };
-        let ctx = Ctx { hook: Some(&hook), taps: &["encoder.mid_block.attentions.0", "decoder.conv_out"] };
+        let ctx = Ctx {
+            hook: Some(&hook),
+            taps: &["encoder.mid_block.attentions.0", "decoder.conv_out"],
+            ..Ctx::default()
+        };
         let encoded = network.encode_with(x.clone(), ctx);
         let decoded = network.decode_with(Posterior::new(encoded.pred).mode(), ctx);
         let [(first, _)] = &encoded.taps[..] else { panic!("{:?}", encoded.taps) };

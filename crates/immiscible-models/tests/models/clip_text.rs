@@ -305,7 +305,7 @@ mod hooks {
         let hooked = |zero| {
             let hook = Zero(zero, RefCell::default());
             let names: Vec<&str> = blocks.iter().map(String::as_str).collect();
-            let ctx = Ctx { hook: Some(&hook), taps: &names };
+            let ctx = Ctx { hook: Some(&hook), taps: &names, ..Ctx::default() };
             let output = network.forward(ids("clip_text", &device), ctx);
             (floats(output.last_hidden_state), output.taps, hook.1.into_inner())
         };
