@@ -28,6 +28,10 @@ CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal} "$immiscible" device-sui
     --golden "$folder/golden" --json "$out/suite.json" >"$out/suite.txt" 2>&1 || status=$?
 cat "$out/suite.txt"
 if [ $status -eq 2 ]; then
+    # One that is there and does not start has failed.
+    if grep -q "^${device%%:*} .*does not start" "$out/devices.txt"; then
+        exit 1
+    fi
     exit 2
 fi
 
@@ -39,6 +43,12 @@ for coupling in independent assignment knn; do
     "$immiscible" train --preset digits --device "$device" --coupling $coupling --check-device \
         --runs "$out/runs" --run $coupling --fresh || status=1
 done
+case $device in
+cuda*)
+    "$immiscible" train --preset digits --device "$device" --set train.precision=bf16 --check-device \
+        --runs "$out/runs" --run bf16 --fresh || status=1
+    ;;
+esac
 "$immiscible" report "$out/runs"/* --out "$out/report.html" || status=1
 exit $status
 

@@ -76,7 +76,11 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
     let mut build = cargo();
     build.current_dir(layers::workspace_root());
     build.args(["build", "--release", "--package", "immiscible-app", "--bin", "immiscible"]);
-    if let Some(feature) = backend_feature(&arguments[..2]) {
+    let feature = backend_feature(&arguments[..2]);
+    if nvrtc && feature != Some("cuda") {
+        return Err(usage());
+    }
+    if let Some(feature) = feature {
         build.args([
             "--features",
             match feature {

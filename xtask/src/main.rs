@@ -34,7 +34,8 @@ cargo xtask COMMAND
   bench step        time and memory of training steps by network, coupling and batch size: `immiscible bench-step`
                     --device D --networks ddpm-cifar10 --couplings knn --batches 16,32 --out NAME; see --help
   device-test       packs the command, the device suite and measurements into one file of at most 40 MiB for machines
-                    without a toolchain, and runs it where this one has the device: --device D --out DIR
+                    without a toolchain, and runs it where this one has the device: --device D --out DIR, and for cuda
+                    --nvrtc, with which NVIDIA's compiler makes the kernels
   reliability       kills, full disks, damaged checkpoints, signals and a long run; writes docs/reports/reliability.md
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours

@@ -48,7 +48,9 @@ const DEVICES: &[Stage] = &[
             Ok(())
         }
     }),
-    ("backends", || lints(&["--features", "immiscible-app/fetch,immiscible-app/cuda,immiscible-app/vulkan"])),
+    ("backends", || {
+        lints(&["--features", "immiscible-app/fetch,immiscible-app/cuda-cpp,immiscible-app/vulkan"])
+    }),
 ];
 
 /// Checks the code, which needs no driver.

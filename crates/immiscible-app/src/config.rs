@@ -682,6 +682,7 @@ mod tests {
         }
         assert_eq!(key(&[], &["optimizer.beta2=0.999"]), None);
         assert_eq!(key(&[], &["train.gradient_checkpointing=true"]), None);
+        assert_eq!(key(&[], &["train.precision=bf16"]).as_deref(), Some("train.precision"));
         assert_eq!(key(&[], &["train.micro_batch=8"]), None);
         let scope = ["coupling={kind=\"assignment\", scope=\"micro_batch\"}", "train.micro_batch=8"];
         let other = key(&scope, &[scope[0], "train.micro_batch=16"]);

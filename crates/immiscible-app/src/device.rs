@@ -94,6 +94,7 @@ impl Offer {
     /// # Errors
     /// As [`open`](Self::open).
     fn describe(&self) -> Result<String, String> {
+        self.open()?;
         let (name, memory): (String, Option<u64>) = match *self {
             #[cfg(feature = "flex")]
             Self::Cpu => {
@@ -222,7 +223,11 @@ pub(crate) fn by_name(name: &str) -> Result<Device> {
         });
     };
     offer.open().map_err(|reason| {
-        anyhow!("device = {name:?} does not start: {reason}; update its driver, or write \"flex\"")
+        let remedy = match kind {
+            "cuda" if cfg!(feature = "cuda-cpp") => "update its driver, install CUDA with NVRTC and headers",
+            _ => "update its driver",
+        };
+        anyhow!("device = {name:?} does not start: {reason}; {remedy}, or write \"flex\"")
     })
 }
 

@@ -3,12 +3,12 @@
 use crate::device;
 use crate::parts::Parts;
 use burn::module::Module;
-use immiscible_models::Network;
+use immiscible_models::{Network, Precision};
 use std::fmt::{Display, Formatter};
 
 /// What the backward pass keeps with `train.gradient_checkpointing`, as a share: measured, see docs/training.md.
 const CHECKPOINTED: f64 = 0.65;
-/// A number on the device and in a batch is an f32. Batches of image files are bytes, but their noise is not, nor are they once a
+/// A number on the device and in a batch is an f32; of bf16 it is not known how much less it takes on a GPU. Batches of image files are bytes, but their noise is not, nor are they once a
 /// coupling compares them: they are counted as f32, too.
 const BYTES: f64 = 4.0;
 
@@ -32,7 +32,7 @@ impl Memory {
         let state = BYTES * config.optimizer.state_numbers(network) as f64;
         let at_once = train.micro_batch.unwrap_or(train.batch_size);
         let kept = if train.gradient_checkpointing { CHECKPOINTED } else { 1.0 };
-        let fused = device::is_the_cpu(&config.device);
+        let fused = device::is_the_cpu(&config.device) && train.precision == Precision::F32;
         let activations = kept * BYTES * at_once as f64 * config.model.activations(height, width, fused);
 
         let averages = config.ema.others.keys().map(|name| format!("average {name}"));

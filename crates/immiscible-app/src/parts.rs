@@ -89,6 +89,12 @@ impl Parts {
         fit_window_to_data(&mut table, &data)?;
         let data_is_latent = data.latents.is_some();
         let mut parts = Self::new(parse(table)?, data)?;
+        // What a network has learnt in it may be sampled elsewhere.
+        ensure!(
+            config.train.precision == Precision::F32 || parts.device.supports_dtype(DType::BF16),
+            "train.precision = \"bf16\": device = {:?} does not compute in it; train on one that does, or begin a run in \"f32\"",
+            config.device
+        );
         if let Some(path) = &config.coupling.mask {
             ensure!(
                 config.data.crop != Some(Crop::Random),
@@ -169,11 +175,6 @@ impl Parts {
         ensure!(config.sample.n > 0, "sample.n = 0: write at least 1");
         ensure!(config.sample.every > 0, "sample.every = 0: write at least 1");
         let device = device::by_name(&config.device)?;
-        ensure!(
-            config.train.precision == Precision::F32 || device.supports_dtype(DType::BF16),
-            "train.precision = \"bf16\": device = {:?} does not compute in it; write \"f32\"",
-            config.device
-        );
         let latent = config.latent.as_ref().map(|latent| latent.open(&device)).transpose()?;
         if let (Some(config), Some(latent), Some(classes)) = (&config.latent, &latent, &mut classes) {
             classes.texts =

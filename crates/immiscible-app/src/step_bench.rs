@@ -10,6 +10,7 @@ use crate::parts::Parts;
 use crate::provenance::Provenance;
 use crate::{Failure, cli, device, large_pages};
 use anyhow::{Context, Result, anyhow, ensure};
+use burn::tensor::DType;
 use immiscible_coupling::COUPLINGS;
 use immiscible_data::{Loader, LoaderOptions, Source, npy};
 use immiscible_models::{NetworkConfig, Precision};
@@ -81,7 +82,9 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         return Ok(());
     }
     // A device that is not there is told at once, and not once for each process.
-    device::by_name(&arguments.device).map_err(Failure::usage)?;
+    let opened = device::by_name(&arguments.device).map_err(Failure::usage)?;
+    let half = opened.supports_dtype(DType::BF16);
+    drop(opened);
     let mut report = Report {
         device: arguments.device.clone(),
         provenance: Provenance::of_this(),
@@ -90,9 +93,12 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         rows: Vec::new(),
         ends: Vec::new(),
     };
+    if !half && arguments.precisions.iter().any(|precision| precision == BF16) {
+        report.note(format!("{} does not compute in {BF16}", arguments.device));
+    }
     // Networks, precisions and couplings with which a larger batch is of no use.
     let mut ended: Vec<Case> = Vec::new();
-    for case in arguments.cases() {
+    for case in arguments.cases().filter(|case| half || case.precision != BF16) {
         if ended.iter().any(|other| Case { batch: case.batch, ..*other } == case) {
             continue;
         }
@@ -206,6 +212,8 @@ fn said<T: DeserializeOwned>(output: Output) -> Result<T> {
     serde_json::from_str(last).context("what the process printed")
 }
 
+const BF16: &str = "bf16";
+
 /// How PyTorch runs a network.
 const PYTORCH: [&str; 2] = ["eager", "compile"];
 
@@ -228,7 +236,9 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
         other => anyhow::bail!("it has no {other}"),
     };
     let folder = tempfile::tempdir()?;
-    let (parts, _) = Parts::open(table(&arguments.device, case, folder.path())?)?;
+    // Only to know the network: a GPU's memory is PyTorch's.
+    let opened = if cfg!(feature = "flex") { "flex" } else { &arguments.device };
+    let (parts, _) = Parts::open(table(opened, case, folder.path())?)?;
     let config = folder.path().join("config.json");
     std::fs::write(&config, parts.config.model.to_json())?;
     let mut command = Command::new(python);

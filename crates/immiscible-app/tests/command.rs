@@ -56,7 +56,7 @@ fn steps_are_measured_for_every_coupling_and_batch() {
     let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1", "--most-seconds", "1000"];
     let what = ["--couplings", "independent,knn", "--batches", "1,2", "--out", "step"];
     let said = succeed(folder, &[&small[..], &what].concat());
-    assert!(said.contains("| DiT-S/8 | immiscible | knn | 2 |"), "{said}");
+    assert!(said.contains("| DiT-S/8 | f32 | immiscible | knn | 2 |"), "{said}");
     let report = std::fs::read_to_string(folder.join("step.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let rows = report["rows"].as_array().unwrap();
@@ -74,6 +74,7 @@ fn steps_are_measured_for_every_coupling_and_batch() {
     for (wrong, words) in [
         (["--networks", "DiT-S/9"], "DiT-S/9"),
         (["--couplings", "knm"], "did you mean `knn`?"),
+        (["--precisions", "f32,f16"], "--precisions f16 is unknown; write f32"),
         (["--batches", "0"], "numbers > 0"),
         (["--device", "flux"], "did you mean `flex`?"),
         (["--out", "none/step"], "its folder is not there"),

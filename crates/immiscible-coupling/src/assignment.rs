@@ -2,7 +2,7 @@ use crate::{
     Compared, Costs, Coupling, CouplingError, Draw, HostCoupling, PairContext, compared::Comparison,
     fresh_noise,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use immiscible_assign::{Assigner, Candidates, Cost, Exact, Precision, Problem};
 use immiscible_random::Key;
 use ndarray::parallel::prelude::*;
@@ -149,19 +149,25 @@ impl Coupling for Assignment {
         Some(self)
     }
 
-    /// Where distances are products of matrices in single precision and all coordinates count alike.
+    /// Where distances are products of matrices and all coordinates count alike. For [`Precision::Int8`] they are products of numbers
+    /// that are rounded to bf16, which have 8 bits too, where the device has them and the matrix is not large.
     fn compare(
         &self,
         x0: &Tensor<4>,
         pairing: &PairContext,
         key: Key,
     ) -> Result<Option<(Compared, Costs)>, CouplingError> {
-        let products = self.cost != Cost::L1 && self.precision_of(x0.dims()[0]) == Precision::F32;
-        if !products || self.standardize || pairing.mask.is_some() {
+        let rounded = match self.precision_of(x0.dims()[0]) {
+            Precision::F32 => false,
+            Precision::Int8 if x0.dims()[0] < LARGE && x0.device().supports_dtype(DType::BF16) => true,
+            _ => return Ok(None),
+        };
+        if self.cost == Cost::L1 || self.standardize || pairing.mask.is_some() {
             return Ok(None);
         }
         let comparison = Comparison {
             cost: self.cost,
+            rounded,
             image_scale: self.image_scale,
             pool: self.pool,
             groups: self.groups(x0.dims()[0], pairing)?,

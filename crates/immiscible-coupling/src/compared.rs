@@ -1,5 +1,5 @@
 use crate::{CouplingError, Draw, Statistics, download, fresh_noise, statistics::Sums, upload};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{DType, Int, Tensor, TensorData};
 use immiscible_assign::{Assigner, Cost};
 use immiscible_random::Key;
 use ndarray::{Array1, Array2, Axis, parallel::prelude::*};
@@ -42,6 +42,8 @@ pub struct Chosen {
 /// How an assignment compares.
 pub(crate) struct Comparison {
     pub(crate) cost: Cost,
+    /// Whether images and noises are rounded to bf16.
+    pub(crate) rounded: bool,
     pub(crate) image_scale: f32,
     /// Noises for each image.
     pub(crate) pool: usize,
@@ -54,7 +56,7 @@ impl Comparison {
     /// Draws noise for the images on a device, and compares the two there by one product of matrices. |x|² comes along with it, so
     /// that all [`Statistics`] follow on the host and the device is read once.
     pub(crate) fn of(self, x0: &Tensor<4>, key: Key) -> Result<(Compared, Costs), CouplingError> {
-        let Self { cost, image_scale, pool, groups, assigner } = self;
+        let Self { cost, rounded, image_scale, pool, groups, assigner } = self;
         let device = x0.device();
         let [rows, channels, height, width] = x0.dims();
         let (noises, dimensions) = (pool * rows, channels * height * width);
@@ -67,7 +69,8 @@ impl Comparison {
         let x = x0.clone().reshape([rows, dimensions]);
         let n = on_device.clone().reshape([noises, dimensions]);
         let squares: Tensor<1> = x.clone().square().sum_dim(1).reshape([rows]);
-        let products: Tensor<1> = x.matmul(n.transpose()).neg().reshape([rows * noises]);
+        let [x, n] = if rounded { [x, n].map(|it| it.cast(DType::BF16)) } else { [x, n] };
+        let products: Tensor<1> = x.matmul(n.transpose()).cast(DType::F32).neg().reshape([rows * noises]);
         let mut values = download(Tensor::cat(vec![products, squares], 0))?;
         let squares = values.split_off(rows * noises).into();
         let products = Array2::from_shape_vec((rows, noises), values).map_err(CouplingError::device)?;

@@ -208,9 +208,9 @@ impl Source for Tolerant {
 
 impl ReadPixels for Tolerant {
     fn read_pixels(&self, index: usize, place: [f32; 2], out: &mut [[u8; 3]]) -> Result<(), DataError> {
-        check_request(self, index, out.as_flattened())?;
         let no_pixels = || DataError::NoPixels { name: self.name().into() };
         let pixels = self.source.pixels().ok_or_else(no_pixels)?;
+        check_request(self, index, out.as_flattened())?;
         self.read_or_replace(index, |index| pixels.read_pixels(index, place, out))
     }
 }
@@ -288,6 +288,14 @@ mod tests {
         assert_eq!(bad.iter().map(|bad| bad.index).collect::<Vec<_>>(), [3, 50, 51]);
         assert_eq!(bad[0].path.as_deref(), Some(Path::new("3.png")));
         assert!(bad[0].reason.contains("grey"), "{}", bad[0].reason);
+    }
+
+    #[test]
+    fn numbers_have_no_pixels() {
+        let source = numbers([], 0);
+        assert!(source.pixels().is_none());
+        let error = source.read_pixels(0, [0.5; 2], &mut [[0; 3]]).unwrap_err();
+        assert!(matches!(&error, DataError::NoPixels { name } if name == "numbers"), "{error}");
     }
 
     #[test]

@@ -217,7 +217,7 @@ impl Denoiser for DiTTransformer2DModel {
             })
             .collect();
 
-        let tokens = trace.block(format_args!("pos_embed"), Feature::Map(ctx.precision.of(x)), |_, x| {
+        let tokens = trace.block(format_args!("pos_embed"), Feature::Map(ctx.precision.cast(x)), |_, x| {
             Feature::Tokens(self.pos_embed.forward(x.into_map()))
         });
         let mut tokens = tokens.into_tokens();

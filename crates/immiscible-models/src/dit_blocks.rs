@@ -55,17 +55,18 @@ impl PatchEmbed {
     /// # Shapes
     /// `[B, C, H, W]` → `[B, H/p · W/p, D]`
     pub(crate) fn forward(&self, x: Tensor<4>) -> Tensor<3> {
-        let x = self.proj.convolve(x);
+        let (dtype, computed_in) = (x.dtype(), self.proj.weight.val().dtype());
+        let x = self.proj.convolve(x).cast(computed_in);
         let [_, width, rows, cols] = x.dims();
         let axis = |length| {
             let table = TensorData::new(axis_embedding(length, self.base, width / 2), [length, width / 2]);
-            Tensor::<2>::from_data(table, (&x.device(), x.dtype()))
+            Tensor::<2>::from_data(table, (&x.device(), computed_in))
         };
         // Half of the channels tell the column, the other half the row.
         let cols_first = axis(cols).unsqueeze_dim::<3>(0).expand([rows, cols, width / 2]);
         let then_rows = axis(rows).unsqueeze_dim::<3>(1).expand([rows, cols, width / 2]);
         let positions = Tensor::cat(vec![cols_first, then_rows], 2).reshape([1, rows * cols, width]);
-        x.flatten::<3>(2, 3).swap_dims(1, 2) + positions
+        (x.flatten::<3>(2, 3).swap_dims(1, 2) + positions).cast(dtype)
     }
 }
 

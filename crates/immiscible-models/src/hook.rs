@@ -61,7 +61,7 @@ impl Feature {
 /// Wraps every named block: tap, skip, mask, add a residual.
 ///
 /// A hook that only calls `run(input)` changes nothing. One that does not call it skips the block, and
-/// returns what the block would have: the same kind of [`Feature`] in the same shape, or the network
+/// returns what the block would have: the same kind of [`Feature`] of the same shape and type, or the network
 /// panics. The names are those of [`Network::blocks`](crate::Network::blocks).
 pub trait Hook {
     /// Called in place of `block`, whose work is `run`.
@@ -84,7 +84,7 @@ pub enum Precision {
 
 impl Precision {
     /// What arrives in a network, ready for its first layer.
-    pub(crate) fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
+    pub(crate) fn cast<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::F32 => x,
             Self::Bf16 => x.cast(DType::BF16),
@@ -100,7 +100,7 @@ pub struct Ctx<'a> {
     /// Names of the blocks whose output is kept in [`Output::taps`], as the hook left it.
     /// A name the network does not have is ignored.
     pub taps: &'a [&'a str],
-    /// What most of it is computed in.
+    /// What most of a [`Denoiser`](crate::Denoiser) is computed in; autoencoders and text encoders compute in their weights' type.
     pub precision: Precision,
 }
 

@@ -180,18 +180,22 @@ impl ResnetBlock2D {
         let h = self.conv1.convolve(h);
         let modulation = match (&self.time_emb_proj, embedding) {
             (Some(proj), Some(embedding)) => {
-                Some(proj.forward(embedding.clone()).unsqueeze_dims::<4>(&[2, 3]).cast(h.dtype()))
+                Some(proj.forward(embedding.clone()).unsqueeze_dims::<4>(&[2, 3]))
             }
             _ => None,
         };
         let h = match (modulation, self.scale_shift) {
             (None, _) => self.norm2.normalize(h, Some(self.act)),
-            (Some(shift), TimeScaleShift::Default) => self.norm2.normalize(h + shift, Some(self.act)),
+            (Some(shift), TimeScaleShift::Default) => {
+                let shift = shift.cast(h.dtype());
+                self.norm2.normalize(h + shift, Some(self.act))
+            }
             (Some(both), TimeScaleShift::ScaleShift) => {
-                let [_, channels, ..] = h.dims();
+                let ([_, channels, ..], dtype, computed_in) = (h.dims(), h.dtype(), both.dtype());
                 let scale = both.clone().narrow(1, 0, channels);
                 let shift = both.narrow(1, channels, channels);
-                self.act.forward(self.norm2.normalize(h, None) * (scale + 1.0) + shift)
+                let h = self.norm2.normalize(h.cast(computed_in), None);
+                self.act.forward(h * (scale + 1.0) + shift).cast(dtype)
             }
         };
         let h = self.conv2.convolve(self.dropout.forward(h));

@@ -409,7 +409,7 @@ impl Denoiser for UNet2DModel {
         // Every residual block starts with the activation of the same embedding.
         let embedding = self.act.forward(self.embedder().forward(t, condition, trace));
         let dtype = x.dtype();
-        let x = ctx.precision.of(if self.center_input { x * 2.0 - 1.0 } else { x });
+        let x = ctx.precision.cast(if self.center_input { x * 2.0 - 1.0 } else { x });
         let mut pass = Pass { trace, embedding, text: None };
         let mut pred = self.body().forward(x, &mut pass).cast(dtype);
         if let TimeProjection::Fourier(_) = self.time_proj {

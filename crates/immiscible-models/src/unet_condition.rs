@@ -127,8 +127,8 @@ impl Denoiser for UNet2DConditionModel {
             }
         };
         let dtype = x.dtype();
-        let x = ctx.precision.of(if self.center_input { x * 2.0 - 1.0 } else { x });
-        let mut pass = Pass { trace, embedding, text: Some(ctx.precision.of(text)) };
+        let x = ctx.precision.cast(if self.center_input { x * 2.0 - 1.0 } else { x });
+        let mut pass = Pass { trace, embedding, text: Some(text.cast(x.dtype())) };
         let pred = self.body().forward(x, &mut pass).cast(dtype);
         pass.trace.output(pred)
     }

@@ -5,14 +5,16 @@ use anyhow::{Context, Result, ensure};
 use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::store::{ModuleStore, SafetensorsStore, bridge};
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use immiscible_models::{Condition, Ctx, Denoiser, NetworkConfig, Pretrained, TimeInput};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use immiscible_models::{Condition, Ctx, Denoiser, NetworkConfig, Precision, Pretrained, TimeInput};
 use std::path::{Path, PathBuf};
 
 /// Of an output, against its largest value.
 const OUTPUT_TOLERANCE: f32 = 1e-3;
 /// Of a gradient's direction, 1 − cosine, and of its norm.
 const GRADIENT_TOLERANCE: f64 = 1e-3;
+/// Of an output in half precision, and of the gradient of all weights.
+const HALF_TOLERANCE: f32 = 5e-2;
 /// A gradient smaller than this is rounding: with one token there is nothing to choose between, and its keys have none.
 const NO_GRADIENT: f64 = 1e-6;
 
@@ -84,29 +86,59 @@ impl ModuleMapper for IntoGradients {
 
 fn parity(folder: &Path, devices: &Devices) -> Result<String> {
     let device = &devices.tested;
-    let network = Pretrained::<NetworkConfig>::from_pretrained(folder, &device.clone().autodiff())?.network;
-    let mut io = Io(SafetensorsStore::from_file(folder.join("io.safetensors")));
-    let (times, condition) = (io.floats("u")?, io.condition(device)?);
-    let x = io.tensor("x", device)?;
-    let pred = network.forward(x, TimeInput::of(&times, device), &condition, Ctx::default()).pred;
-    let error = compare("output", &floats(pred.clone())?, &io.floats("pred")?, OUTPUT_TOLERANCE)?;
-
-    let gradients = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
-    let gradients = network.map(&mut IntoGradients(gradients)).to_bytes()?;
-    let mut gradients = Io(SafetensorsStore::from_bytes(Some(gradients)));
-    let names: Vec<String> = io.0.keys()?.into_iter().filter(|name| name.starts_with("grad.")).collect();
-    ensure!(names.len() >= 5, "{} gradients to compare with", names.len());
+    let single = Computed::of(folder, device, Precision::F32)?;
+    let output = compare("output", &single.output, &single.expected, OUTPUT_TOLERANCE)?;
     let mut worst = 0.0f64;
-    for name in &names {
-        let weight = name.trim_start_matches("grad.");
-        let (found, expected) = (gradients.floats(weight)?, io.floats(name)?);
-        worst = worst.max(gradient(weight, &found, &expected)?);
+    for (weight, found, expected) in &single.gradients {
+        worst = worst.max(gradient(weight, found, expected, GRADIENT_TOLERANCE)?);
     }
-    Ok(format!("output {error:.1e}, {} gradients {worst:.1e}", names.len()))
+    let found = format!("output {output:.1e}, {} gradients {worst:.1e}", single.gradients.len());
+    if !device.supports_dtype(DType::BF16) {
+        return Ok(format!("{found}; no bf16"));
+    }
+    let half = Computed::of(folder, device, Precision::Bf16)?;
+    let output = compare("output in bf16", &half.output, &half.expected, HALF_TOLERANCE)?;
+    // Of all weights together: one whose gradient is small has it from what is rounded.
+    let (found_gradient, expected): (Vec<f32>, Vec<f32>) =
+        half.gradients.into_iter().flat_map(|(_, found, expected)| found.into_iter().zip(expected)).unzip();
+    let gradient = gradient("all weights in bf16", &found_gradient, &expected, HALF_TOLERANCE.into())?;
+    Ok(format!("{found}; in bf16 {output:.1e}, {gradient:.1e}"))
+}
+
+/// What a network computes, and what the Python package computed.
+struct Computed {
+    output: Vec<f32>,
+    expected: Vec<f32>,
+    /// The weight's name, its gradient, and what that should be.
+    gradients: Vec<(String, Vec<f32>, Vec<f32>)>,
+}
+
+impl Computed {
+    fn of(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
+        let network =
+            Pretrained::<NetworkConfig>::from_pretrained(folder, &device.clone().autodiff())?.network;
+        let mut io = Io(SafetensorsStore::from_file(folder.join("io.safetensors")));
+        let (times, condition) = (io.floats("u")?, io.condition(device)?);
+        let (x, ctx) = (io.tensor("x", device)?, Ctx { precision, ..Ctx::default() });
+        let pred = network.forward(x, TimeInput::of(&times, device), &condition, ctx).pred;
+        let output = floats(pred.clone())?;
+
+        let gradients = GradientsParams::from_grads((pred.clone() * pred).mean().backward(), &network);
+        let gradients = network.map(&mut IntoGradients(gradients)).to_bytes()?;
+        let mut gradients = Io(SafetensorsStore::from_bytes(Some(gradients)));
+        let names: Vec<String> = io.0.keys()?.into_iter().filter(|name| name.starts_with("grad.")).collect();
+        ensure!(names.len() >= 5, "{} gradients to compare with", names.len());
+        let gradients = names.into_iter().map(|name| {
+            let weight = name.trim_start_matches("grad.");
+            Ok((weight.to_owned(), gradients.floats(weight)?, io.floats(&name)?))
+        });
+        let gradients = gradients.collect::<Result<_>>()?;
+        Ok(Self { output, expected: io.floats("pred")?, gradients })
+    }
 }
 
 /// The larger of 1 − cosine and the relative difference of the norms.
-fn gradient(weight: &str, found: &[f32], expected: &[f32]) -> Result<f64> {
+fn gradient(weight: &str, found: &[f32], expected: &[f32], tolerance: f64) -> Result<f64> {
     ensure!(found.len() == expected.len(), "gradient of {weight}: {} values", found.len());
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum::<f64>();
     let (norm, found_norm) = (dot(expected, expected).sqrt(), dot(found, found).sqrt());
@@ -119,10 +151,7 @@ fn gradient(weight: &str, found: &[f32], expected: &[f32]) -> Result<f64> {
     }
     let error = (1.0 - dot(found, expected) / (norm * found_norm)).max((found_norm / norm - 1.0).abs());
     // Also refuses what is no number.
-    ensure!(
-        error <= GRADIENT_TOLERANCE,
-        "gradient of {weight}: error {error:.1e}, allowed {GRADIENT_TOLERANCE:.0e}"
-    );
+    ensure!(error <= tolerance, "gradient of {weight}: error {error:.1e}, allowed {tolerance:.0e}");
     Ok(error)
 }
 
@@ -133,11 +162,12 @@ mod tests {
     #[test]
     fn a_gradient_of_another_direction_or_length_does_not_pass() {
         let expected = [3.0, 4.0];
-        assert!(gradient("w", &expected, &expected).unwrap() < 1e-12);
+        let gradient = |found: &[f32], expected: &[f32]| gradient("w", found, expected, GRADIENT_TOLERANCE);
+        assert!(gradient(&expected, &expected).unwrap() < 1e-12);
         for found in [[4.0, 3.0], [3.01, 4.0], [0.0, 0.0], [f32::NAN, 4.0]] {
-            assert!(gradient("w", &found, &expected).is_err(), "{found:?}");
+            assert!(gradient(&found, &expected).is_err(), "{found:?}");
         }
-        assert!(gradient("w", &[1e-3], &[0.0]).is_err());
-        assert!(gradient("w", &[1e-8], &[0.0]).is_ok());
+        assert!(gradient(&[1e-3], &[0.0]).is_err());
+        assert!(gradient(&[1e-8], &[0.0]).is_ok());
     }
 }

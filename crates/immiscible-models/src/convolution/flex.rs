@@ -14,7 +14,7 @@ pub(super) fn geometry(conv: &Conv2d, x: &Tensor<4>) -> Option<Geometry> {
     let plain = conv.groups == 1 && conv.dilation == [1, 1];
     let [batch, channels, height, width] = x.dims();
     let [to, from, ..] = conv.weight.dims();
-    if !(flex::has(x) && plain && from == channels && batch > 0) {
+    if !(flex::has(x) && flex::has(&conv.weight.val()) && plain && from == channels && batch > 0) {
         return None;
     }
     let [top, left, bottom, right] = match conv.padding {

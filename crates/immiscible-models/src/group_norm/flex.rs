@@ -14,7 +14,8 @@ pub(super) fn layer(norm: &GroupNorm, x: &Tensor<4>, act: Option<ActFn>) -> Opti
         Some(_) => return None,
     };
     let shape = x.dims();
-    let there = norm.gamma.is_some() && norm.beta.is_some() && shape.iter().all(|&size| size > 0);
+    let weights = [norm.gamma.as_ref()?, norm.beta.as_ref()?];
+    let there = weights.iter().all(|it| flex::has(&it.val())) && shape.iter().all(|&size| size > 0);
     (flex::has(x) && there && shape[1] == norm.num_channels).then_some(Layer {
         shape,
         groups: norm.num_groups,

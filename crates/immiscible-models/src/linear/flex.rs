@@ -28,7 +28,12 @@ impl Projection {
 pub(super) fn projection(linear: &Linear, x: &Tensor<3>) -> Option<Projection> {
     let ([batch, rows, width], [from, to]) = (x.dims(), linear.weight.dims());
     let there = [batch, rows, from, to].iter().all(|&size| size > 0);
-    (flex::has(x) && there && width == from).then_some(Projection { batch, rows, from, to })
+    (flex::has(x) && flex::has(&linear.weight.val()) && there && width == from).then_some(Projection {
+        batch,
+        rows,
+        from,
+        to,
+    })
 }
 
 /// The layer on the CPU.

@@ -9,7 +9,8 @@ use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::{DType, Tensor};
 
-/// Attention of several heads, which lie side by side in each row. The softmax is at least of single precision.
+/// Attention of several heads, which lie side by side in each row. The softmax is at
+/// least of single precision; its logits are products of q's type.
 ///
 /// # Shapes
 /// `q` `[B, N, H·d]`, `k` and `v` `[B, M, H·d]` → `[B, N, H·d]`
