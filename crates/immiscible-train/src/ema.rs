@@ -67,7 +67,9 @@ impl<M: Module> Ema<M> {
 
     /// Moves the average towards `online`, which has taken `n` updates before.
     pub fn update(&mut self, online: &M, n: u64) {
-        self.network = blend(self.network.clone(), online, self.decay(n));
+        // The average is handed on and not shared, so that it may be changed where it is.
+        let average = std::mem::replace(&mut self.network, online.valid());
+        self.network = blend(average, online, self.decay(n));
     }
 }
 
@@ -88,11 +90,24 @@ pub(crate) fn blend<M: Module>(average: M, online: &M, decay: f64) -> M {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let (id, average, mapper) = param.consume();
             let blended = match self.online.remove::<D>(id) {
-                Some(online) => average.clone() + (online - average).mul_scalar(1.0 - self.decay),
+                Some(online) => towards(average, online, 1.0 - self.decay),
                 None => average,
             };
             Param::from_mapped_value(id, blended, mapper)
         }
+    }
+
+    /// average + share · (online − average)
+    fn towards<const D: usize>(average: Tensor<D>, online: Tensor<D>, share: f64) -> Tensor<D> {
+        #[cfg(feature = "flex")]
+        if crate::cpu::has(&average) {
+            let change = |[average]: [&mut [f32]; 1], [online]: [&[f32]; 1]| {
+                average.iter_mut().zip(online).for_each(|(a, o)| *a += share as f32 * (o - *a));
+            };
+            let [average] = crate::cpu::change([average], [online], change);
+            return average;
+        }
+        average.clone() + (online - average).mul_scalar(share)
     }
 
     let mut online_weights = Collect(GradientsParams::new());

@@ -118,7 +118,9 @@ impl Learner {
         }
 
         let learning_rate = self.optimizer_config.learning_rate_at(step);
-        self.network = self.optimizer.step(learning_rate, self.network.clone(), gradients);
+        // The weights are handed on and not shared, so that they may be changed where they are.
+        let network = std::mem::replace(&mut self.network, self.ema.network().clone());
+        self.network = self.optimizer.step(learning_rate, network, gradients);
         self.ema.update(&self.network, step);
         self.other_emas.iter_mut().for_each(|(_, ema)| ema.update(&self.network, step));
         Ok((loss, gradient_norm))

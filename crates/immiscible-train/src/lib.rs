@@ -1,10 +1,13 @@
 #![doc = include_str!("../README.md")]
 
+mod adam;
 mod checkpoint;
 mod class_condition;
 mod config;
 mod consistency;
 mod consistency_loss;
+#[cfg(feature = "flex")]
+mod cpu;
 mod diffusion;
 mod distance;
 mod ema;

@@ -1,15 +1,15 @@
-use crate::{OptimizerConfig, TrainError, muon::muon, parameters::hidden_matrices, radam::RAdam};
+use crate::{
+    OptimizerConfig, TrainError, adam::InOnePass, muon::muon, parameters::hidden_matrices, radam::RAdam,
+};
 use burn::module::{Module, ParamId};
-use burn::optim::{AdamConfig, AdamW, AdamWConfig, LionConfig, ModuleOptimizer};
+use burn::optim::{AdamW, LionConfig, ModuleOptimizer};
 
 /// Builds an optimiser for a network whose hidden matrices are given.
 type Build = fn(&OptimizerConfig, Vec<ParamId>) -> ModuleOptimizer;
 
 /// Every optimiser by name, sorted.
 pub const OPTIMIZERS: &[(&str, Build)] = &[
-    ("adam", |c, _| {
-        AdamConfig::new().with_beta_1(c.beta1).with_beta_2(c.beta2()).with_epsilon(c.epsilon).init()
-    }),
+    ("adam", |c, _| InOnePass::adam(c.beta1, c.beta2(), c.epsilon).into()),
     ("adamw", |c, _| adamw(c).into()),
     // Chen et al. 2023, arXiv 2302.06675, algorithm 2.
     (LION, |c, _| {
@@ -23,13 +23,8 @@ pub const OPTIMIZERS: &[(&str, Build)] = &[
 pub(crate) const LION: &str = "lion";
 pub(crate) const MUON: &str = "muon";
 
-pub(crate) fn adamw(config: &OptimizerConfig) -> AdamW {
-    AdamWConfig::new()
-        .with_beta_1(config.beta1)
-        .with_beta_2(config.beta2())
-        .with_epsilon(config.epsilon)
-        .with_weight_decay(config.weight_decay)
-        .build()
+pub(crate) fn adamw(config: &OptimizerConfig) -> InOnePass<AdamW> {
+    InOnePass::adamw(config.beta1, config.beta2(), config.epsilon, config.weight_decay)
 }
 
 impl OptimizerConfig {

@@ -61,7 +61,7 @@ pub(crate) fn clip_global_norm<M: Module>(
     impl ModuleVisitor for Norm<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.gradients.get::<D>(param.id) {
-                let square = gradient.powi_scalar(2).sum();
+                let square = square_sum(gradient);
                 self.squares = Some(match self.squares.take() {
                     Some(sum) => sum + square,
                     None => square,
@@ -77,8 +77,7 @@ pub(crate) fn clip_global_norm<M: Module>(
     impl ModuleVisitor for Scale {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = self.from.remove::<D>(param.id) {
-                let factor = self.factor.clone().reshape([1; D]);
-                self.to.register(param.id, gradient * factor);
+                self.to.register(param.id, times(gradient, &self.factor));
             }
         }
     }
@@ -97,13 +96,40 @@ pub(crate) fn clip_global_norm<M: Module>(
     (scale.to, Some(norm))
 }
 
+/// The sum of the squares, `[1]`.
+fn square_sum<const D: usize>(tensor: Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if crate::cpu::has(&tensor) {
+        let device = tensor.device();
+        return Tensor::from_data([crate::cpu::sum_of_squares(tensor)], &device);
+    }
+    tensor.powi_scalar(2).sum()
+}
+
+/// All values times `factor`, `[1]`.
+fn times<const D: usize>(tensor: Tensor<D>, factor: &Tensor<1>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if crate::cpu::has(&tensor) {
+        let factor: f32 = factor.clone().into_scalar();
+        // Most gradients are shorter than the limit.
+        if factor == 1.0 {
+            return tensor;
+        }
+        let [scaled] = crate::cpu::change([tensor], [], |[values]: [&mut [f32]; 1], []: [&[f32]; 0]| {
+            values.iter_mut().for_each(|value| *value *= factor);
+        });
+        return scaled;
+    }
+    tensor * factor.clone().reshape([1; D])
+}
+
 /// The sum of the squares of all parameters, `[1]`: not finite where one of them is not.
 pub(crate) fn sum_of_squares<M: Module>(module: &M) -> Option<Tensor<1>> {
     #[derive(Default)]
     struct Squares(Option<Tensor<1>>);
     impl ModuleVisitor for Squares {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let square = param.val().powi_scalar(2).sum();
+            let square = square_sum(param.val());
             self.0 = Some(match self.0.take() {
                 Some(sum) => sum + square,
                 None => square,

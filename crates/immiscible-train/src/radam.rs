@@ -1,19 +1,19 @@
-use burn::optim::{Adam, AdamConfig, AdamState, Optimizer};
+use crate::adam::InOnePass;
+use burn::optim::{Adam, AdamState, Optimizer};
 use burn::tensor::{Device, Tensor};
 
 /// Rectified Adam (Liu et al. 2020, arXiv 1908.03265, algorithm 2): the step of Adam is scaled down while few gradients stand
 /// behind its second moment, and goes without that moment while too few do. Consistency training was published with it.
 #[derive(Clone)]
 pub(crate) struct RAdam {
-    adam: Adam,
+    adam: InOnePass<Adam>,
     beta1: f64,
     beta2: f64,
 }
 
 impl RAdam {
     pub(crate) fn new(beta1: f32, beta2: f32, epsilon: f32) -> Self {
-        let adam = AdamConfig::new().with_beta_1(beta1).with_beta_2(beta2).with_epsilon(epsilon);
-        Self { adam: adam.build(), beta1: beta1.into(), beta2: beta2.into() }
+        Self { adam: InOnePass::adam(beta1, beta2, epsilon), beta1: beta1.into(), beta2: beta2.into() }
     }
 
     /// r_t, or none while the variance of the adaptive rate has no bound.
