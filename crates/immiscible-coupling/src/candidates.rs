@@ -1,6 +1,7 @@
 //! The choice of every image among its own candidates, which the KNN couplings share.
 
-use crate::{CouplingError, Draw, fresh_noise};
+use crate::{Compared, Costs, CouplingError, Draw, Statistics, download, fresh_noise, statistics::Sums};
+use burn::tensor::{Tensor, TensorData};
 use immiscible_assign::AssignError;
 use immiscible_random::{Key, Stream};
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis, parallel::prelude::*};
@@ -8,6 +9,8 @@ use std::time::Instant;
 
 /// Candidates of an image that are compared at once; bounds the memory to this many noises a thread.
 const CHUNK: usize = 16;
+/// Numbers of candidates that are on a device at once, where one of each image is not more.
+const MOST: usize = 1 << 24;
 
 /// Every image takes, of its own `k` noises, the one of the highest score, and the first of those that have it.
 ///
@@ -40,6 +43,68 @@ pub(crate) fn best_of(
     }
     let milliseconds = start.elapsed().as_secs_f64() * 1e3;
     Draw::measured(x0, drawn.view(), noise, milliseconds)
+}
+
+/// [`best_of`] for images that are on a device, `[B, C, H, W]`: the candidates are drawn on the host by the same addresses, compared there
+/// some at a time, and the best of them stay there. `score` is given the images `[1, B, D]` and some candidates of each, `[c, B, D]`,
+/// and returns `[c, B, 1]`.
+pub(crate) fn best_of_on_device(
+    k: usize,
+    x0: &Tensor<4>,
+    key: Key,
+    score: impl Fn(&Tensor<3>, &Tensor<3>) -> Tensor<3>,
+) -> Result<(Compared, Costs), CouplingError> {
+    let (device, shape) = (x0.device(), x0.dims());
+    let [rows, dimensions] = [shape[0], shape[1..].iter().product()];
+    let x = x0.clone().reshape([1, rows, dimensions]);
+    let on_device = |values: Vec<f32>, count| {
+        Tensor::<3>::from_data(TensorData::new(values, [count, rows, dimensions]), &device)
+    };
+    let first = on_device(fresh_noise(rows, dimensions, key).into_raw_vec_and_offset().0, 1);
+    // What the device still has to do to make the images is no part of comparing them.
+    device.sync().map_err(CouplingError::device)?;
+
+    let start = Instant::now();
+    let key = key.stream(Stream::CANDIDATES);
+    let (mut best, mut most) = (first.clone(), score(&x, &first));
+    let at_once = (MOST / (rows * dimensions).max(1)).clamp(1, CHUNK);
+    for chunk in (1..k).step_by(at_once) {
+        let count = at_once.min(k - chunk);
+        let numbers: Vec<u64> =
+            (chunk..chunk + count).flat_map(|j| (0..rows).map(move |row| address(row, j))).collect();
+        let mut values = vec![0.0; numbers.len() * dimensions];
+        key.fill_normals_at(&numbers, dimensions, &mut values);
+        let candidates = on_device(values, count);
+        let (highest, place) = score(&x, &candidates).max_dim_with_indices(0);
+        let nearest = candidates.gather(0, place.expand([1, rows, dimensions]));
+        // Strictly more, so that a tie keeps the earlier candidate.
+        let nearer = highest.clone().greater(most.clone());
+        best = best.mask_where(nearer.clone().expand([1, rows, dimensions]), nearest);
+        most = most.mask_where(nearer, highest);
+    }
+
+    let distance = |n: &Tensor<3>| (x.clone() - n.clone()).square().sum_dim(2).sqrt().mean();
+    let over_rows = |it: &Tensor<3>| it.clone().sum_dim(1);
+    let sums = [
+        distance(&first),
+        distance(&best),
+        (x.clone() * best.clone()).sum(),
+        x.clone().square().sum(),
+        best.clone().square().sum(),
+        (over_rows(&x) * over_rows(&best)).sum(),
+        over_rows(&best).square().sum(),
+    ];
+    let read = download(Tensor::cat(sums.to_vec(), 0))?;
+    let [distance_before, distance_after, inner, image, noise, means, mean] =
+        std::array::from_fn(|i| f64::from(read.get(i).copied().unwrap_or(f32::NAN)));
+    let statistics = Statistics {
+        distance_before,
+        distance_after,
+        ..Statistics::of_sums((rows, dimensions), Sums { inner, image, noise, means, mean })
+    };
+    let moved = [size_of::<f32>() * read.len(), size_of::<f32>() * k * rows * dimensions];
+    let milliseconds = start.elapsed().as_secs_f64() * 1e3;
+    Ok(Compared::chosen(best.reshape(shape), statistics, moved, milliseconds))
 }
 
 /// The number of an image's best candidate; candidate 0 is `first`.

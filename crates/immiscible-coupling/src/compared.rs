@@ -5,16 +5,33 @@ use immiscible_random::Key;
 use ndarray::{Array1, Array2, Axis, parallel::prelude::*};
 use std::{sync::Arc, time::Instant};
 
-/// The half of a [comparison](crate::Coupling::compare) that stays on the device: the noises that were drawn.
+/// The half of a [comparison](crate::Coupling::compare) that stays on the device: the noises to choose from.
 #[derive(Clone, Debug)]
 pub struct Compared {
     /// `[M, C, H, W]`.
-    drawn: Tensor<4>,
+    noises: Tensor<4>,
 }
 
-/// The half of a comparison that crosses to the host: what images and noises cost each other. It holds host arrays only, so any
-/// thread may [solve](Self::solve) it.
+/// The half of a comparison that crosses to the host. It holds host arrays only, so any thread may [solve](Self::solve) it.
 pub struct Costs {
+    open: Open,
+    bytes_to_host: usize,
+    bytes_to_device: usize,
+    milliseconds: f64,
+}
+
+/// What is still to be done on the host.
+enum Open {
+    Assignment(Box<Products>),
+    /// Nothing: the noises that are left are those of the images, one after the other.
+    Nothing {
+        rows: usize,
+        statistics: Statistics,
+    },
+}
+
+/// What images and noises cost each other, for an assignment.
+struct Products {
     /// −⟨x, n⟩, `[B, M]`.
     products: Array2<f32>,
     /// |x|² of every image.
@@ -25,13 +42,12 @@ pub struct Costs {
     image_scale: f32,
     groups: Option<Vec<u32>>,
     assigner: Arc<dyn Assigner>,
-    milliseconds: f64,
 }
 
 /// Which noise each image takes.
 #[derive(Clone, Debug)]
 pub struct Chosen {
-    /// For every image the row of its noise among those that were drawn.
+    /// For every image the row of its noise among those on the device.
     pub noise_of: Vec<u32>,
     /// What that does to the batch; the time is that of comparison and choice.
     pub statistics: Statistics,
@@ -72,15 +88,46 @@ impl Comparison {
         let [x, n] = if rounded { [x, n].map(|it| it.cast(DType::BF16)) } else { [x, n] };
         let products: Tensor<1> = x.matmul(n.transpose()).cast(DType::F32).neg().reshape([rows * noises]);
         let mut values = download(Tensor::cat(vec![products, squares], 0))?;
-        let squares = values.split_off(rows * noises).into();
+        let squares: Array1<f32> = values.split_off(rows * noises).into();
         let products = Array2::from_shape_vec((rows, noises), values).map_err(CouplingError::device)?;
-        let milliseconds = start.elapsed().as_secs_f64() * 1e3;
-        let costs = Costs { products, squares, drawn, cost, image_scale, groups, assigner, milliseconds };
-        Ok((Compared { drawn: on_device }, costs))
+        let costs = Costs {
+            bytes_to_host: size_of::<f32>() * (products.len() + squares.len()),
+            bytes_to_device: size_of::<f32>() * drawn.len() + Compared::bytes_of_rows(rows),
+            open: Open::Assignment(Box::new(Products {
+                products,
+                squares,
+                drawn,
+                cost,
+                image_scale,
+                groups,
+                assigner,
+            })),
+            milliseconds: start.elapsed().as_secs_f64() * 1e3,
+        };
+        Ok((Compared { noises: on_device }, costs))
     }
 }
 
 impl Compared {
+    /// Noises that were chosen on the device already, that of each image, after `milliseconds` that it took; with what had to be
+    /// moved for it.
+    pub(crate) fn chosen(
+        noises: Tensor<4>,
+        statistics: Statistics,
+        [bytes_to_host, bytes_to_device]: [usize; 2],
+        milliseconds: f64,
+    ) -> (Self, Costs) {
+        let [rows, ..] = noises.dims();
+        let bytes_to_device = bytes_to_device + Self::bytes_of_rows(rows);
+        let open = Open::Nothing { rows, statistics };
+        (Self { noises }, Costs { open, bytes_to_host, bytes_to_device, milliseconds })
+    }
+
+    /// The numbers of the noises, which [`take`](Self::take) moves.
+    fn bytes_of_rows(rows: usize) -> usize {
+        size_of::<i64>() * rows
+    }
+
     /// Gathers the noises of the batch on the device. On a device that works on by itself the time that is added to the
     /// statistics is that of asking for it.
     pub fn take(self, chosen: Chosen) -> Draw<Tensor<4>> {
@@ -88,27 +135,27 @@ impl Compared {
         let Chosen { noise_of, mut statistics, .. } = chosen;
         let rows: Vec<i64> = noise_of.into_iter().map(i64::from).collect();
         let shape = [rows.len()];
-        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &self.drawn.device());
-        let noise = self.drawn.select(0, rows);
+        let rows = Tensor::<1, Int>::from_data(TensorData::new(rows, shape), &self.noises.device());
+        let noise = self.noises.select(0, rows);
         statistics.milliseconds += start.elapsed().as_secs_f64() * 1e3;
         Draw { noise, statistics }
     }
 }
 
 impl Costs {
-    /// Wall-clock time of the comparison: the product, and its way to the host.
+    /// Wall-clock time of the comparison: what the device computes, and its way to the host.
     pub fn milliseconds(&self) -> f64 {
         self.milliseconds
     }
 
     /// What was read from the device, in bytes.
     pub fn bytes_to_host(&self) -> usize {
-        size_of::<f32>() * (self.products.len() + self.squares.len())
+        self.bytes_to_host
     }
 
     /// What is put on the device, in bytes: the noises that were drawn, and in the end the number of each image's.
     pub fn bytes_to_device(&self) -> usize {
-        size_of::<f32>() * self.drawn.len() + size_of::<i64>() * self.squares.len()
+        self.bytes_to_device
     }
 
     /// Chooses a noise for every image.
@@ -116,6 +163,24 @@ impl Costs {
     /// # Errors
     /// [`CouplingError::NonFinite`] for images that cannot be compared, and what the assigner refuses.
     pub fn solve(self) -> Result<Chosen, CouplingError> {
+        let compared = self.milliseconds;
+        let chosen = match self.open {
+            Open::Assignment(products) => products.solve()?,
+            Open::Nothing { rows, statistics } => {
+                let noise_of = (0..rows as u32).collect();
+                Chosen { noise_of, statistics, milliseconds: 0.0 }
+            }
+        };
+        let statistics = Statistics { milliseconds: compared + chosen.milliseconds, ..chosen.statistics };
+        if !statistics.distance_after.is_finite() {
+            return Err(CouplingError::NonFinite);
+        }
+        Ok(Chosen { statistics, ..chosen })
+    }
+}
+
+impl Products {
+    fn solve(self) -> Result<Chosen, CouplingError> {
         let start = Instant::now();
         let lengths: Array1<f32> = self.drawn.rows().into_iter().map(|n| n.dot(&n)).collect();
         if !self.squares.iter().chain(&self.products).all(|value| value.is_finite()) {
@@ -127,7 +192,6 @@ impl Costs {
         };
         let milliseconds = start.elapsed().as_secs_f64() * 1e3;
         let statistics = self.measure(&lengths, &noise_of);
-        let statistics = Statistics { milliseconds: self.milliseconds + milliseconds, ..statistics };
         Ok(Chosen { noise_of, statistics, milliseconds })
     }
 

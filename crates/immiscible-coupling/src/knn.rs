@@ -1,7 +1,8 @@
 use crate::{
-    Coupling, CouplingError, Draw, HostCoupling, PairContext,
-    candidates::{best_of, check_mask, keep_counted},
+    Compared, Costs, Coupling, CouplingError, Draw, HostCoupling, PairContext,
+    candidates::{best_of, best_of_on_device, check_mask, keep_counted},
 };
+use burn::tensor::Tensor;
 use immiscible_assign::half_distance;
 use immiscible_random::Key;
 use ndarray::{Array2, ArrayView1, ArrayView2, Axis};
@@ -116,6 +117,27 @@ impl Cells {
 impl Coupling for Knn {
     fn name(&self) -> &'static str {
         "knn"
+    }
+
+    /// Where all coordinates are compared as they are.
+    fn compare(
+        &self,
+        x0: &Tensor<4>,
+        pairing: &PairContext,
+        key: Key,
+    ) -> Result<Option<(Compared, Costs)>, CouplingError> {
+        if self.half || self.coarse.is_some() || pairing.mask.is_some() || x0.dims()[0] == 0 {
+            return Ok(None);
+        }
+        let score = |x: &Tensor<3>, n: &Tensor<3>| {
+            let product = (x.clone() * n.clone()).sum_dim(2) * self.image_scale;
+            match self.select {
+                // As on the host.
+                Select::L2 => product * 2.0 - n.clone().square().sum_dim(2),
+                Select::Dot => product,
+            }
+        };
+        best_of_on_device(self.k, x0, key, score).map(Some)
     }
 
     fn exact_marginal(&self) -> bool {

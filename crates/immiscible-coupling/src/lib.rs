@@ -139,9 +139,9 @@ pub trait Coupling: Send + Sync {
         }
     }
 
-    /// The first half of a draw for images that are on a device: compares them there with their noises, and reads what they cost
-    /// each other, so that the choice, which is the host's, can be made beside other work of the device. None where this draw
-    /// has no such form.
+    /// The first half of a draw for images that are on a device: compares them there with their noises, and reads what the host needs
+    /// to choose, so that it can do so beside other work of the device; nothing but the statistics where the device chooses. None
+    /// where this draw has no such form.
     ///
     /// It pairs as the form for [host](Self::host) arrays does, but for the rounding of the costs: pairs that differ by no more
     /// than that, a few units in the last place of a cost, may be exchanged.
