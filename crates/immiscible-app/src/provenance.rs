@@ -82,10 +82,10 @@ fn command(arguments: impl Iterator<Item = String>) -> String {
 }
 
 /// `NAME:PATH`, `--flag=PATH` or a path, without the folders; in quotes where it has spaces. Sizes of networks, such as DiT-S/2, are no
-/// paths.
+/// paths, nor are several of them.
 fn shortened(argument: &str) -> String {
     let last = |path: &str| match Path::new(path).file_name() {
-        _ if NetworkConfig::of_size(path).is_ok() => path.to_owned(),
+        _ if path.split(',').all(|size| NetworkConfig::of_size(size).is_ok()) => path.to_owned(),
         Some(name) if Path::new(path).components().count() > 1 => name.to_string_lossy().into_owned(),
         _ => path.to_owned(),
     };
@@ -119,12 +119,12 @@ mod tests {
 
     #[test]
     fn commands_keep_no_folders_and_no_note() {
-        let arguments = "coupling bench folder:/data/my/train DiT-S/2 --pools 128,1024 --prices ../some/prices.bin --out=a/b";
+        let arguments = "coupling bench folder:/data/my/train DiT-S/2 DiT-S/2,DiT-B/4 --pools 128,1024 --prices ../some/prices.bin --out=a/b";
         let arguments = arguments.split(' ').map(str::to_owned);
         let note = ["--note", "on /dev/null", "--note=x", "/a/b c"].map(str::to_owned);
         assert_eq!(
             command(arguments.chain(note)),
-            "immiscible coupling bench folder:train DiT-S/2 --pools 128,1024 --prices prices.bin --out=b \"b c\""
+            "immiscible coupling bench folder:train DiT-S/2 DiT-S/2,DiT-B/4 --pools 128,1024 --prices prices.bin --out=b \"b c\""
         );
     }
 }
