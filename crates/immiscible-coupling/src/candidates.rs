@@ -45,9 +45,9 @@ pub(crate) fn best_of(
     Draw::measured(x0, drawn.view(), noise, milliseconds)
 }
 
-/// [`best_of`] for images that are on a device, `[B, C, H, W]`: the candidates are drawn on the host by the same addresses, compared there
-/// some at a time, and the best of them stay there. `score` is given the images `[1, B, D]` and some candidates of each, `[c, B, D]`,
-/// and returns `[c, B, 1]`.
+/// [`best_of`] for images that are on a device, `[B, C, H, W]`: the candidates are drawn on the host by the same addresses, while the
+/// device still makes the images or compares those before, and compared there some at a time; the best of them stay there. `score` is
+/// given the images `[1, B, D]` and some candidates of each, `[c, B, D]`, and returns `[c, B, 1]`.
 pub(crate) fn best_of_on_device(
     k: usize,
     x0: &Tensor<4>,
@@ -61,26 +61,32 @@ pub(crate) fn best_of_on_device(
         Tensor::<3>::from_data(TensorData::new(values, [count, rows, dimensions]), &device)
     };
     let first = on_device(fresh_noise(rows, dimensions, key).into_raw_vec_and_offset().0, 1);
+    let key = key.stream(Stream::CANDIDATES);
+    // So many candidates of every image from number `chunk` on, as far as there are any.
+    let at_once = (MOST / (rows * dimensions).max(1)).clamp(1, CHUNK);
+    let draw = |chunk: usize| {
+        let numbers: Vec<u64> =
+            (chunk..k.min(chunk + at_once)).flat_map(|j| (0..rows).map(move |row| address(row, j))).collect();
+        let mut values = vec![0.0; numbers.len() * dimensions];
+        key.fill_normals_at(&numbers, dimensions, &mut values);
+        values
+    };
+    let mut drawn = draw(1);
     // What the device still has to do to make the images is no part of comparing them.
     device.sync().map_err(CouplingError::device)?;
 
     let start = Instant::now();
-    let key = key.stream(Stream::CANDIDATES);
     let (mut best, mut most) = (first.clone(), score(&x, &first));
-    let at_once = (MOST / (rows * dimensions).max(1)).clamp(1, CHUNK);
     for chunk in (1..k).step_by(at_once) {
-        let count = at_once.min(k - chunk);
-        let numbers: Vec<u64> =
-            (chunk..chunk + count).flat_map(|j| (0..rows).map(move |row| address(row, j))).collect();
-        let mut values = vec![0.0; numbers.len() * dimensions];
-        key.fill_normals_at(&numbers, dimensions, &mut values);
-        let candidates = on_device(values, count);
+        let candidates = on_device(drawn, at_once.min(k - chunk));
         let (highest, place) = score(&x, &candidates).max_dim_with_indices(0);
         let nearest = candidates.gather(0, place.expand([1, rows, dimensions]));
         // Strictly more, so that a tie keeps the earlier candidate.
         let nearer = highest.clone().greater(most.clone());
         best = best.mask_where(nearer.clone().expand([1, rows, dimensions]), nearest);
         most = most.mask_where(nearer, highest);
+        // While the device compares.
+        drawn = draw(chunk + at_once);
     }
 
     let distance = |n: &Tensor<3>| (x.clone() - n.clone()).square().sum_dim(2).sqrt().mean();

@@ -1,13 +1,11 @@
-use burn::optim::{
-    Adam, AdamConfig, AdamState, AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer,
-};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::tensor::{Device, Tensor};
 
-/// Adam (Kingma & Ba 2015, arXiv 1412.6980, algorithm 1) or AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2) as Burn has
-/// it, `O`, but for the CPU in one pass over weights, gradient and moments.
+/// AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101, algorithm 2), and without weight decay Adam (Kingma & Ba 2015, arXiv 1412.6980,
+/// algorithm 1): as Burn has it, but for the CPU in one pass over weights, gradient and moments.
 #[derive(Clone)]
-pub(crate) struct InOnePass<O> {
-    burn: O,
+pub(crate) struct Adam {
+    burn: AdamW,
     #[cfg(feature = "flex")]
     options: Options,
 }
@@ -18,23 +16,11 @@ struct Options {
     beta1: f32,
     beta2: f32,
     epsilon: f32,
-    /// Decoupled; Adam has none.
     weight_decay: f32,
 }
 
-impl InOnePass<Adam> {
-    pub(crate) fn adam(beta1: f32, beta2: f32, epsilon: f32) -> Self {
-        let config = AdamConfig::new().with_beta_1(beta1).with_beta_2(beta2).with_epsilon(epsilon);
-        Self {
-            burn: config.build(),
-            #[cfg(feature = "flex")]
-            options: Options { beta1, beta2, epsilon, weight_decay: 0.0 },
-        }
-    }
-}
-
-impl InOnePass<AdamW> {
-    pub(crate) fn adamw(beta1: f32, beta2: f32, epsilon: f32, weight_decay: f32) -> Self {
+impl Adam {
+    pub(crate) fn new(beta1: f32, beta2: f32, epsilon: f32, weight_decay: f32) -> Self {
         let config = AdamWConfig::new().with_beta_1(beta1).with_beta_2(beta2).with_epsilon(epsilon);
         Self {
             burn: config.with_weight_decay(weight_decay).build(),
@@ -44,30 +30,7 @@ impl InOnePass<AdamW> {
     }
 }
 
-impl Optimizer for InOnePass<Adam> {
-    type State<const D: usize> = AdamState<D>;
-
-    fn step<const D: usize>(
-        &self,
-        lr: f64,
-        tensor: Tensor<D>,
-        grad: Tensor<D>,
-        state: Option<Self::State<D>>,
-    ) -> (Tensor<D>, Option<Self::State<D>>) {
-        #[cfg(feature = "flex")]
-        if crate::cpu::has(&tensor) {
-            let (tensor, momentum) = self.options.step(lr, tensor, grad, state.map(|state| state.momentum));
-            return (tensor, Some(AdamState::new(momentum)));
-        }
-        self.burn.step(lr, tensor, grad, state)
-    }
-
-    fn to_device<const D: usize>(state: Self::State<D>, device: &Device) -> Self::State<D> {
-        Adam::to_device(state, device)
-    }
-}
-
-impl Optimizer for InOnePass<AdamW> {
+impl Optimizer for Adam {
     type State<const D: usize> = AdamWState<D>;
 
     fn step<const D: usize>(

@@ -113,7 +113,7 @@ impl TrainStep for ConsistencyStep {
         };
         let (loss, gradient_norm) = self.learner.learn(example.rows(), step, loss_of)?;
         let decay = self.curriculum.decay(step);
-        self.teacher = blend(self.teacher.clone(), self.learner.network(), decay);
+        blend(&mut self.teacher, self.learner.network(), decay);
         Ok(StepReport { loss, gradient_norm, coupling: example.statistics, latents: None })
     }
 

@@ -67,14 +67,13 @@ impl<M: Module> Ema<M> {
 
     /// Moves the average towards `online`, which has taken `n` updates before.
     pub fn update(&mut self, online: &M, n: u64) {
-        // The average is handed on and not shared, so that it may be changed where it is.
-        let average = std::mem::replace(&mut self.network, online.valid());
-        self.network = blend(average, online, self.decay(n));
+        let decay = self.decay(n);
+        blend(&mut self.network, online, decay);
     }
 }
 
-/// decay · average + (1 − decay) · online, outside any autodiff graph, as `average` is.
-pub(crate) fn blend<M: Module>(average: M, online: &M, decay: f64) -> M {
+/// average ← decay · average + (1 − decay) · online, outside any autodiff graph, as `average` is.
+pub(crate) fn blend<M: Module>(average: &mut M, online: &M, decay: f64) {
     // Burn's map from parameter id to a tensor of any rank.
     struct Collect(GradientsParams);
     impl ModuleVisitor for Collect {
@@ -110,9 +109,11 @@ pub(crate) fn blend<M: Module>(average: M, online: &M, decay: f64) -> M {
         average.clone() + (online - average).mul_scalar(share)
     }
 
-    let mut online_weights = Collect(GradientsParams::new());
-    online.valid().visit(&mut online_weights);
-    average.map(&mut Blend { online: online_weights.0, decay })
+    let (plain, mut online_weights) = (online.valid(), Collect(GradientsParams::new()));
+    plain.visit(&mut online_weights);
+    // The average is handed on and not shared, so that it may be changed where it is.
+    let before = std::mem::replace(average, plain);
+    *average = before.map(&mut Blend { online: online_weights.0, decay });
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
-use crate::{
-    OptimizerConfig, TrainError, adam::InOnePass, muon::muon, parameters::hidden_matrices, radam::RAdam,
-};
+use crate::{OptimizerConfig, TrainError, adam::Adam, muon::muon, parameters::hidden_matrices, radam::RAdam};
 use burn::module::{Module, ParamId};
-use burn::optim::{AdamW, LionConfig, ModuleOptimizer};
+use burn::optim::{LionConfig, ModuleOptimizer};
 
 /// Builds an optimiser for a network whose hidden matrices are given.
 type Build = fn(&OptimizerConfig, Vec<ParamId>) -> ModuleOptimizer;
 
 /// Every optimiser by name, sorted.
 pub const OPTIMIZERS: &[(&str, Build)] = &[
-    ("adam", |c, _| InOnePass::adam(c.beta1, c.beta2(), c.epsilon).into()),
+    ("adam", |c, _| Adam::new(c.beta1, c.beta2(), c.epsilon, 0.0).into()),
     ("adamw", |c, _| adamw(c).into()),
     // Chen et al. 2023, arXiv 2302.06675, algorithm 2.
     (LION, |c, _| {
@@ -23,8 +21,8 @@ pub const OPTIMIZERS: &[(&str, Build)] = &[
 pub(crate) const LION: &str = "lion";
 pub(crate) const MUON: &str = "muon";
 
-pub(crate) fn adamw(config: &OptimizerConfig) -> InOnePass<AdamW> {
-    InOnePass::adamw(config.beta1, config.beta2(), config.epsilon, config.weight_decay)
+pub(crate) fn adamw(config: &OptimizerConfig) -> Adam {
+    Adam::new(config.beta1, config.beta2(), config.epsilon, config.weight_decay)
 }
 
 impl OptimizerConfig {

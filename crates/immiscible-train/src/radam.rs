@@ -1,19 +1,19 @@
-use crate::adam::InOnePass;
-use burn::optim::{Adam, AdamState, Optimizer};
+use crate::adam::Adam;
+use burn::optim::{AdamWState, Optimizer};
 use burn::tensor::{Device, Tensor};
 
 /// Rectified Adam (Liu et al. 2020, arXiv 1908.03265, algorithm 2): the step of Adam is scaled down while few gradients stand
 /// behind its second moment, and goes without that moment while too few do. Consistency training was published with it.
 #[derive(Clone)]
 pub(crate) struct RAdam {
-    adam: InOnePass<Adam>,
+    adam: Adam,
     beta1: f64,
     beta2: f64,
 }
 
 impl RAdam {
     pub(crate) fn new(beta1: f32, beta2: f32, epsilon: f32) -> Self {
-        Self { adam: InOnePass::adam(beta1, beta2, epsilon), beta1: beta1.into(), beta2: beta2.into() }
+        Self { adam: Adam::new(beta1, beta2, epsilon, 0.0), beta1: beta1.into(), beta2: beta2.into() }
     }
 
     /// r_t, or none while the variance of the adaptive rate has no bound.
@@ -29,7 +29,7 @@ impl RAdam {
 }
 
 impl Optimizer for RAdam {
-    type State<const D: usize> = AdamState<D>;
+    type State<const D: usize> = AdamWState<D>;
 
     fn step<const D: usize>(
         &self,
