@@ -72,6 +72,19 @@ impl Knn {
         }
     }
 
+    /// The choice where the images are.
+    fn choose_on_device(&self, x0: &Tensor<4>, key: Key) -> Result<(Compared, Costs), CouplingError> {
+        let score = |x: &Tensor<3>, n: &Tensor<3>| {
+            let product = (x.clone() * n.clone()).sum_dim(2) * self.image_scale;
+            match self.select {
+                // As `scores`.
+                Select::L2 => product * 2.0 - n.clone().square().sum_dim(2),
+                Select::Dot => product,
+            }
+        };
+        best_of_on_device(self.k, x0, key, score)
+    }
+
     /// Where values of an image are compared by the means of cells: its shape, which the cells divide.
     fn cells(&self, dimensions: usize, shape: Option<[usize; 3]>) -> Result<Option<Cells>, CouplingError> {
         let Some(side) = self.coarse else { return Ok(None) };
@@ -119,25 +132,19 @@ impl Coupling for Knn {
         "knn"
     }
 
-    /// Where all coordinates are compared as they are.
+    /// On a device with memory of its own, where all coordinates are compared as they are. On the CPU nothing has to be moved, and a
+    /// thread beside the step chooses.
     fn compare(
         &self,
         x0: &Tensor<4>,
         pairing: &PairContext,
         key: Key,
     ) -> Result<Option<(Compared, Costs)>, CouplingError> {
-        if self.half || self.coarse.is_some() || pairing.mask.is_some() || x0.dims()[0] == 0 {
+        let on_the_cpu = x0.device().memory_pool_usage().is_none();
+        if on_the_cpu || self.half || self.coarse.is_some() || pairing.mask.is_some() || x0.dims()[0] == 0 {
             return Ok(None);
         }
-        let score = |x: &Tensor<3>, n: &Tensor<3>| {
-            let product = (x.clone() * n.clone()).sum_dim(2) * self.image_scale;
-            match self.select {
-                // As on the host.
-                Select::L2 => product * 2.0 - n.clone().square().sum_dim(2),
-                Select::Dot => product,
-            }
-        };
-        best_of_on_device(self.k, x0, key, score).map(Some)
+        self.choose_on_device(x0, key).map(Some)
     }
 
     fn exact_marginal(&self) -> bool {
@@ -200,6 +207,48 @@ pub(crate) fn expected_maximum(k: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    #[test]
+    fn candidates_on_the_device_are_chosen_as_on_the_host() {
+        const SHAPE: [usize; 4] = [5, 2, 4, 4];
+        let (rows, dimensions, key) = (SHAPE[0], 32, Key::new(5));
+        let mut x0 = Array2::zeros((rows, dimensions));
+        key.step(1).fill_normals(0, dimensions, x0.as_slice_mut().unwrap());
+        let data = TensorData::new(x0.iter().copied().collect::<Vec<f32>>(), SHAPE);
+        let on_device = Tensor::<4>::from_data(data, &Device::flex());
+        for knn in [
+            Knn::new(1),
+            Knn::new(4),
+            // More than are compared at once.
+            Knn::new(39),
+            Knn { image_scale: 3.0, ..Knn::new(4) },
+            Knn { select: Select::Dot, ..Knn::new(4) },
+        ] {
+            let (compared, costs) = knn.choose_on_device(&on_device, key).unwrap();
+            assert_eq!(costs.bytes_to_host(), 4 * 7, "{knn:?}");
+            assert_eq!(costs.bytes_to_device(), 4 * knn.k * rows * dimensions + 8 * rows, "{knn:?}");
+            let Draw { noise, statistics: found } = compared.take(costs.solve().unwrap());
+            let noise: Vec<f32> = noise.into_data().try_into_vec_as().unwrap();
+            let host = knn.draw_host(x0.view(), &PairContext::default(), key).unwrap();
+            assert!(noise == host.noise.as_slice().unwrap(), "{knn:?}");
+            let expected = host.statistics;
+            for (what, found, expected) in [
+                ("before", found.distance_before, expected.distance_before),
+                ("after", found.distance_after, expected.distance_after),
+                ("coefficient", found.coefficient, expected.coefficient),
+                ("alignment", found.alignment, expected.alignment),
+                ("energy", found.energy, expected.energy),
+                ("mean shift", found.mean_shift, expected.mean_shift),
+            ] {
+                let off = (found - expected).abs();
+                assert!(off < 1e-3 * expected.abs(), "{knn:?}: {what} {found} instead of {expected}");
+            }
+        }
+        let bad = Tensor::<4>::full(SHAPE, f32::NAN, &Device::flex());
+        let (_, costs) = Knn::new(4).choose_on_device(&bad, key).unwrap();
+        assert!(matches!(costs.solve(), Err(CouplingError::NonFinite)));
+    }
 
     #[test]
     fn expected_maxima_are_those_of_the_tables() {
