@@ -173,10 +173,25 @@ mod tests {
         let suite = fs::read_to_string(found.join("suite.txt")).unwrap();
         assert!(suite.starts_with("device-suite --device cuda:1 --golden "), "{suite}");
         for line in [
-            "bench-step --device cuda:1 --precisions f32,bf16 --out ",
+            "bench-step --device cuda:1 --out ",
+            "--precisions f32,bf16\n",
             "train --preset digits --device cuda:1 --coupling knn ",
         ] {
             assert!(said.contains(line), "{said}");
+        }
+
+        for (part, says, not) in [
+            (&["steps", "--networks", "DiT-S/2"][..], "--networks DiT-S/2", "train "),
+            (&["runs"], "train ", "bench-step "),
+            (&["suite"], "device-suite ", "train "),
+        ] {
+            let ran = run(&[&["cuda", found.to_str().unwrap()], part].concat());
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && said.contains(says) && !said.contains(not), "{part:?}: {said}");
+        }
+        for wrong in [&["all"][..], &["step"], &["runs", "suite"]] {
+            let refused = run(&[&["cuda", found.to_str().unwrap()], wrong].concat());
+            assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
         }
         fs::remove_dir_all(&folder).unwrap();
     }

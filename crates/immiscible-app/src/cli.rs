@@ -224,6 +224,9 @@ pub(crate) struct BenchStep {
     /// Images of a batch, the smallest first; what is too much for the memory ends the row.
     #[arg(long, value_delimiter = ',', default_values_t = [16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192])]
     pub(crate) batches: Vec<usize>,
+    /// Images whose gradient is computed at once, as train.micro_batch; all of a batch if absent.
+    #[arg(long, value_name = "IMAGES")]
+    pub(crate) micro_batch: Option<usize>,
     /// Steps that count.
     #[arg(long, default_value_t = 10)]
     pub(crate) steps: u64,

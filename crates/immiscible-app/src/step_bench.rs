@@ -69,6 +69,8 @@ struct Report {
     provenance: Provenance,
     steps: u64,
     threads: usize,
+    /// Images whose gradient is computed at once, where not all of a batch.
+    micro_batch: Option<usize>,
     rows: Vec<Row>,
     /// What was not tried, or failed, and why.
     ends: Vec<String>,
@@ -90,6 +92,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         provenance: Provenance::of_this(),
         steps: arguments.steps,
         threads: rayon::current_num_threads(),
+        micro_batch: arguments.micro_batch,
         rows: Vec::new(),
         ends: Vec::new(),
     };
@@ -102,7 +105,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         if ended.iter().any(|other| Case { batch: case.batch, ..*other } == case) {
             continue;
         }
-        let row = match apart(arguments, &case) {
+        let row = match report.fits(&case, OURS).and_then(|()| apart(arguments, &case)) {
             Ok(row) => row,
             Err(reason) => {
                 report.end(&case, &format!("{reason:#}"));
@@ -122,7 +125,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
             continue;
         };
         for how in PYTORCH {
-            match pytorch(python, how, arguments, &case) {
+            match report.fits(&case, how).and_then(|()| pytorch(python, how, arguments, &case)) {
                 Ok(row) => {
                     crate::say(format_args!("{row}"));
                     report.rows.push(row);
@@ -160,7 +163,8 @@ impl cli::BenchStep {
 }
 
 fn check(arguments: &cli::BenchStep) -> Result<()> {
-    let cli::BenchStep { networks, precisions, couplings, batches, steps, most_seconds, out, .. } = arguments;
+    let cli::BenchStep { networks, precisions, couplings, batches, micro_batch, .. } = arguments;
+    let cli::BenchStep { steps, most_seconds, out, .. } = arguments;
     for network in networks {
         NetworkConfig::of_size(network).with_context(|| format!("--networks {network}"))?;
     }
@@ -180,6 +184,7 @@ fn check(arguments: &cli::BenchStep) -> Result<()> {
         );
     }
     ensure!(batches.iter().all(|batch| *batch > 0), "--batches: write numbers > 0");
+    ensure!(*micro_batch != Some(0), "--micro-batch 0: write a number > 0, or leave it out");
     ensure!(*steps > 0, "--steps {steps}: write a number > 0");
     ensure!(*most_seconds > 0.0, "--most-seconds {most_seconds}: write a number > 0");
     out.as_deref().map_or(Ok(()), |out| writable("out", out))
@@ -199,6 +204,9 @@ fn apart(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
         &case.batch.to_string(),
     ]);
     child.args(["--steps", &arguments.steps.to_string()]).stdin(Stdio::null());
+    if let Some(images) = arguments.micro_batch {
+        child.args(["--micro-batch", &images.to_string()]);
+    }
     said(child.output().context("this program")?)
 }
 
@@ -213,6 +221,8 @@ fn said<T: DeserializeOwned>(output: Output) -> Result<T> {
 }
 
 const BF16: &str = "bf16";
+/// What trains a network, if not PyTorch.
+const OURS: &str = "immiscible";
 
 /// How PyTorch runs a network.
 const PYTORCH: [&str; 2] = ["eager", "compile"];
@@ -238,12 +248,13 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     let folder = tempfile::tempdir()?;
     // Only to know the network: a GPU's memory is PyTorch's.
     let opened = if cfg!(feature = "flex") { "flex" } else { &arguments.device };
-    let (parts, _) = Parts::open(table(opened, case, folder.path())?)?;
+    let (parts, _) = Parts::open(table(opened, arguments, case, folder.path())?)?;
     let config = folder.path().join("config.json");
     std::fs::write(&config, parts.config.model.to_json())?;
     let mut command = Command::new(python);
     command.args(["-c", SCRIPT]).arg(&config).args([how, case.precision]);
-    command.args([case.batch as u64, arguments.steps, WARM].map(|number| number.to_string()));
+    let at_once = parts.config.train.micro_batch.unwrap_or(case.batch);
+    command.args([case.batch as u64, at_once as u64, arguments.steps, WARM].map(|number| number.to_string()));
     command.arg(rayon::current_num_threads().to_string()).arg(device).stdin(Stdio::null());
     // Set for this program, see there.
     command.env_remove(large_pages::VARIABLE);
@@ -264,7 +275,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
 
 fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let folder = tempfile::tempdir()?;
-    let (parts, source) = Parts::open(table(&arguments.device, case, folder.path())?)?;
+    let (parts, source) = Parts::open(table(&arguments.device, arguments, case, folder.path())?)?;
     let (mut method, coupling) = parts.method(parts.network()?)?;
     let options = LoaderOptions { batch_size: case.batch, seed: 0, flip: false };
     let source: Arc<dyn Source> = source;
@@ -291,7 +302,7 @@ fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     Ok(Row {
         network: case.network.into(),
         precision: case.precision.into(),
-        by: "immiscible".into(),
+        by: OURS.into(),
         coupling: case.coupling.into(),
         batch: case.batch,
         first_seconds,
@@ -312,7 +323,7 @@ fn noise(batch: usize) -> Array4<f32> {
 }
 
 /// The preset with another network and coupling, and with images that are written to the folder.
-fn table(device: &str, case: &Case, folder: &Path) -> Result<Table> {
+fn table(device: &str, arguments: &cli::BenchStep, case: &Case, folder: &Path) -> Result<Table> {
     let images = folder.join("images.npy");
     npy::write(&images, noise(case.batch).view())?;
     let mut table = config::preset(PRESET)?;
@@ -332,10 +343,38 @@ fn table(device: &str, case: &Case, folder: &Path) -> Result<Table> {
     }
     insert(&mut table, "data.range", Value::Array(vec![Value::Float(-1.0), Value::Float(1.0)]))?;
     insert(&mut table, "train.batch_size", Value::Integer(i64::try_from(case.batch)?))?;
+    if let Some(images) = arguments.micro_batch.filter(|images| *images < case.batch) {
+        insert(&mut table, "train.micro_batch", Value::Integer(i64::try_from(images)?))?;
+    }
     Ok(table)
 }
 
 impl Report {
+    /// Whether the CPU has as much memory as the case takes, going by the two smaller batches before: where it is used up, the
+    /// system ends some process, and perhaps not that of the case. `by` ends the name of what trains.
+    fn fits(&self, case: &Case, by: &str) -> Result<()> {
+        let Some(has) = device::cpu_memory(&self.device) else { return Ok(()) };
+        let alike = self.rows.iter().rev().filter(|row| {
+            let Row { network, precision, coupling, .. } = row;
+            [network, precision, coupling] == [case.network, case.precision, case.coupling]
+                && row.by.ends_with(by)
+        });
+        let known: Vec<_> =
+            alike.filter_map(|row| Some((row.batch as f64, row.memory_bytes? as f64))).collect();
+        if let [(large, more), (small, less), ..] = known[..]
+            && large > small
+        {
+            let takes = more + (more - less) / (large - small) * (case.batch as f64 - large);
+            ensure!(
+                takes < has as f64,
+                "it would take {} of memory, and there are {}",
+                size(takes),
+                size(has as f64)
+            );
+        }
+        Ok(())
+    }
+
     fn end(&mut self, case: &Case, reason: &str) {
         let Case { network, precision, coupling, batch } = case;
         self.note(format!("{network} in {precision} with {coupling}: not beyond {batch}: {reason}"));
@@ -378,7 +417,9 @@ impl Display for Report {
             1 => "one thread of the CPU".into(),
             threads => format!("{threads} threads of the CPU"),
         };
-        writeln!(f, "3×32×32 images, {threads}; the median of {steps} steps after {WARM}.\n")?;
+        let at_once =
+            self.micro_batch.map_or(String::new(), |images| format!(", the gradient of {images} at once"));
+        writeln!(f, "3×32×32 images{at_once}, {threads}; the median of {steps} steps after {WARM}.\n")?;
         let mut table = "| network | precision | by | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
                          |---|---|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
