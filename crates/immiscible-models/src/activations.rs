@@ -2,7 +2,7 @@
 //!
 //! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
 //! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
-//! operation, attention its scores twice or not at all, and so on. Left out is what does not grow with the image, and the working
+//! operation, attention none of its scores, and so on. Left out is what does not grow with the image, and the working
 //! memory of single operations.
 
 use crate::resnet::{ActFn, TimeScaleShift};
@@ -13,13 +13,11 @@ use crate::{Activation, DiTConfig, NetworkConfig, UNet2DConditionConfig, UNet2DC
 const NORM: f64 = 2.0;
 /// The input of the three projections, what they make, and the input of the one behind.
 const ATTENTION: f64 = 5.0;
-/// The numbers that a text is long, of which the published encoders have 77.
-const TEXT: f64 = 77.0;
 
 impl NetworkConfig {
     /// About how many numbers a forward pass keeps for the backward pass, for each image of this height and width, without
-    /// gradient checkpointing. An estimate for valid settings. `fused`: norms are one operation with what follows them, and so are
-    /// attention and GELU, as on the CPU with the feature `flex`.
+    /// gradient checkpointing. An estimate for valid settings. `fused`: norms are one operation with what follows them, and so is
+    /// GELU, as on the CPU with the feature `flex`.
     pub fn activations(&self, height: usize, width: usize, fused: bool) -> f64 {
         let pixels = height as f64 * width as f64;
         let kept = if fused { FUSED } else { APART };
@@ -42,21 +40,17 @@ struct Kept {
     norm_scale_conv: f64,
     /// Of a layer norm that the embedding scales and shifts.
     modulated_norm: f64,
-    /// Of the scores of attention.
-    scores: f64,
     gelu: f64,
     gelu_approximate: f64,
 }
 
-/// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input; attention the
-/// exponentials of its scores, and their shares; GELU x, the argument of the error function, and one plus that, or x and its powers
-/// with the sigmoid and its argument.
+/// A norm keeps x − mean and what it is divided to; SiLU its input and the sigmoid; a convolution its input; GELU x, the argument of
+/// the error function, and one plus that, or x and its powers with the sigmoid and its argument.
 const APART: Kept = Kept {
     norm: NORM,
     norm_conv: NORM + 3.0,
     norm_scale_conv: NORM + 4.0,
     modulated_norm: NORM + 1.0,
-    scores: 2.0,
     gelu: 3.0,
     gelu_approximate: 6.0,
 };
@@ -66,7 +60,6 @@ const FUSED: Kept = Kept {
     norm_conv: 2.0,
     norm_scale_conv: 5.0,
     modulated_norm: 1.0,
-    scores: 0.0,
     gelu: 1.0,
     gelu_approximate: 1.0,
 };
@@ -87,8 +80,6 @@ struct Layers {
     /// Whether the embedding scales and shifts what the second norm of a residual block makes.
     scale_shift: bool,
     dropout: bool,
-    /// Channels of a head of the attention between pixels; one head if absent.
-    head_dim: Option<usize>,
 }
 
 impl Layers {
@@ -100,24 +91,21 @@ impl Layers {
         self.kept.norm_conv * channels_in + second * channels + shortcut + dropout
     }
 
-    fn attention(&self, plan: &AttentionPlan, channels: f64, pixels: f64) -> f64 {
+    fn attention(&self, plan: &AttentionPlan, channels: f64) -> f64 {
         match plan {
             AttentionPlan::None => 0.0,
             AttentionPlan::Pixels { groups } => {
                 let norm = if groups.is_some() { self.kept.norm } else { 0.0 };
-                let heads = self.head_dim.map_or(1.0, |dim| channels / dim as f64);
-                (norm + ATTENTION) * channels + self.kept.scores * pixels * heads
+                (norm + ATTENTION) * channels
             }
             AttentionPlan::Text(plan) => {
-                let (heads, layers) = (plan.heads as f64, plan.layers as f64);
-                let scores =
-                    self.kept.scores * heads * if plan.only_cross { 2.0 * TEXT } else { pixels + TEXT };
+                let layers = plan.layers as f64;
                 // Three norms, attention between pixels, and to the text, whose keys are short.
                 let attention = 3.0 * NORM + ATTENTION + 3.0;
                 // The input, both halves of what it becomes, GELU of four times the channels, the product and its factors.
                 let feed_forward = 1.0 + 8.0 + 4.0 * self.kept.gelu + 4.0;
                 // With a norm and a projection before and one after.
-                layers * ((attention + feed_forward) * channels + scores) + (self.kept.norm + 2.0) * channels
+                layers * (attention + feed_forward) * channels + (self.kept.norm + 2.0) * channels
             }
         }
     }
@@ -128,7 +116,6 @@ fn unet(config: &UNet2DConfig, kept: Kept, pixels: f64) -> f64 {
         kept: kept.with(config.act_fn),
         scale_shift: config.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
         dropout: config.dropout > 0.0,
-        head_dim: config.attention_head_dim,
     };
     let attention = match config.add_attention {
         true => AttentionPlan::Pixels { groups: config.mid_groups() },
@@ -143,7 +130,6 @@ fn unet_condition(config: &UNet2DConditionConfig, kept: Kept, pixels: f64) -> f6
         kept: kept.with(config.act_fn),
         scale_shift: config.resnet_time_scale_shift == TimeScaleShift::ScaleShift,
         dropout: config.dropout > 0.0,
-        head_dim: None,
     };
     let (down, up) = (config.down_plan(), config.up_plan());
     ways(&layers, &down, config.mid_plan(), &up, config.in_channels, pixels)
@@ -164,8 +150,7 @@ fn ways(
     for (i, block) in down.iter().enumerate() {
         let channels = block.channels as f64;
         for _ in 0..block.layers {
-            kept +=
-                (layers.resnet(x, channels) + layers.attention(&block.attention, channels, pixels)) * pixels;
+            kept += (layers.resnet(x, channels) + layers.attention(&block.attention, channels)) * pixels;
             x = channels;
             skips.push(x);
         }
@@ -176,14 +161,13 @@ fn ways(
         }
     }
     if let Some((resnets, attention)) = middle {
-        kept += (resnets as f64 * layers.resnet(x, x) + layers.attention(&attention, x, pixels)) * pixels;
+        kept += (resnets as f64 * layers.resnet(x, x) + layers.attention(&attention, x)) * pixels;
     }
     for (i, block) in up.iter().enumerate() {
         let channels = block.channels as f64;
         for _ in 0..block.layers {
             let both = x + skips.pop().unwrap_or(0.0);
-            kept += (layers.resnet(both, channels) + layers.attention(&block.attention, channels, pixels))
-                * pixels;
+            kept += (layers.resnet(both, channels) + layers.attention(&block.attention, channels)) * pixels;
             x = channels;
         }
         if i + 1 < up.len() {
@@ -205,8 +189,7 @@ fn dit(config: &DiTConfig, kept: Kept, pixels: f64) -> f64 {
     // Two norms, and two gates, which multiply what comes back.
     let around = 2.0 * kept.modulated_norm + 2.0;
     let feed_forward = 1.0 + 4.0 * gelu + 4.0;
-    let scores = kept.scores * tokens * config.num_attention_heads as f64;
-    let block = (around + ATTENTION + feed_forward + dropout) * width + scores;
+    let block = (around + ATTENTION + feed_forward + dropout) * width;
     let ends = (config.in_channels * config.patch_size * config.patch_size) as f64
         + (kept.modulated_norm + 1.0) * width;
     (config.num_layers as f64 * block + ends) * tokens
@@ -221,8 +204,8 @@ mod tests {
         for config in ["DiT-S/4", "DiT-B/2", "ddpm-cifar10", "adm-64", "stable-diffusion-1"] {
             let config = NetworkConfig::of_size(config).unwrap();
             let [small, large] = [32, 64].map(|side| config.activations(side, side, false));
-            // Pixels make it grow with the area, and their attention to each other with its square.
-            assert!((4.0..16.0).contains(&(large / small)), "{small} {large}");
+            // Of pixels there are four times as many, and of what attention compares nothing is kept.
+            assert_eq!(large, 4.0 * small);
         }
         let of = |name: &str| NetworkConfig::of_size(name).unwrap().activations(32, 32, false);
         for fused in ["ddpm-cifar10", "DiT-S/2"] {

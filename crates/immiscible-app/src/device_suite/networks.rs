@@ -6,7 +6,9 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::optim::GradientsParams;
 use burn::store::{ModuleStore, SafetensorsStore, bridge};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use immiscible_models::{Condition, Ctx, Denoiser, NetworkConfig, Precision, Pretrained, TimeInput};
+use immiscible_models::{
+    Condition, Ctx, Denoiser, DiTConfig, NetworkConfig, Precision, Pretrained, TimeInput,
+};
 use std::path::{Path, PathBuf};
 
 /// Of an output, against its largest value.
@@ -40,7 +42,44 @@ pub(super) fn checks(golden: &Path) -> Result<Vec<Check>> {
             }));
         }
     }
+    checks.push(Check::new("network/kept".into(), kept));
     Ok(checks)
+}
+
+/// What a forward pass keeps for its gradient, against the estimate, by which factor they may differ.
+fn kept(devices: &Devices) -> Result<String> {
+    const FACTOR: f64 = 2.0;
+
+    // Were the matrices of its attention kept, they would be most of it.
+    let (side, channels, times) = (32, 1, [90.0]);
+    let config = NetworkConfig::DiTTransformer2DModel(DiTConfig {
+        num_attention_heads: 2,
+        attention_head_dim: 8,
+        in_channels: channels,
+        num_layers: 1,
+        sample_size: side,
+        patch_size: 1,
+        ..DiTConfig::default()
+    });
+    let device = &devices.tested;
+    let network = config.init(&device.clone().autodiff())?;
+    let x = Tensor::<4>::ones([times.len(), channels, side, side], device);
+    let time = TimeInput::of(&times, device);
+    let held = || -> Result<Option<u64>> {
+        device.sync()?;
+        Ok(device.memory_pool_usage().map(|usage| usage.bytes_in_use))
+    };
+    let before = held()?;
+    let pred = network.forward(x, time, &Condition::None, Ctx::default()).pred;
+    let (Some(before), Some(after)) = (before, held()?) else {
+        return Ok("the device does not tell what it holds".into());
+    };
+    drop(pred);
+    let found = after.saturating_sub(before) as f64;
+    let estimate = 4.0 * times.len() as f64 * config.activations(side, side, false);
+    let line = format!("{:.2} MB, {:.2} MB estimated", found / 1e6, estimate / 1e6);
+    ensure!((1.0 / FACTOR..FACTOR).contains(&(found / estimate)), "{line}");
+    Ok(line)
 }
 
 /// The file of inputs and outputs.

@@ -4,6 +4,8 @@
 mod blockwise;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(any(feature = "cube", feature = "flex"))]
+mod recomputed;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
@@ -24,14 +26,25 @@ pub(crate) fn scaled_dot_product(q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, heads
         let [_, length, _] = x.dims();
         x.reshape([batch, length, heads, width / heads]).swap_dims(1, 2)
     };
-    let (dtype, [q, k, v]) = (q.dtype(), [q, k, v].map(split));
-    let y = match dtype {
-        DType::F16 | DType::BF16 => {
-            let scale = (heads as f64 / width as f64).sqrt();
-            let logits = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) * scale;
+    let [q, k, v] = [q, k, v].map(split);
+    attend(q, k, v).swap_dims(1, 2).reshape([batch, length, width])
+}
+
+/// Attention of each head by itself.
+///
+/// # Shapes
+/// `q` `[B, H, N, d]`, `k` and `v` `[B, H, M, d]` → `[B, H, N, d]`
+fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>) -> Tensor<4> {
+    #[cfg(any(feature = "cube", feature = "flex"))]
+    if recomputed::has(&q) {
+        return recomputed::attend(q, k, v);
+    }
+    match q.dtype() {
+        dtype @ (DType::F16 | DType::BF16) => {
+            let [_, _, _, depth] = q.dims();
+            let logits = q.matmul(k.swap_dims(2, 3)).cast(DType::F32) / (depth as f64).sqrt();
             softmax(logits, 3).cast(dtype).matmul(v)
         }
         _ => attention(q, k, v, None, None, Default::default()),
-    };
-    y.swap_dims(1, 2).reshape([batch, length, width])
+    }
 }
