@@ -28,45 +28,46 @@ immiscible=$folder/immiscible
 "$immiscible" devices >"$out/devices.txt"
 cat "$out/devices.txt"
 
-status=0
-# After a command that failed. What fails is told, and what comes after it is still tried, unless there is no such device. One that
-# is there and does not start has failed.
-failed() {
-    if [ "$1" -eq 2 ] && ! grep -q "^${device%%:*}[: ].*does not start" "$out/devices.txt"; then
-        exit 2
+# Opens the device, and trains nothing.
+if ! "$immiscible" train --preset digits --device "$device" --dry-run >"$out/dry-run.txt"; then
+    # One that is there and does not start has failed.
+    if grep -q -e "^$device .*does not start" -e "^$device:0 .*does not start" "$out/devices.txt"; then
+        exit 1
     fi
-    status=1
-}
+    exit 2
+fi
 
+# What fails is told, and what comes after it is still tried.
+status=0
 suite() {
     echo "== suite: $out/suite.txt"
     # Its networks are small: to look longer for the fastest kernels takes more time than they do.
-    found=0
+    failed=0
     CUBECL_AUTOTUNE_LEVEL=${CUBECL_AUTOTUNE_LEVEL:-minimal} "$immiscible" device-suite --device "$device" \
-        --golden "$folder/golden" --json "$out/suite.json" >"$out/suite.txt" 2>&1 || found=$?
+        --golden "$folder/golden" --json "$out/suite.json" >"$out/suite.txt" 2>&1 || failed=1
     cat "$out/suite.txt"
-    [ $found -eq 0 ] || failed $found
+    [ $failed -eq 0 ] || status=1
 }
 
 steps() {
     echo "== training steps: $out/step.md"
     [ $# -gt 0 ] || set -- --precisions f32,bf16
-    "$immiscible" bench-step --device "$device" --out "$out/step" "$@" || failed $?
+    "$immiscible" bench-step --device "$device" --out "$out/step" "$@" || status=1
 }
 
 runs() {
     echo "== runs: $out/report.html"
     for coupling in independent assignment knn; do
         "$immiscible" train --preset digits --device "$device" --coupling $coupling --check-device \
-            --runs "$out/runs" --run $coupling --fresh || failed $?
+            --runs "$out/runs" --run $coupling --fresh || status=1
     done
     case $device in
     cuda*)
         "$immiscible" train --preset digits --device "$device" --set train.precision=bf16 --check-device \
-            --runs "$out/runs" --run bf16 --fresh || failed $?
+            --runs "$out/runs" --run bf16 --fresh || status=1
         ;;
     esac
-    "$immiscible" report "$out/runs"/* --out "$out/report.html" || failed $?
+    "$immiscible" report "$out/runs"/* --out "$out/report.html" || status=1
 }
 
 case $part in

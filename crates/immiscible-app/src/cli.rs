@@ -230,12 +230,18 @@ pub(crate) struct BenchStep {
     /// Steps that count.
     #[arg(long, default_value_t = 10)]
     pub(crate) steps: u64,
+    /// Steps ahead of them: the first compiles kernels, and the first two find memory that was never touched.
+    #[arg(long, value_name = "STEPS", default_value_t = 2)]
+    pub(crate) warm: u64,
     /// Larger batches are not tried once a step takes longer.
     #[arg(long, default_value_t = 10.0)]
     pub(crate) most_seconds: f64,
     /// A Python that has torch and diffusers: the same networks there, eager and compiled, are rows of the table.
     #[arg(long)]
     pub(crate) python: Option<PathBuf>,
+    /// How PyTorch runs them: eager, or compile, which takes minutes for each batch.
+    #[arg(long, value_delimiter = ',', default_values = ["eager", "compile"], requires = "python")]
+    pub(crate) pytorch: Vec<String>,
     /// Also write the table and its numbers to this name with .md and .json.
     #[arg(long)]
     pub(crate) out: Option<PathBuf>,

@@ -9,7 +9,7 @@ use crate::memory::size;
 use crate::parts::Parts;
 use crate::provenance::Provenance;
 use crate::{Failure, cli, device, large_pages};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use burn::tensor::DType;
 use immiscible_coupling::COUPLINGS;
 use immiscible_data::{Loader, LoaderOptions, Source, npy};
@@ -26,8 +26,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use toml::{Table, Value};
 
-/// Steps ahead of those that count: the first compiles kernels, and both find memory that was never touched.
-const WARM: u64 = 2;
 /// Everything but network, data and coupling is of this preset.
 const PRESET: &str = "cifar10-ddim";
 /// Of the images, which are noise: what they show takes no time.
@@ -67,6 +65,7 @@ struct Row {
 struct Report {
     device: String,
     provenance: Provenance,
+    warm: u64,
     steps: u64,
     threads: usize,
     /// Images whose gradient is computed at once, where not all of a batch.
@@ -90,6 +89,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     let mut report = Report {
         device: arguments.device.clone(),
         provenance: Provenance::of_this(),
+        warm: arguments.warm,
         steps: arguments.steps,
         threads: rayon::current_num_threads(),
         micro_batch: arguments.micro_batch,
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         else {
             continue;
         };
-        for how in PYTORCH {
+        for how in &arguments.pytorch {
             match report.fits(&case, how).and_then(|()| pytorch(python, how, arguments, &case)) {
                 Ok(row) => {
                     crate::say(format_args!("{row}"));
@@ -168,6 +168,9 @@ fn check(arguments: &cli::BenchStep) -> Result<()> {
     for network in networks {
         NetworkConfig::of_size(network).with_context(|| format!("--networks {network}"))?;
     }
+    for how in &arguments.pytorch {
+        ensure!(PYTORCH.contains(&&**how), "--pytorch {how} is unknown; write eager, compile or both");
+    }
     for precision in precisions {
         let value = Value::String(precision.clone());
         ensure!(
@@ -184,7 +187,13 @@ fn check(arguments: &cli::BenchStep) -> Result<()> {
         );
     }
     ensure!(batches.iter().all(|batch| *batch > 0), "--batches: write numbers > 0");
-    ensure!(*micro_batch != Some(0), "--micro-batch 0: write a number > 0, or leave it out");
+    if let Some(images) = *micro_batch {
+        ensure!(images > 0, "--micro-batch 0: write a number > 0, or leave it out");
+        let parts = |batch: usize| batch <= images || batch.is_multiple_of(images);
+        if let Some(batch) = batches.iter().find(|batch| !parts(**batch)) {
+            bail!("--micro-batch {images} does not divide --batches {batch}");
+        }
+    }
     ensure!(*steps > 0, "--steps {steps}: write a number > 0");
     ensure!(*most_seconds > 0.0, "--most-seconds {most_seconds}: write a number > 0");
     out.as_deref().map_or(Ok(()), |out| writable("out", out))
@@ -203,7 +212,8 @@ fn apart(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
         "--batches",
         &case.batch.to_string(),
     ]);
-    child.args(["--steps", &arguments.steps.to_string()]).stdin(Stdio::null());
+    child.args(["--steps", &arguments.steps.to_string(), "--warm", &arguments.warm.to_string()]);
+    child.stdin(Stdio::null());
     if let Some(images) = arguments.micro_batch {
         child.args(["--micro-batch", &images.to_string()]);
     }
@@ -221,6 +231,8 @@ fn said<T: DeserializeOwned>(output: Output) -> Result<T> {
 }
 
 const BF16: &str = "bf16";
+/// The share of the CPU's memory that others leave.
+const FREE: f64 = 0.9;
 /// What trains a network, if not PyTorch.
 const OURS: &str = "immiscible";
 
@@ -243,7 +255,7 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     let device = match &*arguments.device {
         "flex" => "cpu",
         cuda if cuda.starts_with("cuda") => cuda,
-        other => anyhow::bail!("it has no {other}"),
+        other => bail!("it has no {other}"),
     };
     let folder = tempfile::tempdir()?;
     // Only to know the network: a GPU's memory is PyTorch's.
@@ -254,7 +266,9 @@ fn pytorch(python: &Path, how: &str, arguments: &cli::BenchStep, case: &Case) ->
     let mut command = Command::new(python);
     command.args(["-c", SCRIPT]).arg(&config).args([how, case.precision]);
     let at_once = parts.config.train.micro_batch.unwrap_or(case.batch);
-    command.args([case.batch as u64, at_once as u64, arguments.steps, WARM].map(|number| number.to_string()));
+    command.args(
+        [case.batch as u64, at_once as u64, arguments.steps, arguments.warm].map(|number| number.to_string()),
+    );
     command.arg(rayon::current_num_threads().to_string()).arg(device).stdin(Stdio::null());
     // Set for this program, see there.
     command.env_remove(large_pages::VARIABLE);
@@ -282,19 +296,18 @@ fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let loader = Loader::new(source, options)?;
     let (mut first_seconds, mut coupling_ms) = (0.0, 0.0);
     let mut milliseconds = Vec::new();
-    for step in 0..WARM + arguments.steps {
+    for step in 0..arguments.warm + arguments.steps {
         let prepared = prepare(&*coupling, loader.batch_at(step)?, parts.key(), step)?;
         // A step reads its loss, and so waits for the one before to be done.
         let start = Instant::now();
         let report = method.step(prepared, step)?;
         let seconds = start.elapsed().as_secs_f64();
-        match step {
-            0 => first_seconds = seconds,
-            step if step >= WARM => {
-                milliseconds.push(1e3 * seconds);
-                coupling_ms += report.coupling.milliseconds / arguments.steps as f64;
-            }
-            _ => {}
+        if step == 0 {
+            first_seconds = seconds;
+        }
+        if step >= arguments.warm {
+            milliseconds.push(1e3 * seconds);
+            coupling_ms += report.coupling.milliseconds / arguments.steps as f64;
         }
     }
     milliseconds.sort_by(f64::total_cmp);
@@ -356,8 +369,10 @@ impl Report {
         let Some(has) = device::cpu_memory(&self.device) else { return Ok(()) };
         let alike = self.rows.iter().rev().filter(|row| {
             let Row { network, precision, coupling, .. } = row;
-            [network, precision, coupling] == [case.network, case.precision, case.coupling]
+            // Others have no coupling.
+            [network, precision] == [case.network, case.precision]
                 && row.by.ends_with(by)
+                && (by != OURS || coupling == case.coupling)
         });
         let known: Vec<_> =
             alike.filter_map(|row| Some((row.batch as f64, row.memory_bytes? as f64))).collect();
@@ -366,7 +381,7 @@ impl Report {
         {
             let takes = more + (more - less) / (large - small) * (case.batch as f64 - large);
             ensure!(
-                takes < has as f64,
+                takes < FREE * has as f64,
                 "it would take {} of memory, and there are {}",
                 size(takes),
                 size(has as f64)
@@ -412,14 +427,18 @@ impl Display for Row {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}.\n", self.provenance)?;
-        let Self { steps, threads, .. } = self;
+        let Self { warm, steps, threads, .. } = self;
         let threads = match threads {
             1 => "one thread of the CPU".into(),
             threads => format!("{threads} threads of the CPU"),
         };
-        let at_once =
-            self.micro_batch.map_or(String::new(), |images| format!(", the gradient of {images} at once"));
-        writeln!(f, "3×32×32 images{at_once}, {threads}; the median of {steps} steps after {WARM}.\n")?;
+        let at_once = match self.micro_batch {
+            Some(images) if self.rows.iter().any(|row| row.batch > images) => {
+                format!(", the gradient of {images} at once")
+            }
+            _ => String::new(),
+        };
+        writeln!(f, "3×32×32 images{at_once}, {threads}; the median of {steps} steps after {warm}.\n")?;
         let mut table = "| network | precision | by | coupling | batch | step, ms | img/s | coupling, ms | of the step, % | first step, s | memory |\n\
                          |---|---|---|---|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
@@ -446,5 +465,51 @@ impl Display for Report {
         }
         f.write_str(&table)?;
         self.ends.iter().try_for_each(|end| write!(f, "\n{end}.\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_for_which_the_memory_is_too_small_is_not_tried() {
+        let row = |batch: usize, memory: f64, by: &str| Row {
+            network: "DiT-S/2".into(),
+            precision: "f32".into(),
+            by: by.into(),
+            coupling: "independent".into(),
+            batch,
+            first_seconds: 1.0,
+            step_ms: 1.0,
+            images_per_second: 1.0,
+            coupling_ms: 0.0,
+            memory_bytes: Some(memory as u64),
+        };
+        let mut report = Report {
+            device: "flex".into(),
+            provenance: Provenance::of_this(),
+            warm: 0,
+            steps: 1,
+            threads: 1,
+            micro_batch: None,
+            rows: Vec::new(),
+            ends: Vec::new(),
+        };
+        let case = |batch| Case { network: "DiT-S/2", precision: "f32", coupling: "independent", batch };
+        let Some(has) = device::cpu_memory("flex") else { return };
+        let has = has as f64;
+        // A tenth of the memory, and a tenth more for 16 images more.
+        report.rows.push(row(16, 0.2 * has, OURS));
+        report.rows.push(row(16, 0.4 * has, "PyTorch 2, eager"));
+        assert!(report.fits(&case(1 << 20), OURS).is_ok(), "one batch tells nothing");
+        report.rows.push(row(32, 0.3 * has, OURS));
+        report.rows.push(row(32, 0.8 * has, "PyTorch 2, eager"));
+        assert!(report.fits(&case(64), OURS).is_ok());
+        let message = report.fits(&case(256), OURS).unwrap_err().to_string();
+        assert!(message.contains("it would take"), "{message}");
+        let knn = Case { coupling: "knn", ..case(64) };
+        assert!(report.fits(&knn, OURS).is_ok() && report.fits(&knn, "eager").is_err());
+        assert!(report.fits(&case(64), "compile").is_ok());
     }
 }

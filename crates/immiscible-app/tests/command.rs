@@ -55,7 +55,9 @@ fn steps_are_measured_for_every_coupling_and_batch() {
     // On a machine that does much else a step may take long.
     let small = ["bench-step", "--networks", "DiT-S/8", "--steps", "1", "--most-seconds", "1000"];
     let what = ["--couplings", "independent,knn", "--batches", "1,2", "--out", "step"];
-    let said = succeed(folder, &[&small[..], &what].concat());
+    let parts = ["--micro-batch", "1", "--warm", "1"];
+    let said = succeed(folder, &[&small[..], &what, &parts].concat());
+    assert!(said.contains("the gradient of 1 at once") && said.contains("1 steps after 1"), "{said}");
     assert!(said.contains("| DiT-S/8 | f32 | immiscible | knn | 2 |"), "{said}");
     let report = std::fs::read_to_string(folder.join("step.json")).unwrap();
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
@@ -76,6 +78,7 @@ fn steps_are_measured_for_every_coupling_and_batch() {
         (["--couplings", "knm"], "did you mean `knn`?"),
         (["--precisions", "f32,f16"], "--precisions f16 is unknown; write f32"),
         (["--batches", "0"], "numbers > 0"),
+        (["--micro-batch", "0"], "--micro-batch 0: write a number > 0"),
         (["--device", "flux"], "did you mean `flex`?"),
         (["--out", "none/step"], "its folder is not there"),
     ] {

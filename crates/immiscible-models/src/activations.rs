@@ -2,7 +2,7 @@
 //!
 //! Counted is what the operations of the layers keep for their gradients, as the layers are built here: a group norm and its
 //! activation keep five times their size together with the input of the convolution behind them, or twice where they are one
-//! operation, attention none of its scores, and so on. Left out is what does not grow with the image, and the working
+//! operation, attention with the features `cube` and `flex` none of its scores, and so on. Left out is what does not grow with the image, and the working
 //! memory of single operations.
 
 use crate::resnet::{ActFn, TimeScaleShift};

@@ -69,8 +69,11 @@ fn kept(devices: &Devices) -> Result<String> {
         device.sync()?;
         Ok(device.memory_pool_usage().map(|usage| usage.bytes_in_use))
     };
+    let forward = || network.forward(x.clone(), time.clone(), &Condition::None, Ctx::default()).pred;
+    // Its weights are made when they are first needed.
+    drop(forward());
     let before = held()?;
-    let pred = network.forward(x, time, &Condition::None, Ctx::default()).pred;
+    let pred = forward();
     let (Some(before), Some(after)) = (before, held()?) else {
         return Ok("the device does not tell what it holds".into());
     };
