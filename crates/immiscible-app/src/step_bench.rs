@@ -499,7 +499,7 @@ mod tests {
         let case = |batch| Case { network: "DiT-S/2", precision: "f32", coupling: "independent", batch };
         let Some(has) = device::cpu_memory("flex") else { return };
         let has = has as f64;
-        // A tenth of the memory, and a tenth more for 16 images more.
+        // Here 16 images more take a tenth of the memory, and in PyTorch four tenths.
         report.rows.push(row(16, 0.2 * has, OURS));
         report.rows.push(row(16, 0.4 * has, "PyTorch 2, eager"));
         assert!(report.fits(&case(1 << 20), OURS).is_ok(), "one batch tells nothing");
