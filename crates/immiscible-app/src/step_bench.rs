@@ -382,8 +382,9 @@ impl Report {
             let takes = more + (more - less) / (large - small) * (case.batch as f64 - large);
             ensure!(
                 takes < FREE * has as f64,
-                "it would take {} of memory, and there are {}",
+                "it would take {} of memory, more than {:.0} % of the {} there are",
                 size(takes),
+                100.0 * FREE,
                 size(has as f64)
             );
         }
