@@ -5,8 +5,9 @@
 #
 # DEVICE is a name of `immiscible devices`, such as cuda; OUT is a folder for what is found. Without a part all three are done,
 # which may take hours; OPTIONs are those of `immiscible bench-step`, such as --networks and --batches, in place of both
-# precisions of everything. It needs tar, xz and the device's driver. Exit status: 0 if every check passed and everything was
-# measured, 2 if there is no such device, else 1.
+# precisions of everything, with PyTorch beside it where python3 has torch and diffusers, and the share of the coupling to 8,192
+# images. It needs tar, xz and the device's driver. Exit status: 0 if every check passed and everything was measured, 2 if there
+# is no such device, else 1.
 set -eu
 part=${3:-all}
 case $#$part in
@@ -22,18 +23,23 @@ out=$(cd "$2" && pwd)
 shift $(($# < 3 ? $# : 3))
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-tail -n +@PACKED@ "$0" | tar -xJ -C "$folder"
+tail -n +@PACKED@ "$0" | tar -xJ -C "$folder" || exit 1
 immiscible=$folder/immiscible
 
-"$immiscible" devices >"$out/devices.txt"
+# The shell's own status where a file cannot be written is 2.
+touch "$out/devices.txt" "$out/dry-run.txt" || exit 1
+
+# It opens devices of every kind, and another one's driver may end it.
+"$immiscible" devices >"$out/devices.txt" || echo "immiscible devices ended with status $?" >>"$out/devices.txt"
 cat "$out/devices.txt"
 
 # Opens the device, and trains nothing.
 status=0
-"$immiscible" train --preset digits --device "$device" --dry-run >"$out/dry-run.txt" || status=$?
+"$immiscible" train --preset digits --device "$device" --dry-run >"$out/dry-run.txt" 2>&1 || status=$?
 if [ $status -ne 0 ]; then
+    cat "$out/dry-run.txt" >&2
     # One that is there and does not start, or does not answer, has failed.
-    if [ $status -ne 2 ] || grep -q -e "^$device .*does not start" -e "^$device:0 .*does not start" "$out/devices.txt"; then
+    if [ $status -ne 2 ] || grep -q "does not start" "$out/dry-run.txt"; then
         exit 1
     fi
     exit 2
@@ -52,8 +58,15 @@ suite() {
 
 steps() {
     echo "== training steps: $out/step.md"
-    [ $# -gt 0 ] || set -- --precisions f32,bf16
-    "$immiscible" bench-step --device "$device" --out "$out/step" "$@" || status=1
+    if [ $# -gt 0 ]; then
+        "$immiscible" bench-step --device "$device" --out "$out/step" "$@" || status=1
+        return
+    fi
+    ! python3 -c "import torch, diffusers" 2>/dev/null || set -- --python python3
+    "$immiscible" bench-step --device "$device" --out "$out/step" "$@" --precisions f32,bf16 || status=1
+    # The activations of so many images at once are more than a GPU holds.
+    "$immiscible" bench-step --device "$device" --out "$out/share" --networks ddpm-cifar10 --couplings assignment \
+        --batches 128,1024,8192 --micro-batch 128 --steps 3 --most-seconds 100 || status=1
 }
 
 runs() {

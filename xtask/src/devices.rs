@@ -47,7 +47,15 @@ pub(crate) fn install_software_vulkan() -> Result<(), String> {
     if there() {
         return Ok(());
     }
-    let apt_get = |arguments: &[&str]| python::quietly(Command::new("apt-get").args(arguments));
+    // Only root installs; others may be root by sudo where it asks for no password.
+    let root = python::quietly(Command::new("sh").args(["-c", "test $(id -u) -eq 0"])).is_ok();
+    let apt_get = |arguments: &[&str]| {
+        let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+        if !root {
+            command.args(["--non-interactive", "apt-get"]);
+        }
+        python::quietly(command.args(arguments))
+    };
     apt_get(&["update", "--quiet"])
         .and_then(|()| apt_get(&["install", "--quiet", "--yes", "--no-install-recommends", SOFTWARE_DRIVER]))
         .map_err(|reason| format!("install {SOFTWARE_DRIVER} by hand: {reason}"))?;
@@ -72,13 +80,17 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
         [option] if option == "--nvrtc" => true,
         _ => return Err(usage()),
     };
+    let feature = backend_feature(&arguments[..2]);
+    if feature.is_none() && device != "flex" || nvrtc && feature != Some("cuda") {
+        return Err(usage());
+    }
     let out = PathBuf::from(out);
     let mut build = cargo();
     build.current_dir(layers::workspace_root());
     build.args(["build", "--release", "--package", "immiscible-app", "--bin", "immiscible"]);
-    let feature = backend_feature(&arguments[..2]);
-    if nvrtc && feature != Some("cuda") {
-        return Err(usage());
+    // There is no git where it is carried to.
+    if let Some(commit) = commit() {
+        build.env("IMMISCIBLE_COMMIT", commit);
     }
     if let Some(feature) = feature {
         build.args([
@@ -108,10 +120,18 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
 
 fn usage() -> u8 {
     eprintln!(
-        "xtask: write cargo xtask device-test --device cuda --out DIR, or another device; --nvrtc after it \
-         has NVIDIA's compiler make the kernels"
+        "xtask: write cargo xtask device-test --device cuda --out DIR, or flex, vulkan or wgpu; --nvrtc after it \
+         has NVIDIA's compiler make the kernels of cuda"
     );
     2
+}
+
+/// The commit of the sources, where git knows it.
+fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.arg("-C").arg(layers::workspace_root()).args(["describe", "--always", "--dirty", "--exclude", "*"]);
+    let commit = String::from_utf8(succeed(&mut git).ok()?).ok()?;
+    Some(commit.trim().to_owned())
 }
 
 /// Packs a command without its symbols, and the golden files, into a script that unpacks and runs them.
@@ -151,6 +171,7 @@ fn succeed(command: &mut Command) -> io::Result<Vec<u8>> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     /// Packs `echo` as the command, which tells how it was called.
     #[test]
@@ -176,6 +197,7 @@ mod tests {
         for line in [
             "bench-step --device cuda:1 --out ",
             "--precisions f32,bf16\n",
+            "--batches 128,1024,8192 --micro-batch 128 ",
             "train --preset digits --device cuda:1 --coupling knn ",
         ] {
             assert!(said.contains(line), "{said}");
@@ -194,6 +216,32 @@ mod tests {
             let refused = run(&[&["cuda", found.to_str().unwrap()], wrong].concat());
             assert_eq!(refused.status.code(), Some(2), "{wrong:?}");
         }
+        // Commands that end with a status: what came of opening the device, and of everything else.
+        for (says, ends, status) in [
+            ("device = \"cuda\" is not compiled in", 2, 2),
+            ("device = \"cuda\" does not start: no compiler", 2, 1),
+            ("killed", 4, 1),
+        ] {
+            let program = folder.join("fails");
+            fs::write(&program, format!("#!/bin/sh\necho '{says}' >&2\nexit {ends}\n")).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            let script = SCRIPT.replace(
+                "tail -n +@PACKED@ \"$0\" | tar -xJ -C \"$folder\"",
+                &format!("cp {} \"$folder/immiscible\"", program.display()),
+            );
+            fs::write(folder.join("script.sh"), script).unwrap();
+            let ran = Command::new("sh")
+                .arg(folder.join("script.sh"))
+                .args(["cuda", found.to_str().unwrap()])
+                .output()
+                .unwrap();
+            assert_eq!(ran.status.code(), Some(status), "{says}: {ran:?}");
+            assert!(String::from_utf8_lossy(&ran.stderr).contains(says), "{ran:?}");
+        }
+        // Half of an archive.
+        let whole = fs::read(&packed).unwrap();
+        fs::write(&packed, &whole[..whole.len() - 100]).unwrap();
+        assert_eq!(run(&["cuda", found.to_str().unwrap()]).status.code(), Some(1));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -110,9 +110,12 @@ const BACKENDS: [&str; 3] = ["cuda", "vulkan", "wgpu"];
 fn backend_feature(arguments: &[String]) -> Option<&'static str> {
     let device = arguments.iter().enumerate().find_map(|(i, argument)| match argument.as_str() {
         "--device" => arguments.get(i + 1).map(String::as_str),
-        argument => argument.strip_prefix("--device=").or(argument.strip_prefix("device=")),
+        argument => argument
+            .strip_prefix("--device=")
+            .or(argument.strip_prefix("--set=").unwrap_or(argument).strip_prefix("device=")),
     })?;
-    let kind = device.split(':').next()?;
+    // As TOML or as the shell leaves it.
+    let kind = device.trim_matches(['"', '\'']).split(':').next()?;
     BACKENDS.into_iter().find(|backend| *backend == kind)
 }
 
@@ -157,6 +160,7 @@ mod tests {
         assert_eq!(feature("train --device cuda:1 --run a"), Some("cuda"));
         assert_eq!(feature("sample --device=vulkan"), Some("vulkan"));
         assert_eq!(feature("train --set device=wgpu:0"), Some("wgpu"));
+        assert_eq!(feature("train --set=device=\"cuda\""), Some("cuda"));
         assert_eq!(feature("train --device flex"), None);
         assert_eq!(feature("train --device"), None);
         assert_eq!(feature("train --set train.steps=3"), None);

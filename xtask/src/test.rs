@@ -42,7 +42,13 @@ const WITH_PYTHON: &[Stage] = &[("python", python::check), ("seeing", || seeing:
 /// Those of the other backends, for which Burn is built again.
 const DEVICES: &[Stage] = &[
     ("wgpu", || match devices::install_software_vulkan() {
-        Ok(()) => devices::suite("wgpu", &["--features", "immiscible-app/fetch,immiscible-app/wgpu-untuned"]),
+        Ok(()) => {
+            let features = ["--features", "immiscible-app/fetch,immiscible-app/wgpu-untuned"];
+            devices::suite("wgpu", &features)?;
+            // How devices are named, opened and told apart.
+            let test = ["test", "--package", "immiscible-app", "--lib", "device::"];
+            crate::run(cargo().args(test).args(features))
+        }
         Err(reason) => {
             println!("skipped: the device suite on WGPU: {reason}");
             Ok(())

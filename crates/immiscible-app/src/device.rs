@@ -193,6 +193,27 @@ pub(crate) fn read_records_on_the_cpu() {
 /// # Errors
 /// If there is no such kind, if it is not compiled in, or if the machine has no such device: one line each.
 pub(crate) fn by_name(name: &str) -> Result<Device> {
+    offer(name)?.open().map_err(|reason| not_started(name, &reason))
+}
+
+/// What the device of that name calls itself, with its memory.
+///
+/// # Errors
+/// As [`by_name`].
+pub(crate) fn describe(name: &str) -> Result<String> {
+    offer(name)?.describe().map_err(|reason| not_started(name, &reason))
+}
+
+fn not_started(name: &str, reason: &str) -> anyhow::Error {
+    let remedy = if cfg!(feature = "cuda-cpp") && name.starts_with("cuda") {
+        "update its driver, install CUDA with NVRTC and headers"
+    } else {
+        "update its driver"
+    };
+    anyhow!("device = {name:?} does not start: {reason}; {remedy}, or write \"flex\"")
+}
+
+fn offer(name: &str) -> Result<Offer> {
     let (kind, index) = name.split_once(':').map_or((name, None), |(kind, index)| (kind, Some(index)));
     let Some(Kind { missing, offers, .. }) = KINDS.iter().find(|known| known.name == kind) else {
         let known = || KINDS.iter().map(|kind| kind.name);
@@ -208,11 +229,11 @@ pub(crate) fn by_name(name: &str) -> Result<Device> {
     };
     let offers = offers.with_context(|| {
         format!(
-            "device = {name:?} is not compiled in; build with --features {kind}, or use cargo xtask train --device {kind}"
+            "device = {name:?} is not compiled in; build with --features {kind}, or give cargo xtask --device {kind} as well"
         )
     })?;
-    let offers = offers();
-    let Some(offer) = offers.get(index) else {
+    let mut offers = offers();
+    if index >= offers.len() {
         bail!(match offers.len() {
             0 => format!("device = {name:?}: {missing}, or write \"flex\" for the CPU"),
             1 => format!("device = {name:?}: there is one device of this kind; write \"{kind}\""),
@@ -221,14 +242,8 @@ pub(crate) fn by_name(name: &str) -> Result<Device> {
                 n - 1
             ),
         });
-    };
-    offer.open().map_err(|reason| {
-        let remedy = match kind {
-            "cuda" if cfg!(feature = "cuda-cpp") => "update its driver, install CUDA with NVRTC and headers",
-            _ => "update its driver",
-        };
-        anyhow!("device = {name:?} does not start: {reason}; {remedy}, or write \"flex\"")
-    })
+    }
+    Ok(offers.swap_remove(index))
 }
 
 /// `immiscible devices`: what this binary has compiled in, and what this machine offers of it.

@@ -3,6 +3,7 @@
 
 mod coupling;
 mod diffusion;
+mod encoders;
 mod networks;
 mod training;
 
@@ -90,7 +91,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Failure> {
     }
     let tested = device::by_name(&arguments.device).map_err(Failure::usage)?;
     let devices = Devices { tested, cpu: device::by_name("flex").map_err(Failure::usage)? };
-    let outcomes: Vec<Outcome> = checks.iter().map(|check| outcome(check, &devices)).collect();
+    let hardware = device::describe(&arguments.device).map_err(Failure::usage)?;
+    println!("{}: {hardware}", arguments.device);
+    let mut outcomes: Vec<Outcome> = Vec::new();
+    for check in &checks {
+        outcomes.push(outcome(check, &devices));
+        // After each of them, as the process may end in a driver.
+        if let Some(path) = &arguments.json {
+            let report = serde_json::json!({
+                "device": arguments.device,
+                "hardware": hardware,
+                "checks_to_run": checks.len(),
+                "checks": outcomes,
+            });
+            let text = serde_json::to_string_pretty(&report).map_err(Failure::run)?;
+            std::fs::write(path, text + "\n")
+                .with_context(|| format!("--json {}", path.display()))
+                .map_err(Failure::run)?;
+        }
+    }
     let failed = outcomes.iter().filter(|outcome| !outcome.passed).count();
     let seconds: f64 = outcomes.iter().map(|outcome| outcome.seconds).sum();
     println!(
@@ -99,18 +118,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<bool, Failure> {
         outcomes.len(),
         arguments.device
     );
-    if let Some(path) = &arguments.json {
-        let report = serde_json::json!({ "device": arguments.device, "checks": outcomes });
-        let text = serde_json::to_string_pretty(&report).map_err(Failure::run)?;
-        std::fs::write(path, text + "\n")
-            .with_context(|| format!("--json {}", path.display()))
-            .map_err(Failure::run)?;
-    }
     Ok(failed == 0)
 }
 
 fn checks(arguments: &Arguments) -> Result<Vec<Check>> {
     let mut checks = networks::checks(&arguments.golden)?;
+    checks.extend(encoders::checks(&arguments.golden));
     checks.extend(diffusion::checks());
     checks.extend(coupling::checks());
     checks.extend(training::checks());

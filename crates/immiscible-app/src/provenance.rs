@@ -11,7 +11,8 @@ use std::process::Command;
 pub(crate) struct Provenance {
     /// Of the day, in UTC.
     pub(crate) date: String,
-    /// Of the sources that the command was built from, or its version where they are not under git.
+    /// Of the sources that the command was built from: `IMMISCIBLE_COMMIT` at that time, for a command that is carried to another
+    /// machine, else what git says now, else the version.
     pub(crate) commit: String,
     /// Model name, family, model and stepping.
     pub(crate) cpu: String,
@@ -30,7 +31,9 @@ impl Provenance {
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
         Self {
             date: output("date", &["-u", "+%F"]).unwrap_or_else(unknown),
-            commit: output("git", &describe)
+            commit: option_env!("IMMISCIBLE_COMMIT")
+                .map(str::to_owned)
+                .or_else(|| output("git", &describe))
                 .unwrap_or_else(|| format!("of version {}", env!("CARGO_PKG_VERSION"))),
             cpu: processor(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default()),
             cores: std::thread::available_parallelism().map_or(1, usize::from),

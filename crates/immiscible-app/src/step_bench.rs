@@ -20,7 +20,7 @@ use ndarray::Array4;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::fmt::{self, Display, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
@@ -64,6 +64,8 @@ struct Row {
 #[derive(Serialize)]
 struct Report {
     device: String,
+    /// What that is on this machine.
+    hardware: String,
     provenance: Provenance,
     warm: u64,
     steps: u64,
@@ -88,6 +90,7 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     drop(opened);
     let mut report = Report {
         device: arguments.device.clone(),
+        hardware: device::describe(&arguments.device).map_err(Failure::usage)?,
         provenance: Provenance::of_this(),
         warm: arguments.warm,
         steps: arguments.steps,
@@ -102,20 +105,23 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     // Networks, precisions and couplings with which a larger batch is of no use.
     let mut ended: Vec<Case> = Vec::new();
     for case in arguments.cases().filter(|case| half || case.precision != BF16) {
+        // Before each of them, as all of them may take longer than there is time.
+        report.write(arguments.out.as_deref()).map_err(Failure::run)?;
         if ended.iter().any(|other| Case { batch: case.batch, ..*other } == case) {
             continue;
         }
         let row = match report.fits(&case, OURS).and_then(|()| apart(arguments, &case)) {
             Ok(row) => row,
             Err(reason) => {
-                report.end(&case, &format!("{reason:#}"));
+                report.note(format!("{case}: {reason:#}; no larger batch is tried"));
                 ended.push(case);
                 continue;
             }
         };
         crate::say(format_args!("{row}"));
         if row.step_ms > 1e3 * arguments.most_seconds {
-            report.end(&case, &format!("a step takes more than {} s", arguments.most_seconds));
+            let most = arguments.most_seconds;
+            report.note(format!("{case}: a step takes more than {most} s; no larger batch is tried"));
             ended.push(case);
         }
         report.rows.push(row);
@@ -130,18 +136,13 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
                     crate::say(format_args!("{row}"));
                     report.rows.push(row);
                 }
-                Err(reason) => {
-                    let Case { network, precision, batch, .. } = case;
-                    report.note(format!(
-                        "{network} by PyTorch, {how}, {precision}, {batch} images: {reason:#}"
-                    ));
-                }
+                Err(reason) => report.note(format!("{case}, by PyTorch, {how}: {reason:#}")),
             }
         }
     }
     print!("{report}");
-    if let Some(out) = &arguments.out {
-        report.write(out).map_err(Failure::run)?;
+    for path in report.write(arguments.out.as_deref()).map_err(Failure::run)? {
+        println!("{}", path.display());
     }
     if report.rows.is_empty() {
         return Err(Failure::run(anyhow!("nothing could be measured: {}", report.ends.join("; "))));
@@ -298,9 +299,10 @@ fn measure(arguments: &cli::BenchStep, case: &Case) -> Result<Row> {
     let mut milliseconds = Vec::new();
     for step in 0..arguments.warm + arguments.steps {
         let prepared = prepare(&*coupling, loader.batch_at(step)?, parts.key(), step)?;
-        // A step reads its loss, and so waits for the one before to be done.
         let start = Instant::now();
         let report = method.step(prepared, step)?;
+        // A step ends with its new weights, which nothing waits for after it has read its loss.
+        parts.device.sync()?;
         let seconds = start.elapsed().as_secs_f64();
         if step == 0 {
             first_seconds = seconds;
@@ -391,27 +393,31 @@ impl Report {
         Ok(())
     }
 
-    fn end(&mut self, case: &Case, reason: &str) {
-        let Case { network, precision, coupling, batch } = case;
-        self.note(format!("{network} in {precision} with {coupling}: not beyond {batch}: {reason}"));
-    }
-
     fn note(&mut self, line: String) {
         crate::say(format_args!("{line}"));
         self.ends.push(line);
     }
 
-    /// The table and its numbers.
-    fn write(&self, out: &Path) -> Result<()> {
-        for (extension, text) in [
+    /// The table and its numbers, where they are asked for: the files.
+    fn write(&self, out: Option<&Path>) -> Result<Vec<PathBuf>> {
+        let Some(out) = out else { return Ok(Vec::new()) };
+        let written = [
             ("md", format!("# Training steps on {}\n\n{self}", self.device)),
             ("json", format!("{}\n", serde_json::to_string_pretty(self)?)),
-        ] {
+        ]
+        .map(|(extension, text)| {
             let path = out.with_added_extension(extension);
             std::fs::write(&path, text).with_context(|| path.display().to_string())?;
-            println!("{}", path.display());
-        }
-        Ok(())
+            Ok(path)
+        });
+        written.into_iter().collect()
+    }
+}
+
+impl Display for Case<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, precision, coupling, batch } = self;
+        write!(f, "{network}, {precision}, {coupling}, {batch} images")
     }
 }
 
@@ -428,6 +434,9 @@ impl Display for Row {
 impl Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}.\n", self.provenance)?;
+        if !device::is_the_cpu(&self.device) {
+            writeln!(f, "{} is {}.\n", self.device, self.hardware)?;
+        }
         let Self { warm, steps, threads, .. } = self;
         let threads = match threads {
             1 => "one thread of the CPU".into(),
@@ -489,6 +498,7 @@ mod tests {
         };
         let mut report = Report {
             device: "flex".into(),
+            hardware: "a processor".into(),
             provenance: Provenance::of_this(),
             warm: 0,
             steps: 1,

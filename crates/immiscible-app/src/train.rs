@@ -47,6 +47,10 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     if arguments.dry_run {
         return describe(&parts, source, &memory).map_err(Failure::usage);
     }
+    // Before anything of an older run is removed.
+    if arguments.check_device.checks(&parts.config.device) {
+        check_device(&parts)?;
+    }
     let run = arguments.runs.join(&name);
     let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
     if let Err(error) = source.log_to(&run.join(BAD_FILES)) {
@@ -59,9 +63,6 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     }
 
     let config = &parts.config;
-    if arguments.check_device.checks(&config.device) {
-        check_device(&parts)?;
-    }
     let signals = Signals::listen().map_err(Failure::run)?;
     let mut progress = Progress::new(&parts, &run, arguments.ui, signals.clone());
     let trained = panics::caught(|| trainer.run_from(start, &mut *method, loader, coupling, &mut progress));
@@ -126,7 +127,8 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
 fn check_device(parts: &Parts) -> Result<(), Failure> {
     let device = &parts.config.device;
     let start = Instant::now();
-    let Errors { output, gradient } = device_check::compare_with_cpu(parts).map_err(|error| {
+    let cpu = device::by_name("flex").context("--check-device").map_err(Failure::usage)?;
+    let Errors { output, gradient } = device_check::compare(parts, &cpu).map_err(|error| {
         Failure::device(anyhow!(
             "device {device} does not compute what the CPU computes: {error:#}; update its driver, remove the outcome of \
              autotuning, or try another device; see docs/devices.md"

@@ -45,21 +45,30 @@ pub struct Average {
     #[serde(default)]
     waited_ms: f64,
     step_ms: f64,
+    /// First steps of their processes among them, and the part of the time that they took.
+    #[serde(default)]
+    first_steps: u64,
+    #[serde(default)]
+    first_step_ms: f64,
     /// Of the steps on latents.
     #[serde(default)]
     latents: Option<Parts>,
 }
 
-/// How long a step waited for its batch.
+/// How long a step took, from asking for its batch on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waited {
+pub(crate) struct Took {
     pub(crate) ms: f64,
+    /// Whether it was the first of its process, in which a device compiles its kernels and tries which are fastest.
+    pub(crate) first: bool,
+    /// What of the time it waited for its batch.
+    pub(crate) waited_ms: f64,
     /// Whether the batch came with its noise.
-    pub(crate) for_the_coupling: bool,
+    pub(crate) with_noise: bool,
 }
 
 impl Average {
-    pub(crate) fn add(&mut self, report: &StepReport, step_ms: f64, waited: Waited) {
+    pub(crate) fn add(&mut self, report: &StepReport, took: Took) {
         let coupling = &report.coupling;
         self.steps += 1;
         self.loss += f64::from(report.loss);
@@ -74,11 +83,15 @@ impl Average {
         self.alignment += coupling.alignment;
         self.mean_shift += coupling.mean_shift;
         self.coupling_ms += coupling.milliseconds;
-        if waited.for_the_coupling {
+        if took.with_noise {
             self.coupling_before_ms += coupling.milliseconds;
         }
-        self.waited_ms += waited.ms;
-        self.step_ms += step_ms;
+        self.waited_ms += took.waited_ms;
+        self.step_ms += took.ms;
+        if took.first {
+            self.first_steps += 1;
+            self.first_step_ms += took.ms;
+        }
         if let Some(parts) = report.latents {
             let sum = self.latents.unwrap_or_default();
             self.latents = Some(sum.plus(parts));
@@ -134,19 +147,27 @@ impl Average {
         self.per_step(self.waited_ms)
     }
 
-    /// Mean wall-clock time of a step, in milliseconds.
+    /// Mean wall-clock time of a step, in milliseconds, without the first one of every process where there are others.
     pub fn step_ms(&self) -> f64 {
-        self.per_step(self.step_ms)
+        match self.steps - self.first_steps {
+            0 => self.per_step(self.step_ms),
+            others => (self.step_ms - self.first_step_ms) / others as f64,
+        }
+    }
+
+    /// That of first steps, in milliseconds, where there are any.
+    pub fn first_step_ms(&self) -> Option<f64> {
+        (self.first_steps > 0).then(|| self.first_step_ms / self.first_steps as f64)
     }
 
     /// The coupling's time as a share of the step's, in per cent, hidden or not.
     pub fn coupling_share_percent(&self) -> f64 {
-        if self.step_ms > 0.0 { 100.0 * self.coupling_ms / self.step_ms } else { 0.0 }
+        if self.step_ms > 0.0 { 100.0 * self.coupling_ms() / self.step_ms() } else { 0.0 }
     }
 
     /// Images per second.
     pub fn images_per_second(&self, batch_size: usize) -> f64 {
-        if self.step_ms > 0.0 { 1e3 * batch_size as f64 * self.steps as f64 / self.step_ms } else { 0.0 }
+        if self.step_ms > 0.0 { 1e3 * batch_size as f64 / self.step_ms() } else { 0.0 }
     }
 }
 
@@ -172,8 +193,11 @@ pub struct Record {
     pub learning_rate: f64,
     /// Images per second.
     pub images_per_second: f64,
-    /// Wall-clock milliseconds of a step.
+    /// Wall-clock milliseconds of a step, without the first of a process.
     pub step_ms: f64,
+    /// Those of the first step of a process, which compiles kernels; null where it is not among these.
+    #[serde(default)]
+    pub first_step_ms: Option<f64>,
     /// The coupling's milliseconds a step.
     pub coupling_ms: f64,
     /// What of them delayed the step.
@@ -244,6 +268,7 @@ impl Record {
             learning_rate,
             images_per_second: average.images_per_second(batch_size),
             step_ms: average.step_ms(),
+            first_step_ms: average.first_step_ms(),
             coupling_ms: average.coupling_ms(),
             coupling_visible_ms: average.coupling_visible_ms(),
             coupling_hidden_ms: average.coupling_hidden_ms(),
@@ -381,11 +406,11 @@ mod tests {
             assert!(before.as_object_mut().unwrap().remove(key).is_some());
         }
         let mut average: Average = serde_json::from_value(before).unwrap();
-        average.add(&report(3.0), 1.0, WAITED);
+        average.add(&report(3.0), TOOK);
         assert!((average.loss_ema() - 3.0).abs() < 1e-12, "{average:?}");
     }
 
-    const WAITED: Waited = Waited { ms: 0.0, for_the_coupling: false };
+    const TOOK: Took = Took { ms: 1.0, first: false, waited_ms: 0.0, with_noise: false };
 
     fn report(loss: f32) -> StepReport {
         StepReport { loss, gradient_norm: 1.0, coupling: Default::default(), latents: None }
@@ -399,12 +424,25 @@ mod tests {
         for (loss, expected) in
             [(4.0, 4.0), (2.0, (0.99 * 4.0 + 2.0) / 1.99), (8.0, (0.9801 * 4.0 + 0.99 * 2.0 + 8.0) / 2.9701)]
         {
-            average.add(&report(loss), 1.0, WAITED);
+            average.add(&report(loss), TOOK);
             assert!((average.loss_ema() - expected).abs() < 1e-12, "{}", average.loss_ema());
         }
         // A line has that of the run, also where all of its own steps were skipped.
         let line = Record::new(3, &Average::default(), &average, 0.1, 4);
         assert_eq!((line.loss, line.loss_ema), (None, Some(average.loss_ema())));
+    }
+
+    #[test]
+    fn the_first_step_of_a_process_is_timed_apart() {
+        let mut average = Average::default();
+        assert_eq!((average.step_ms(), average.first_step_ms()), (0.0, None));
+        average.add(&report(1.0), Took { ms: 5000.0, first: true, ..TOOK });
+        // Of one step alone it is all that is known.
+        assert_eq!((average.step_ms(), average.first_step_ms()), (5000.0, Some(5000.0)));
+        average.add(&report(1.0), Took { ms: 20.0, ..TOOK });
+        average.add(&report(1.0), Took { ms: 30.0, ..TOOK });
+        assert_eq!((average.step_ms(), average.images_per_second(5)), (25.0, 200.0));
+        assert_eq!(average.first_step_ms(), Some(5000.0));
     }
 
     #[test]

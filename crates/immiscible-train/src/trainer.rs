@@ -1,7 +1,7 @@
 use crate::{
     Average, Checkpoint, CheckpointConfig, CheckpointStore, Prepared, Record, RunLock, StepReport,
     TrainConfig, TrainError, TrainStep, prepare,
-    record::{MetricsLog, Waited},
+    record::{MetricsLog, Took},
     window,
 };
 use immiscible_coupling::{Coupling, Lookahead};
@@ -213,6 +213,7 @@ impl Trainer {
         };
         let looks_ahead = depth.is_some() && method.looks_ahead();
         let mut coming = None;
+        let mut first = true;
         let mut begin = Instant::now();
         while state.step < self.train.steps {
             let Some(prepared) = coming.take().or_else(|| batches.next_unless(|| observer.stop())) else {
@@ -227,7 +228,7 @@ impl Trainer {
                 coming = batches.next_unless(|| observer.stop());
             }
             let waited_ms = begin.elapsed().as_secs_f64() * 1e3;
-            let waited = Waited { ms: waited_ms, for_the_coupling: prepared.drawn.is_some() };
+            let with_noise = prepared.drawn.is_some();
             // What is wrong with the next batch is told in its turn.
             if let Some(Ok(next)) = &coming {
                 method.look_ahead(next, state.step + 1);
@@ -237,9 +238,10 @@ impl Trainer {
             match taken {
                 Ok(report) => {
                     state.skipped_in_a_row = 0;
-                    let step_ms = begin.elapsed().as_secs_f64() * 1e3;
-                    state.window.add(&report, step_ms, waited);
-                    state.total.add(&report, step_ms, waited);
+                    let ms = begin.elapsed().as_secs_f64() * 1e3;
+                    let took = Took { ms, first, waited_ms, with_noise };
+                    state.window.add(&report, took);
+                    state.total.add(&report, took);
                     observer.step(state.step, &report, &state.total);
                 }
                 Err(TrainError::NonFinite { step, loss, gradient_norm }) => {
@@ -256,6 +258,7 @@ impl Trainer {
                 }
                 Err(error) => return Err(error),
             }
+            first = false;
 
             let done = state.step == self.train.steps;
             if state.step.is_multiple_of(self.train.log_every) || done {

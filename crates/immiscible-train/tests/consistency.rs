@@ -5,7 +5,7 @@ mod generator;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use generator::alone;
-use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig};
+use immiscible_coupling::{COUPLINGS, Coupling, CouplingConfig, downloads};
 use immiscible_data::{Batch, DataOptions, Images, Loader, LoaderOptions, build};
 use immiscible_models::{
     Condition, Ctx, Denoiser, Network, NetworkConfig, Output, Precision, TimeInput, UNet2DConfig,
@@ -335,6 +335,21 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
         }
         // Teacher, average and network are three.
         assert!(all.windows(2).all(|pair| pair[0] != pair[1]) && all[0] != all[all.len() - 1], "{kind}");
+    }
+}
+
+#[test]
+fn a_step_reads_the_device_once() {
+    let _alone = alone();
+    for kind in KINDS {
+        let coupling = coupling("assignment");
+        let mut method = method(kind, coupling.clone(), 12, 0.1);
+        for step in 0..2 {
+            let prepared = prepare(&*coupling, loader(8).batch_at(step).unwrap(), KEY, step).unwrap();
+            let before = downloads();
+            method.step(prepared, step).unwrap();
+            assert_eq!(downloads() - before, 1, "{kind}");
+        }
     }
 }
 

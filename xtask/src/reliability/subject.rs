@@ -158,7 +158,7 @@ impl Subject {
 fn without_clock(text: &[u8]) -> Result<Vec<Value>, String> {
     fn remove(value: &mut Value) {
         if let Some(table) = value.as_object_mut() {
-            let clock = ["images_per_second", "coupling_share_percent"];
+            let clock = ["images_per_second", "coupling_share_percent", "first_steps"];
             table.retain(|key, _| !key.ends_with("_ms") && !clock.contains(&&**key));
             table.values_mut().for_each(remove);
         }

@@ -12,7 +12,7 @@ use immiscible_models::{
 use std::path::{Path, PathBuf};
 
 /// Of an output, against its largest value.
-const OUTPUT_TOLERANCE: f32 = 1e-3;
+pub(super) const OUTPUT_TOLERANCE: f32 = 1e-3;
 /// Of a gradient's direction, 1 − cosine, and of its norm.
 const GRADIENT_TOLERANCE: f64 = 1e-3;
 /// Of an output in half precision, and of the gradient of all weights.
@@ -86,19 +86,23 @@ fn kept(devices: &Devices) -> Result<String> {
 }
 
 /// The file of inputs and outputs.
-struct Io(SafetensorsStore);
+pub(super) struct Io(SafetensorsStore);
 
 impl Io {
-    fn data(&mut self, name: &str) -> Result<Option<TensorData>> {
+    pub(super) fn open(path: &Path) -> Self {
+        Self(SafetensorsStore::from_file(path))
+    }
+
+    pub(super) fn data(&mut self, name: &str) -> Result<Option<TensorData>> {
         self.0.get_tensor(name)?.map(|tensor| Ok(bridge::to_data(tensor)?)).transpose()
     }
 
-    fn tensor<const D: usize>(&mut self, name: &str, device: &Device) -> Result<Tensor<D>> {
+    pub(super) fn tensor<const D: usize>(&mut self, name: &str, device: &Device) -> Result<Tensor<D>> {
         let data = self.data(name)?.with_context(|| format!("no tensor {name:?}"))?;
         Ok(Tensor::from_data(data, device))
     }
 
-    fn floats(&mut self, name: &str) -> Result<Vec<f32>> {
+    pub(super) fn floats(&mut self, name: &str) -> Result<Vec<f32>> {
         let data = self.data(name)?.with_context(|| format!("no tensor {name:?}"))?;
         data.try_into_vec_as().with_context(|| name.to_owned())
     }
@@ -159,7 +163,7 @@ impl Computed {
     fn of(folder: &Path, device: &Device, precision: Precision) -> Result<Self> {
         let network =
             Pretrained::<NetworkConfig>::from_pretrained(folder, &device.clone().autodiff())?.network;
-        let mut io = Io(SafetensorsStore::from_file(folder.join("io.safetensors")));
+        let mut io = Io::open(&folder.join("io.safetensors"));
         let (times, condition) = (io.floats("u")?, io.condition(device)?);
         let (x, ctx) = (io.tensor("x", device)?, Ctx { precision, ..Ctx::default() });
         let pred = network.forward(x, TimeInput::of(&times, device), &condition, ctx).pred;
