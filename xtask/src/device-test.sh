@@ -5,7 +5,7 @@
 #
 # DEVICE is a name of `immiscible devices`, such as cuda; OUT is a folder for what is found. Without a part all three are done,
 # which may take hours; OPTIONs are those of `immiscible bench-step`, such as --networks and --batches, in place of both
-# precisions of everything, with PyTorch beside it where python3 has torch and diffusers, and the share of the coupling to 8,192
+# precisions of everything, with PyTorch beside it where python3 has torch for the device and diffusers, and the share of the coupling to 8,192
 # images. It needs tar, xz and the device's driver. Exit status: 0 if every check passed and everything was measured, 2 if there
 # is no such device, else 1.
 set -eu
@@ -18,8 +18,8 @@ case $#$part in
     ;;
 esac
 device=$1
-mkdir -p "$2"
-out=$(cd "$2" && pwd)
+mkdir -p "$2" || exit 1
+out=$(cd "$2" && pwd) || exit 1
 shift $(($# < 3 ? $# : 3))
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -62,7 +62,12 @@ steps() {
         "$immiscible" bench-step --device "$device" --out "$out/step" "$@" || status=1
         return
     fi
-    ! python3 -c "import torch, diffusers" 2>/dev/null || set -- --python python3
+    case $device in
+    cuda*) has="torch.cuda.is_available()" ;;
+    flex) has=True ;;
+    *) has=False ;;
+    esac
+    ! python3 -c "import torch, diffusers; assert $has" 2>/dev/null || set -- --python python3
     "$immiscible" bench-step --device "$device" --out "$out/step" "$@" --precisions f32,bf16 || status=1
     # The activations of so many images at once are more than a GPU holds.
     "$immiscible" bench-step --device "$device" --out "$out/share" --networks ddpm-cifar10 --couplings assignment \

@@ -81,7 +81,12 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
         _ => return Err(usage()),
     };
     let feature = backend_feature(&arguments[..2]);
-    if feature.is_none() && device != "flex" || nvrtc && feature != Some("cuda") {
+    let index = device.split_once(':').map(|(_, index)| index);
+    let known = match feature {
+        Some(_) => index.is_none_or(|index| index.parse::<usize>().is_ok()),
+        None => device == "flex",
+    };
+    if !known || nvrtc && feature != Some("cuda") {
         return Err(usage());
     }
     let out = PathBuf::from(out);
@@ -120,8 +125,8 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
 
 fn usage() -> u8 {
     eprintln!(
-        "xtask: write cargo xtask device-test --device cuda --out DIR, or flex, vulkan or wgpu; --nvrtc after it \
-         has NVIDIA's compiler make the kernels of cuda"
+        "xtask: write cargo xtask device-test --device cuda --out DIR, or flex, vulkan, wgpu, or cuda:1 and so on; \
+         --nvrtc after it has NVIDIA's compiler make the kernels of cuda"
     );
     2
 }

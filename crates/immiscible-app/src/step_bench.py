@@ -50,7 +50,7 @@ for step in range(warm + steps):
         total += loss.detach()
     torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
-    # As in the other rows, a step ends when its loss is known.
+    # As in the other rows, a step ends with its new weights, behind which the loss is read.
     total.item()
     seconds = time.perf_counter() - start
     if step == 0:

@@ -105,8 +105,6 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
     // Networks, precisions and couplings with which a larger batch is of no use.
     let mut ended: Vec<Case> = Vec::new();
     for case in arguments.cases().filter(|case| half || case.precision != BF16) {
-        // Before each of them, as all of them may take longer than there is time.
-        report.write(arguments.out.as_deref()).map_err(Failure::run)?;
         if ended.iter().any(|other| Case { batch: case.batch, ..*other } == case) {
             continue;
         }
@@ -118,13 +116,15 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
                 continue;
             }
         };
-        crate::say(format_args!("{row}"));
-        if row.step_ms > 1e3 * arguments.most_seconds {
+        let slow = row.step_ms > 1e3 * arguments.most_seconds;
+        report.row(row);
+        if slow {
             let most = arguments.most_seconds;
             report.note(format!("{case}: a step takes more than {most} s; no larger batch is tried"));
             ended.push(case);
         }
-        report.rows.push(row);
+        // What there is, as all of it may take longer than there is time.
+        report.write(arguments.out.as_deref()).map_err(Failure::run)?;
         // Once for each batch: its noise is independent.
         let Some(python) = arguments.python.as_deref().filter(|_| case.coupling == arguments.couplings[0])
         else {
@@ -132,12 +132,10 @@ pub(crate) fn run(arguments: &cli::BenchStep) -> Result<(), Failure> {
         };
         for how in &arguments.pytorch {
             match report.fits(&case, how).and_then(|()| pytorch(python, how, arguments, &case)) {
-                Ok(row) => {
-                    crate::say(format_args!("{row}"));
-                    report.rows.push(row);
-                }
+                Ok(row) => report.row(row),
                 Err(reason) => report.note(format!("{case}, by PyTorch, {how}: {reason:#}")),
             }
+            report.write(arguments.out.as_deref()).map_err(Failure::run)?;
         }
     }
     print!("{report}");
@@ -391,6 +389,11 @@ impl Report {
             );
         }
         Ok(())
+    }
+
+    fn row(&mut self, row: Row) {
+        crate::say(format_args!("{row}"));
+        self.rows.push(row);
     }
 
     fn note(&mut self, line: String) {

@@ -47,19 +47,18 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
     if arguments.dry_run {
         return describe(&parts, source, &memory).map_err(Failure::usage);
     }
-    // Before anything of an older run is removed.
-    if arguments.check_device.checks(&parts.config.device) {
-        check_device(&parts)?;
-    }
     let run = arguments.runs.join(&name);
-    let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh)?;
+    let ready = || {
+        let has = device::cpu_memory(&parts.config.device);
+        let too_large = has.and_then(|has| too_large(&parts, &memory, has));
+        for warning in too_large.into_iter().chain(known_to_hurt(&parts, &*source)) {
+            crate::say(format_args!("warning: {warning}"));
+        }
+        if arguments.check_device.checks(&parts.config.device) { check_device(&parts) } else { Ok(()) }
+    };
+    let (trainer, start, loader) = prepare(&parts, source.clone(), &run, arguments.fresh, ready)?;
     if let Err(error) = source.log_to(&run.join(BAD_FILES)) {
         crate::say(format_args!("warning: {error}; damaged samples are counted and not listed"));
-    }
-    let has = device::cpu_memory(&parts.config.device);
-    let too_large = has.and_then(|has| too_large(&parts, &memory, has));
-    for warning in too_large.into_iter().chain(known_to_hurt(&parts, &*source)) {
-        crate::say(format_args!("warning: {warning}"));
     }
 
     let config = &parts.config;
@@ -105,6 +104,12 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<(), Failure> {
         total.coupling_share_percent(),
         total.coupling_visible_ms(),
     );
+    if let Some(first_ms) = total.first_step_ms().filter(|_| !device::is_the_cpu(&config.device)) {
+        let (device, first) = (&config.device, first_ms / 1e3);
+        println!(
+            "first     {first:.1} s of that for the first step of a process, in which {device} compiles its kernels"
+        );
+    }
     if total.skipped > 0 {
         println!("skipped   {} steps, whose loss or gradient was not finite", total.skipped);
     }
@@ -396,12 +401,14 @@ fn remove_run(run: &Path) -> Result<()> {
     discard().with_context(|| format!("--fresh: {}", run.display()))
 }
 
-/// Makes the run directory, or checks that an existing one holds this very run.
+/// Makes the run directory, or checks that an existing one holds this very run. `ready` is what is still to be checked before
+/// anything is removed.
 fn prepare(
     parts: &Parts,
     source: Arc<dyn Source>,
     run: &Path,
     fresh: bool,
+    ready: impl FnOnce() -> Result<(), Failure>,
 ) -> Result<(Trainer, Start, Loader), Failure> {
     let config = &parts.config;
     let mut loader = Loader::new(source, loader_options(config)).map_err(Failure::usage)?;
@@ -434,12 +441,13 @@ fn prepare(
             run.display()
         ));
     }
+    // Without a checkpoint there is nothing that it could be at odds with.
+    if !fresh && run.join("checkpoints").exists() {
+        same_run(parts, run, &now).map_err(Failure::usage)?;
+    }
+    ready()?;
     if fresh {
         remove_run(run).map_err(Failure::usage)?;
-    }
-    // Without a checkpoint there is nothing that it could be at odds with.
-    if run.join("checkpoints").exists() {
-        same_run(parts, run, &now).map_err(Failure::usage)?;
     }
     let start = trainer.start(lock)?;
     let write = || {

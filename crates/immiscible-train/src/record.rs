@@ -147,27 +147,24 @@ impl Average {
         self.per_step(self.waited_ms)
     }
 
-    /// Mean wall-clock time of a step, in milliseconds, without the first one of every process where there are others.
+    /// Mean wall-clock time of a step, in milliseconds.
     pub fn step_ms(&self) -> f64 {
-        match self.steps - self.first_steps {
-            0 => self.per_step(self.step_ms),
-            others => (self.step_ms - self.first_step_ms) / others as f64,
-        }
+        self.per_step(self.step_ms)
     }
 
-    /// That of first steps, in milliseconds, where there are any.
+    /// That of the first steps of processes, in milliseconds, where there are any.
     pub fn first_step_ms(&self) -> Option<f64> {
         (self.first_steps > 0).then(|| self.first_step_ms / self.first_steps as f64)
     }
 
     /// The coupling's time as a share of the step's, in per cent, hidden or not.
     pub fn coupling_share_percent(&self) -> f64 {
-        if self.step_ms > 0.0 { 100.0 * self.coupling_ms() / self.step_ms() } else { 0.0 }
+        if self.step_ms > 0.0 { 100.0 * self.coupling_ms / self.step_ms } else { 0.0 }
     }
 
     /// Images per second.
     pub fn images_per_second(&self, batch_size: usize) -> f64 {
-        if self.step_ms > 0.0 { 1e3 * batch_size as f64 / self.step_ms() } else { 0.0 }
+        if self.step_ms > 0.0 { 1e3 * batch_size as f64 * self.steps as f64 / self.step_ms } else { 0.0 }
     }
 }
 
@@ -193,9 +190,9 @@ pub struct Record {
     pub learning_rate: f64,
     /// Images per second.
     pub images_per_second: f64,
-    /// Wall-clock milliseconds of a step, without the first of a process.
+    /// Wall-clock milliseconds of a step.
     pub step_ms: f64,
-    /// Those of the first step of a process, which compiles kernels; null where it is not among these.
+    /// Those of the first step of a process, in which a device compiles its kernels; null where it is not among these.
     #[serde(default)]
     pub first_step_ms: Option<f64>,
     /// The coupling's milliseconds a step.
@@ -430,19 +427,6 @@ mod tests {
         // A line has that of the run, also where all of its own steps were skipped.
         let line = Record::new(3, &Average::default(), &average, 0.1, 4);
         assert_eq!((line.loss, line.loss_ema), (None, Some(average.loss_ema())));
-    }
-
-    #[test]
-    fn the_first_step_of_a_process_is_timed_apart() {
-        let mut average = Average::default();
-        assert_eq!((average.step_ms(), average.first_step_ms()), (0.0, None));
-        average.add(&report(1.0), Took { ms: 5000.0, first: true, ..TOOK });
-        // Of one step alone it is all that is known.
-        assert_eq!((average.step_ms(), average.first_step_ms()), (5000.0, Some(5000.0)));
-        average.add(&report(1.0), Took { ms: 20.0, ..TOOK });
-        average.add(&report(1.0), Took { ms: 30.0, ..TOOK });
-        assert_eq!((average.step_ms(), average.images_per_second(5)), (25.0, 200.0));
-        assert_eq!(average.first_step_ms(), Some(5000.0));
     }
 
     #[test]

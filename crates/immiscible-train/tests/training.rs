@@ -19,8 +19,8 @@ use immiscible_schedule::{
 };
 use immiscible_train::{
     Average, CheckpointConfig, CheckpointStore, ClassCondition, Diffusion, DiffusionStep, EmaConfig, Files,
-    LossConfig, Observer, OptimizerConfig, Prepared, StepReport, TrainConfig, TrainError, TrainStep, Trainer,
-    prepare,
+    LossConfig, Observer, OptimizerConfig, Prepared, Record, StepReport, TrainConfig, TrainError, TrainStep,
+    Trainer, prepare,
 };
 use ndarray::Array3;
 use std::path::Path;
@@ -790,6 +790,14 @@ fn a_resumed_run_is_the_uninterrupted_one_bit_for_bit() {
         let steps =
             |run: &Path| log(run).iter().map(|line| line["step"].as_u64().unwrap()).collect::<Vec<_>>();
         assert_eq!((steps(&whole), steps(&parts)), (vec![4, 8, 12], vec![4, 5, 8, 12]), "{kind}");
+        // The line with the first step of each process has its time.
+        let first = |run: &Path| -> Vec<bool> {
+            let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+            let lines = text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap());
+            lines.map(|line| line.first_step_ms.is_some_and(|ms| ms > 0.0)).collect()
+        };
+        assert_eq!(first(&whole), [true, false, false], "{kind}");
+        assert_eq!(first(&parts), [true, false, true, false], "{kind}");
         assert_eq!(log(&whole).last(), log(&parts).last(), "{kind}");
         // A finished run takes no further step.
         assert!(train(&parts, 12, coupling(kind, 4)).0.is_empty());
