@@ -40,7 +40,8 @@ cargo xtask COMMAND
                     --kills 1000 --machine NAME; see --help
   test              format, layers, tests, lints, docs, a crate that uses one of ours
                     --python: also the Python wheel and its tests, and what TensorBoard and Chromium read of a run
-                    --devices: only the device suite on WGPU over Vulkan in software, and checks of every backend's code
+                    --devices: only the device suite on WGPU over Vulkan in software, and checks of every backend's code;
+                    wgpu or backends after it is one of them
                     --device D: only the device suite on flex, cuda, vulkan or wgpu, with its feature
                     --diffusers: only that models go to the Python package diffusers and back (installs torch)
   golden            makes what networks, schedules and samplers are tested against anew, with diffusers (installs torch)

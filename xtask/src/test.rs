@@ -73,6 +73,9 @@ pub(crate) fn of(arguments: &[String]) -> Outcome {
         [] => run(STAGES),
         ["--python"] => run(&[STAGES, WITH_PYTHON].concat()),
         ["--devices"] => run(DEVICES),
+        ["--devices", stage] if DEVICES.iter().any(|(name, _)| name == stage) => {
+            run(&DEVICES.iter().filter(|(name, _)| name == stage).copied().collect::<Vec<_>>())
+        }
         ["--device", device] => devices::suite_alone(device),
         ["--diffusers"] => diffusers::check(),
         other => {
