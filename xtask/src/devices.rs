@@ -94,7 +94,7 @@ pub(crate) fn test(arguments: &[String]) -> Outcome {
     build.current_dir(layers::workspace_root());
     build.args(["build", "--release", "--package", "immiscible-app", "--bin", "immiscible"]);
     // There is no git where it is carried to.
-    if let Some(commit) = commit() {
+    if let Some(commit) = layers::commit() {
         build.env("IMMISCIBLE_COMMIT", commit);
     }
     if let Some(feature) = feature {
@@ -129,14 +129,6 @@ fn usage() -> u8 {
          --nvrtc after it has NVIDIA's compiler make the kernels of cuda"
     );
     2
-}
-
-/// The commit of the sources, where git knows it.
-fn commit() -> Option<String> {
-    let mut git = Command::new("git");
-    git.arg("-C").arg(layers::workspace_root()).args(["describe", "--always", "--dirty", "--exclude", "*"]);
-    let commit = String::from_utf8(succeed(&mut git).ok()?).ok()?;
-    Some(commit.trim().to_owned())
 }
 
 /// Packs a command without its symbols, and the golden files, into a script that unpacks and runs them.

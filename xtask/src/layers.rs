@@ -3,6 +3,7 @@
 use crate::{Outcome, cargo};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// For every crate the crates of the workspace that it may use. A crate that is not listed here has no place yet.
 const ALLOWED: &[(&str, &[&str])] = &[
@@ -106,6 +107,14 @@ pub(crate) fn check() -> Outcome {
 /// The root folder of the workspace.
 pub(crate) fn workspace_root() -> PathBuf {
     PathBuf::from(metadata()["workspace_root"].as_str().unwrap_or("."))
+}
+
+/// The commit of the sources, where git knows it, and whether they differ from it.
+pub(crate) fn commit() -> Option<String> {
+    let describe = ["describe", "--always", "--dirty", "--exclude", "*"];
+    let output = Command::new("git").args(describe).current_dir(workspace_root()).output().ok()?;
+    let commit = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(commit.trim().to_owned())
 }
 
 /// The folder that cargo builds into.

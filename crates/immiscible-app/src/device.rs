@@ -213,6 +213,7 @@ fn not_started(name: &str, reason: &str) -> anyhow::Error {
     anyhow!("device = {name:?} does not start: {reason}; {remedy}, or write \"flex\"")
 }
 
+/// What the machine offers by that name, not opened yet.
 fn offer(name: &str) -> Result<Offer> {
     let (kind, index) = name.split_once(':').map_or((name, None), |(kind, index)| (kind, Some(index)));
     let Some(Kind { missing, offers, .. }) = KINDS.iter().find(|known| known.name == kind) else {

@@ -56,11 +56,10 @@ impl fmt::Display for Line {
 
 /// Writes the lines of a stage to `.json`, where those of other stages stay, and all of them to `.md`.
 pub(super) fn write(out: &Path, stage: &str, lines: &[Line], machine: &str) -> Result<(), String> {
-    let first_line = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).current_dir(layers::workspace_root()).output();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        text.unwrap_or_default().lines().next().unwrap_or("unknown").to_owned()
-    };
+    let today = Command::new("date").args(["-u", "+%F"]).output();
+    let today = today.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
+    let date = today.ok().filter(|date| !date.is_empty()).unwrap_or_else(|| "unknown".into());
+    let commit = layers::commit().unwrap_or_else(|| "unknown".into());
     let figures: Vec<Value> = lines
         .iter()
         .map(|line| {
@@ -72,8 +71,6 @@ pub(super) fn write(out: &Path, stage: &str, lines: &[Line], machine: &str) -> R
             })
         })
         .collect();
-    let (date, commit) =
-        (first_line("date", &["-u", "+%F"]), first_line("git", &["rev-parse", "--short", "HEAD"]));
     let path = out.with_extension("json");
     let mut stages = fs::read(&path)
         .ok()
